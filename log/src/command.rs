@@ -1,0 +1,159 @@
+//! Commands: what somebody wants, and the batches they travel in.
+//!
+//! ```text
+//! {"time":"2026-11-22T10:00:00.000000000Z","commands":[
+//!    {"set":{"key":"/foo","value":"bar","ttl":5}},
+//!    {"delete":{"key":"/old"}}]}
+//! ```
+//!
+//! The JSON is part of the log's format: a change of meaning is a new kind of
+//! command, so that an old log replays to the same state for ever. A field that
+//! this version does not know is refused, never skipped.
+//!
+//! Deliberately not here: whether a command may run (`etcd-projections`).
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, KeyPath, LogTime, NodeId};
+
+/// How long a key lives: whole seconds, one or more.
+pub type Ttl = NonZeroU64;
+
+/// What somebody wants. It may be refused; it takes an [`Index`](crate::Index)
+/// either way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Command {
+    /// Set a key, whatever it holds.
+    #[serde(rename_all = "camelCase")]
+    Set {
+        /// The key to set.
+        key: KeyPath,
+        /// Its new value, never empty.
+        value: Arc<str>,
+        /// How long it lives; absent for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<Ttl>,
+    },
+    /// Set a key if it holds a given value.
+    TestAndSet(TestAndSet),
+    /// Delete a key.
+    Delete {
+        /// The key to delete.
+        key: KeyPath,
+    },
+    /// Found a cluster, or found it anew under another identity. The first
+    /// command of every log.
+    Sync {
+        /// The identity of the cluster from here on.
+        cluster: ClusterId,
+    },
+    /// Make a machine known to the cluster, or its new addresses.
+    Join(Machine),
+    /// Forget a machine.
+    Leave {
+        /// The machine's name.
+        name: Arc<str>,
+    },
+}
+
+/// Sets a key if it holds a given value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TestAndSet {
+    /// The key to set.
+    pub key: KeyPath,
+    /// The value it must hold.
+    pub prev_value: Arc<str>,
+    /// Its new value, never empty.
+    pub value: Arc<str>,
+    /// How long it lives; absent for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+}
+
+/// A machine of the cluster, as the others and the clients know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Machine {
+    /// Its name, unique in the cluster: one part of a key.
+    pub name: Arc<str>,
+    /// Who it is.
+    pub node: NodeId,
+    /// Where the other machines reach it, as a URL.
+    pub peer_url: Arc<str>,
+    /// Where clients reach it, as a URL.
+    pub client_url: Arc<str>,
+}
+
+/// What one Raft entry carries: the leader's time and the commands that waited.
+/// Without commands it is a *tick*, which only moves the clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// The leader's clock when it proposed the batch.
+    pub time: LogTime,
+    /// The commands, in the order in which they take their indices.
+    pub commands: Vec<Command>,
+}
+
+impl Batch {
+    /// Returns about how many bytes of text the batch holds: what a bound on
+    /// memory or log counts with.
+    pub fn size(&self) -> usize {
+        64 + self.commands.iter().map(Command::size).sum::<usize>()
+    }
+}
+
+impl Command {
+    /// Returns about how many bytes of text the command holds.
+    pub fn size(&self) -> usize {
+        64 + match self {
+            Self::Set { key, value, .. } => key.as_str().len() + value.len(),
+            Self::TestAndSet(TestAndSet { key, prev_value, value, .. }) => {
+                key.as_str().len() + prev_value.len() + value.len()
+            }
+            Self::Delete { key } => key.as_str().len(),
+            Self::Sync { .. } => 0,
+            Self::Join(machine) => machine.peer_url.len() + machine.client_url.len(),
+            Self::Leave { name } => name.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_survives_its_text() {
+        let text = concat!(
+            r#"{"time":"2013-07-11T20:31:12.156146039Z","commands":["#,
+            r#"{"sync":{"cluster":"00000000000000c1"}},"#,
+            r#"{"join":{"name":"node1","node":"0000000000000001","peerUrl":"http://h:1","clientUrl":"http://h:2"}},"#,
+            r#"{"set":{"key":"/foo","value":"bar"}},"#,
+            r#"{"set":{"key":"/foo","value":"\u0000\"","ttl":5}},"#,
+            r#"{"testAndSet":{"key":"/foo","prevValue":"bar","value":"baz"}},"#,
+            r#"{"delete":{"key":"/foo"}},"#,
+            r#"{"leave":{"name":"node1"}}]}"#,
+        );
+        let batch: Batch = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&batch).unwrap(), text);
+    }
+
+    #[test]
+    fn field_that_is_not_known_is_refused() {
+        for text in [
+            r#"{"set":{"key":"/foo","value":"bar","color":"red"}}"#,
+            r#"{"delete":{"key":"/foo","recursive":true}}"#,
+            r#"{"set":{"key":"/foo/","value":"bar"}}"#,
+            r#"{"set":{"key":"/foo","value":"bar","ttl":0}}"#,
+            r#"{"paint":{"key":"/foo"}}"#,
+        ] {
+            assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
+        }
+    }
+}

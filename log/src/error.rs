@@ -1,0 +1,90 @@
+//! What can go wrong with the log: the disk, or what it gives back.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{Index, RaftIndex};
+
+/// A failure of the log. None is retried: the caller stops the node.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "sync".
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The log does not hold what was written to it.
+    #[error(transparent)]
+    Damage(#[from] Box<Damage>),
+    /// A later version wrote the log.
+    #[error("{}: format {found} of the log is newer than the {known} that this version knows", path.display())]
+    NewerFormat {
+        /// The segment.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest that can be read.
+        known: u32,
+    },
+    /// The log was written by another node.
+    #[error("{}: log of node {found}, expected {expected}", dir.display())]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose log it is.
+        found: crate::NodeId,
+        /// Whose it should be.
+        expected: crate::NodeId,
+    },
+    /// An entry that was asked for lies before the first one kept.
+    #[error("{wanted} is no longer in the log; its first entry is {first}")]
+    NoLongerKept {
+        /// The entry asked for.
+        wanted: RaftIndex,
+        /// The oldest there is.
+        first: RaftIndex,
+    },
+    /// The writer has stopped, by a failure before or because the log is closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl LogError {
+    /// Wraps an error of the operating system: `result.map_err(LogError::io("read", path))`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// A place where the log does not hold what was written, and is not merely the
+/// torn end of an unfinished write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment.
+    pub path: PathBuf,
+    /// Where in it, in bytes from its start.
+    pub offset: u64,
+    /// The first entry that can no longer be trusted.
+    pub raft_index: RaftIndex,
+    /// The first command that can no longer be trusted.
+    pub index: Index,
+    /// What is wrong there: what was expected, what was found.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, offset, raft_index, index, what } = self;
+        write!(f, "{} is damaged at byte {offset}", path.display())?;
+        write!(f, " (entry {raft_index}, command {index}): {what}")
+    }
+}
+
+impl std::error::Error for Damage {}

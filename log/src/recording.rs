@@ -1,0 +1,102 @@
+//! Recorded logs: the commands of a log as JSON lines, one batch a line.
+//!
+//! ```text
+//! {"index":1,"time":"2026-11-22T10:00:00.000000000Z","commands":[{"sync":{…}},{"join":{…}}]}
+//! {"index":3,"time":"2026-11-22T10:00:07.250000000Z","commands":[{"set":{…}}]}
+//! ```
+//!
+//! `index` is that of the batch's first command; of a tick, that of the command
+//! that would come next. It is there for people and as a check: a line that does
+//! not follow the one before is refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Command, Index, LogTime};
+
+/// One line of a recorded log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedBatch {
+    /// The index of the first command.
+    pub index: Index,
+    /// The batch's time.
+    pub time: LogTime,
+    /// The commands.
+    pub commands: Vec<Command>,
+}
+
+/// A line that cannot be read as the next one of a recorded log.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// It is not a batch.
+    #[error("line {line}: not a batch of commands")]
+    Unreadable {
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It does not follow the line before.
+    #[error("line {line}: batch begins with command {found}, expected {expected}")]
+    Gap {
+        /// The line's number, from 1.
+        line: usize,
+        /// The index that it gives.
+        found: Index,
+        /// The index that comes next.
+        expected: Index,
+    },
+}
+
+impl RecordedBatch {
+    /// Records a batch whose first command has this index.
+    pub fn new(index: Index, batch: &Batch) -> Self {
+        Self { index, time: batch.time, commands: batch.commands.clone() }
+    }
+
+    /// Returns the batch.
+    pub fn into_batch(self) -> Batch {
+        Batch { time: self.time, commands: self.commands }
+    }
+
+    /// Reads the next line of a recorded log, whose first command must be
+    /// `expected`. An empty line is none.
+    ///
+    /// # Errors
+    ///
+    /// If the line is not a batch, or not the next one.
+    pub fn read(line: usize, text: &str, expected: Index) -> Result<Option<Self>, RecordingError> {
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        let batch: Self = serde_json::from_str(text)
+            .map_err(|source| RecordingError::Unreadable { line, source })?;
+        if batch.index != expected {
+            return Err(RecordingError::Gap { line, found: batch.index, expected });
+        }
+        Ok(Some(batch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn line_that_does_not_follow_is_refused() {
+        let line = r#"{"index":3,"time":"1970-01-01T00:00:01Z","commands":[]}"#;
+        assert!(RecordedBatch::read(1, line, Index(3)).unwrap().is_some());
+        let error = RecordedBatch::read(7, line, Index(4)).unwrap_err();
+        assert_eq!(error.to_string(), "line 7: batch begins with command #3, expected #4");
+    }
+
+    proptest! {
+        /// Whatever the text, reading it does not panic.
+        #[test]
+        fn any_text_is_judged(text in ".*") {
+            let _read = RecordedBatch::read(1, &text, Index(1));
+        }
+    }
+}

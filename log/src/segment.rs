@@ -1,0 +1,160 @@
+//! Segments: okaywal's files, as our own reader sees them.
+//!
+//! ```text
+//! okw\0 │ n │ n bytes of version │ entry │ entry │ … │ zeros, or older bytes
+//!
+//! entry = 1 │ number, 8 bytes │ 2 │ length, 4 bytes │ frames │ CRC, 4 bytes │ 3
+//! ```
+//!
+//! One okaywal entry is one commit of ours: one chunk, one fsync. The file's
+//! name, `wal-N`, carries the number of its first entry.
+//!
+//! okaywal stops reading at the first marker that looks wrong and writes over
+//! what follows, so this reader goes first, and lets okaywal open only what it
+//! has found whole.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::LogError;
+use crate::error::Damage;
+use crate::frame;
+
+/// What okaywal stores as the version of every segment.
+pub(crate) const VERSION: &[u8] = b"etcd";
+
+/// How many bytes of okaywal's stand before the frames of a commit.
+pub(crate) const BEFORE_FRAMES: usize = 1 + 8 + 1 + 4;
+
+/// How many bytes of okaywal's stand behind the frames of a commit.
+pub(crate) const BEHIND_FRAMES: usize = 4 + 1;
+
+/// The length of a segment's own header.
+pub(crate) const FILE_HEADER: usize = 5 + VERSION.len();
+
+const NEW_ENTRY: u8 = 1;
+const CHUNK: u8 = 2;
+const END_OF_ENTRY: u8 = 3;
+
+/// A segment found in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentFile {
+    /// The number of its first commit.
+    pub(crate) first_commit: u64,
+    pub(crate) path: PathBuf,
+}
+
+/// One commit found whole as far as okaywal's own bytes go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    /// Where its frames lie in the file.
+    pub(crate) frames: Range<usize>,
+    /// Where the next commit would begin.
+    pub(crate) end: usize,
+}
+
+/// Lists the segments of a directory, oldest first. Files that okaywal has set
+/// aside for recycling (`wal-N-cp`) hold nothing that counts.
+pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
+    let mut segments = Vec::new();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(segments),
+        Err(error) => return Err(LogError::io("list", dir)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(LogError::io("list", dir))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(first_commit) = name.strip_prefix("wal-").and_then(|n| n.parse().ok()) {
+            segments.push(SegmentFile { first_commit, path });
+        }
+    }
+    segments.sort_by_key(|segment| segment.first_commit);
+    Ok(segments)
+}
+
+/// Checks a segment's own header.
+pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
+    let expected = [b"okw\0".as_slice(), &[VERSION.len() as u8], VERSION].concat();
+    match bytes.get(..FILE_HEADER) {
+        Some(found) if found == expected => Ok(()),
+        Some(found) => Err(format!("file begins with {found:02x?}, expected {expected:02x?}")),
+        None => Err(format!("file has {} bytes, a header has {FILE_HEADER}", bytes.len())),
+    }
+}
+
+/// Reads okaywal's bytes around the commit at `at`, which must have this number.
+///
+/// # Errors
+///
+/// With what is wrong, in words.
+pub(crate) fn read_commit(bytes: &[u8], at: usize, number: u64) -> Result<Commit, String> {
+    let rest = &bytes[at..];
+    let before = rest
+        .first_chunk::<BEFORE_FRAMES>()
+        .ok_or_else(|| format!("a commit needs more than the {} bytes left", rest.len()))?;
+    if before[0] != NEW_ENTRY {
+        return Err(format!("no commit begins here: marker {}, expected {NEW_ENTRY}", before[0]));
+    }
+    let found = u64::from_le_bytes(before[1..9].try_into().expect("eight bytes"));
+    if found != number {
+        return Err(format!("commit has number {found}, expected {number}"));
+    }
+    if before[9] != CHUNK {
+        return Err(format!("commit {number} has marker {}, expected {CHUNK}", before[9]));
+    }
+    let length = u32::from_le_bytes(before[10..14].try_into().expect("four bytes")) as usize;
+    let room = rest.len().saturating_sub(BEFORE_FRAMES + BEHIND_FRAMES);
+    if length > room {
+        return Err(format!("commit {number} says it has {length} bytes, {room} are left"));
+    }
+    let frames = BEFORE_FRAMES..BEFORE_FRAMES + length;
+    let crc = u32::from_le_bytes(rest[frames.end..][..4].try_into().expect("four bytes"));
+    let expected = crc32c::crc32c(&rest[frames.clone()]);
+    if crc != expected {
+        return Err(format!("commit {number} has checksum {crc:08x}, expected {expected:08x}"));
+    }
+    let end = frames.end + BEHIND_FRAMES;
+    if rest[end - 1] != END_OF_ENTRY {
+        return Err(format!("commit {number} ends with {}, not {END_OF_ENTRY}", rest[end - 1]));
+    }
+    Ok(Commit { frames: at + frames.start..at + frames.end, end: at + end })
+}
+
+/// Looks for a frame anywhere in `bytes` that is whole and that matches: proof
+/// that a broken spot before it is not just the torn end of the log.
+pub(crate) fn find_frame(
+    bytes: &[u8],
+    matches: impl Fn(&frame::Header) -> bool,
+) -> Option<(usize, frame::Header)> {
+    (0..bytes.len()).find_map(|at| {
+        let rest = &bytes[at..];
+        if !frame::is_plausible(rest) {
+            return None;
+        }
+        frame::check(rest).ok().filter(&matches).map(|header| (at, header))
+    })
+}
+
+/// Returns how many bytes there are up to the last one that is not zero.
+pub(crate) fn length_without_zeros(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
+/// Describes damage at a place of a segment.
+pub(crate) fn damage(
+    path: &Path,
+    offset: usize,
+    next: (crate::RaftIndex, crate::Index),
+    what: String,
+) -> LogError {
+    let damage = Damage {
+        path: path.to_owned(),
+        offset: offset as u64,
+        raft_index: next.0,
+        index: next.1,
+        what,
+    };
+    LogError::Damage(Box::new(damage))
+}

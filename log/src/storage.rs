@@ -1,0 +1,72 @@
+//! What a Raft engine needs of a log, whichever log it is: the write-ahead log
+//! on disk, or its in-memory twin.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::{Entry, LogError, LogId, RaftIndex, Vote};
+
+/// What the log holds besides its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// This machine's vote, if it ever voted.
+    pub vote: Option<Vote>,
+    /// The last entry that may be forgotten.
+    pub purged: Option<LogId>,
+    /// The last entry known to be committed; it may lag.
+    pub committed: Option<LogId>,
+    /// The last entry; if there is none, the last purged.
+    pub last: Option<LogId>,
+}
+
+/// Something to be written.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Add entries, which follow the last one and each other.
+    Append(Vec<Arc<Entry>>),
+    /// Remember a vote.
+    Vote(Vote),
+    /// Drop the entries from here on.
+    Truncate {
+        /// The first to go.
+        since: RaftIndex,
+    },
+    /// Allow the entries up to here to be forgotten.
+    Purge {
+        /// The last that may be.
+        upto: LogId,
+    },
+}
+
+/// Called once, when what was written is safe on disk, or will never be.
+pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// A log that a Raft engine can run on.
+pub trait LogStorage: Clone + Send + Sync + 'static {
+    /// Returns what the log holds besides its entries.
+    fn state(&self) -> LogState;
+
+    /// Returns the entries of a range, in order, as far as they go together with
+    /// about `max_bytes`; at least one if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If an entry cannot be read back as it was written.
+    fn entries(
+        &self,
+        range: Range<RaftIndex>,
+        max_bytes: usize,
+    ) -> Result<Vec<Arc<Entry>>, LogError>;
+
+    /// Writes. When this returns, what was written can be read; when `done` is
+    /// called, it is safe. Writes become safe in the order of these calls.
+    ///
+    /// # Panics
+    ///
+    /// If appended entries leave a hole.
+    fn write(&self, write: Write, done: Done);
+
+    /// Notes that entries are committed. It is written with the next write, and
+    /// may be lost before.
+    fn note_committed(&self, upto: LogId);
+}

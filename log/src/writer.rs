@@ -1,0 +1,280 @@
+//! The writer: one thread, and one fsync for all that waits.
+//!
+//! ```text
+//! requests ─▶ all that wait ─▶ frames, one chunk ─▶ okaywal entry, fsync ─▶ done, done, done
+//! ```
+//!
+//! * A commit is encoded whole before okaywal sees a byte: nothing is ever
+//!   rolled back, which okaywal does not survive.
+//! * A failed write or fsync is the end: okaywal's later commits would wait for
+//!   ever, and what the disk holds is no longer known. Nothing is called done
+//!   after it.
+//! * The first commit of a segment begins with a base frame and a new salt.
+//!   okaywal moves to a new segment when a commit reaches
+//!   [`SEGMENT_BYTES`], so the writer can tell beforehand, and checks
+//!   afterwards that okaywal did as expected.
+
+use std::mem;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use okaywal::{EntryId, EntryWriter, WriteAheadLog};
+
+use crate::frame::{Base, Chain, Encoder, FORMAT};
+use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
+use crate::storage::Done;
+use crate::tail::Place;
+use crate::wal::Keeper;
+use crate::{Entry, LogError, LogReader, LogState, NodeId, Record, Write, scan};
+
+/// How much okaywal allocates for a segment. Creating one of 64 MiB would stall
+/// a commit for 50 ms.
+pub(crate) const ALLOCATED_BYTES: u32 = 16 << 20;
+
+/// At which length a segment is full. The commit that fills it goes over; most
+/// stay within what is allocated.
+pub(crate) const SEGMENT_BYTES: u64 = (ALLOCATED_BYTES - (1 << 20)) as u64;
+
+/// The most bytes of entries that go into one commit together.
+const COMMIT_BYTES: usize = 8 << 20;
+
+/// The most records that go into one commit together.
+const COMMIT_RECORDS: usize = 4096;
+
+/// How long a lazily noted commit point may wait for a write to go with.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A request to the writer's thread.
+pub(crate) enum Request {
+    Write {
+        write: Write,
+        /// What the log holds once this is written.
+        after: Written,
+        done: Done,
+    },
+    Close(Done),
+}
+
+/// The state of the writer's thread.
+pub(crate) struct Writer {
+    pub(crate) wal: WriteAheadLog,
+    pub(crate) keeper: Keeper,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) reader: LogReader,
+    pub(crate) dir: PathBuf,
+    pub(crate) node: NodeId,
+    pub(crate) chain: Chain,
+    pub(crate) salt: u64,
+    /// The number of the last commit.
+    pub(crate) commit: u64,
+    /// The number in the segment's name, and how much of it is written; `None`
+    /// if the next commit begins a segment.
+    pub(crate) segment: Option<(u64, u64)>,
+    /// What the log holds as far as it is written, for base frames.
+    pub(crate) written: Written,
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) on_fatal: crate::OnFatal,
+}
+
+/// What a log holds at some point: what a base frame says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) state: LogState,
+    pub(crate) index: crate::Index,
+}
+
+impl Writer {
+    /// Serves requests until told to close, or until the disk fails.
+    pub(crate) fn run(mut self) {
+        loop {
+            let first = match self.requests.recv_timeout(IDLE) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.close(None),
+            };
+            let mut commit = self.collect(first);
+            if let Err(error) = self.commit(&mut commit) {
+                return (self.on_fatal)(error);
+            }
+            commit.dones.into_iter().for_each(|done| done(Ok(())));
+            if commit.close.is_some() {
+                return self.close(commit.close);
+            }
+        }
+    }
+
+    /// Takes what waits, up to the bounds of a commit.
+    fn collect(&self, mut next: Option<Request>) -> Commit {
+        let mut commit = Commit { after: self.written, ..Commit::default() };
+        let committed = self.reader.state().committed;
+        if let Some(upto) = committed.filter(|_| committed > self.written.state.committed) {
+            commit.items.push(Item::Record(Record::Committed { upto }));
+            commit.after.state.committed = committed;
+        }
+        while let Some(request) = next {
+            match request {
+                Request::Write { write, after, done } => {
+                    commit.bytes += size(&write);
+                    push_items(write, &mut commit.items);
+                    let committed = commit.after.state.committed;
+                    commit.after = after;
+                    commit.after.state.committed = committed;
+                    commit.dones.push(done);
+                }
+                Request::Close(done) => {
+                    commit.close = Some(done);
+                    break;
+                }
+            }
+            let full = commit.bytes >= COMMIT_BYTES || commit.items.len() >= COMMIT_RECORDS;
+            next = if full { None } else { self.requests.try_recv().ok() };
+        }
+        commit
+    }
+
+    /// Writes one commit and syncs it.
+    fn commit(&mut self, commit: &mut Commit) -> Result<(), LogError> {
+        if commit.items.is_empty() {
+            return Ok(());
+        }
+        let opens_segment = self.segment.is_none();
+        if opens_segment {
+            self.salt = NodeId::random().0;
+            commit.items.insert(0, Item::Record(Record::Base(self.base())));
+        }
+        self.commit += 1;
+        let places = self.encode(&commit.items);
+        let path = self.dir.join(format!("wal-{}", self.segment.map_or(self.commit, |(id, _)| id)));
+        let entry = self.wal.begin_entry().map_err(LogError::io("write", &path))?;
+        let (segment, offset) = write_chunk(entry, self.commit, &self.buffer)
+            .map_err(LogError::io("write and sync", &path))?;
+        self.check_position(segment, offset);
+        if opens_segment {
+            // okaywal syncs the directory for files that it has created, not for
+            // those that it has renamed.
+            scan::sync_dir(&self.dir)?;
+        }
+        let end = offset + (BEFORE_FRAMES + self.buffer.len() + BEHIND_FRAMES) as u64;
+        self.segment = (end < SEGMENT_BYTES).then_some((segment, end));
+        self.note_places(&commit.items, &places, segment, offset);
+        self.written = commit.after;
+        Ok(())
+    }
+
+    /// Encodes the frames of a commit, and returns where each begins and its
+    /// length.
+    fn encode(&mut self, items: &[Item]) -> Vec<(usize, usize)> {
+        let mut out = mem::take(&mut self.buffer);
+        out.clear();
+        let mut encoder =
+            Encoder { out: &mut out, chain: &mut self.chain, salt: self.salt, commit: self.commit };
+        let mut places = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            let left = u16::try_from(items.len() - 1 - at).expect("commits are bounded");
+            let start = match item {
+                Item::Record(record) => encoder.write(record, left),
+                Item::Entry(entry) => encoder.write_entry(entry, left),
+            };
+            places.push((start, encoder.out.len() - start));
+        }
+        self.buffer = out;
+        places
+    }
+
+    fn base(&self) -> Base {
+        let LogState { vote, purged, committed, last } = self.written.state;
+        let (node, index) = (self.node, self.written.index);
+        Base { format: FORMAT, node, vote, purged, last, committed, index }
+    }
+
+    /// okaywal must have put the commit where the writer thought it would.
+    fn check_position(&self, segment: u64, offset: u64) {
+        let expected = self.segment.unwrap_or((self.commit, FILE_HEADER as u64));
+        assert_eq!((segment, offset), expected, "okaywal put commit {} elsewhere", self.commit);
+    }
+
+    fn note_places(&self, items: &[Item], places: &[(usize, usize)], segment: u64, at: u64) {
+        let segment = NonZeroU64::new(segment).expect("okaywal counts from 1");
+        let frames = usize::try_from(at).expect("segments are small") + BEFORE_FRAMES;
+        let mut tail = self.reader.tail();
+        for (item, (start, length)) in items.iter().zip(places) {
+            if let Item::Entry(entry) = item {
+                let offset = u32::try_from(frames + start).expect("segments are small");
+                let length = u32::try_from(*length).expect("frames are bounded");
+                tail.set_place(entry, Place { segment, offset, length });
+            }
+        }
+    }
+
+    fn close(self, done: Option<Done>) {
+        self.keeper.close();
+        // The keeper ends okaywal's thread with an error, which is what `shutdown`
+        // returns then.
+        let _ended = self.wal.shutdown();
+        if let Some(done) = done {
+            done(Ok(()));
+        }
+    }
+}
+
+/// What goes to disk with one fsync.
+#[derive(Default)]
+struct Commit {
+    items: Vec<Item>,
+    dones: Vec<Done>,
+    /// What the log holds after it.
+    after: Written,
+    bytes: usize,
+    /// Set if the log closes behind it.
+    close: Option<Done>,
+}
+
+/// What becomes one frame.
+enum Item {
+    Record(Record),
+    Entry(Arc<Entry>),
+}
+
+fn size(write: &Write) -> usize {
+    match write {
+        Write::Append(entries) => entries.iter().map(|entry| entry.size()).sum(),
+        Write::Vote(_) | Write::Truncate { .. } | Write::Purge { .. } => 0,
+    }
+}
+
+fn push_items(write: Write, items: &mut Vec<Item>) {
+    match write {
+        Write::Append(entries) => items.extend(entries.into_iter().map(Item::Entry)),
+        Write::Vote(vote) => items.push(Item::Record(Record::Vote(vote))),
+        Write::Truncate { since } => items.push(Item::Record(Record::Truncate { since })),
+        Write::Purge { upto } => items.push(Item::Record(Record::Purge { upto })),
+    }
+}
+
+/// Writes one chunk as one okaywal entry and syncs it; returns the segment and
+/// the offset that it got.
+fn write_chunk(
+    mut entry: EntryWriter<'_>,
+    commit: u64,
+    chunk: &[u8],
+) -> std::io::Result<(u64, u64)> {
+    assert_eq!(entry.id(), EntryId(commit), "okaywal counts its entries as commits are counted");
+    let record = match entry.write_chunk(chunk) {
+        Ok(record) => record,
+        Err(error) => {
+            // Dropping the entry would roll it back, and panic if that fails too.
+            mem::forget(entry);
+            return Err(error);
+        }
+    };
+    entry.commit()?;
+    let mut position = Vec::with_capacity(16);
+    record.position.serialize_to(&mut position)?;
+    let number = |at: usize| u64::from_le_bytes(position[at..at + 8].try_into().expect("eight"));
+    // okaywal names the place of the chunk; the commit begins a marker and a
+    // number before it.
+    Ok((number(0), number(8) - 9))
+}
