@@ -1,1 +1,31 @@
-//! x
+//! The first etcd, rebuilt as an event-sourced, replicated key-value store: the
+//! replicated Raft log is the only truth, and everything a client sees is a fold
+//! over it.
+//!
+//! ```text
+//!  curl ─▶ api ─▶ node: proposer ─▶ consensus ─▶ log, one fsync a batch ─▶ majority
+//!                 (packs what waits into one batch)       │ committed batches, in order
+//!                                                         ▼
+//!              api ◀─ node: reads, watches ◀─ published ◀─ state (etcd-projections)
+//! ```
+//!
+//! This crate is the shell: every effect is here, and no decision. What a command
+//! does is decided in `etcd-projections`; how a log lies on disk, in `etcd-log`.
+//!
+//! The modules, in reading order: who a machine is and where its files are
+//! ([`data_dir`], [`checkpoint`]), how the log is agreed on ([`consensus`]), how
+//! its fold is seen ([`published`], [`replay`]), what a machine can be asked
+//! ([`node`]), in which words ([`api`]), and the two programs: [`serve`] and
+//! [`log_tool`], behind one command line ([`cli`]).
+
+pub mod api;
+pub mod checkpoint;
+pub mod cli;
+pub mod consensus;
+pub mod data_dir;
+pub mod log_tool;
+pub mod node;
+pub mod one_line;
+pub mod published;
+pub mod replay;
+pub mod serve;

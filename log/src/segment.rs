@@ -76,7 +76,8 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
 
 /// Checks a segment's own header.
 pub(crate) fn check_header(bytes: &[u8]) -> Result<(), String> {
-    let expected = [b"okw\0".as_slice(), &[VERSION.len() as u8], VERSION].concat();
+    let length = u8::try_from(VERSION.len()).expect("the version is a word");
+    let expected = [b"okw\0".as_slice(), &[length], VERSION].concat();
     match bytes.get(..FILE_HEADER) {
         Some(found) if found == expected => Ok(()),
         Some(found) => Err(format!("file begins with {found:02x?}, expected {expected:02x?}")),

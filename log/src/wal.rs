@@ -171,7 +171,9 @@ impl LogStorage for Wal {
         let mut tail = self.reader.tail();
         match &write {
             Write::Append(entries) => {
-                entries.iter().for_each(|entry| tail.push(Arc::clone(entry)));
+                for entry in entries {
+                    tail.push(Arc::clone(entry));
+                }
             }
             Write::Vote(vote) => tail.set_vote(*vote),
             Write::Truncate { since } => tail.truncate(*since),

@@ -1,0 +1,123 @@
+//! Outcomes: what came of a command, or of the clock moving on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use etcd_log::{EventNumber, Index, KeyPath, LogTime};
+use serde::{Deserialize, Serialize};
+
+use crate::Event;
+
+/// How far a fold has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// The index of the last command; 0 before the first.
+    pub index: Index,
+    /// The number of the last event; 0 before the first.
+    pub event: EventNumber,
+    /// The logged time.
+    pub time: LogTime,
+}
+
+/// What came of the next command, or of the clock moving on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Where the outcome leads.
+    pub position: Position,
+    /// What came of it.
+    pub what: What,
+}
+
+/// The kinds of outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Something happened.
+    Event(Arc<Event>),
+    /// A command was refused: it took an index, and made no event.
+    Rejection(Rejection),
+    /// Time passed, and nothing was due.
+    Tick,
+}
+
+/// Why a command was refused. As deterministic as an event: every machine
+/// refuses the same commands for the same reasons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// There is no such key.
+    KeyNotFound,
+    /// The key holds another value than the test asked for.
+    TestFailed {
+        /// What it holds.
+        found: Arc<str>,
+        /// What the test asked for.
+        expected: Arc<str>,
+    },
+    /// A directory stands where a value was to be written or deleted.
+    NotAFile(KeyPath),
+    /// A value stands where a directory would be needed.
+    NotADirectory(KeyPath),
+    /// The key belongs to the system.
+    Reserved(KeyPath),
+    /// A machine's name or address cannot be written down as a key and its value.
+    InvalidMachine(Arc<str>),
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyNotFound => f.write_str("key not found"),
+            Self::TestFailed { found, expected } => write!(f, "test {found}=={expected} fails"),
+            Self::NotAFile(key) => write!(f, "not a file: {key}"),
+            Self::NotADirectory(key) => write!(f, "not a directory: {key}"),
+            Self::Reserved(key) => write!(f, "reserved for the system: {key}"),
+            Self::InvalidMachine(name) => write!(f, "invalid machine: {name}"),
+        }
+    }
+}
+
+impl Position {
+    /// Returns where a command leads that makes an event, or none.
+    pub fn after_command(self, time: LogTime, makes_event: bool) -> Self {
+        let index = self.index.next();
+        Self { index, ..self.after_clock(time, makes_event) }
+    }
+
+    /// Returns where the clock leads by moving on, with an expiry or without.
+    pub fn after_clock(self, time: LogTime, makes_event: bool) -> Self {
+        let event = if makes_event { self.event.next() } else { self.event };
+        Self { index: self.index, event, time }
+    }
+
+    /// Moves on to the position of the next outcome.
+    ///
+    /// # Panics
+    ///
+    /// If the outcome does not directly follow. A gap means that the pipeline
+    /// lost one, and every later answer would be wrong.
+    pub fn follow(&mut self, outcome: &Outcome) {
+        let next = outcome.position;
+        let makes_event = matches!(outcome.what, What::Event(_));
+        let by_command = self.after_command(next.time, makes_event);
+        let by_clock = self.after_clock(next.time, makes_event);
+        assert!(
+            next.time >= self.time && (next == by_command || next == by_clock),
+            "outcome at {next:?} does not follow {self:?}"
+        );
+        *self = next;
+    }
+}
+
+/// A read model folded from the log, one outcome at a time.
+pub trait Projection {
+    /// Returns the position of the last outcome folded in; zero before the first.
+    fn position(&self) -> Position;
+
+    /// Folds in what came of the next command, or of the clock moving on: an
+    /// event, or nothing but the new position.
+    ///
+    /// # Panics
+    ///
+    /// If `outcome` does not directly follow [`Projection::position`].
+    fn fold(&mut self, outcome: &Outcome);
+}

@@ -1,0 +1,142 @@
+//! Records: a state taken apart, piece by piece, and put together again.
+//!
+//! A checkpoint is a [`Summary`], then every node of the tree, then every event
+//! of the ring. What other projections hold follows from these: the deadlines
+//! and the machines from the nodes, the digest from the summary.
+//!
+//! Deliberately not here: files and checksums. A record knows its JSON form only.
+
+use std::sync::Arc;
+
+use etcd_log::{Index, KeyPath, LogTime};
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::machines::is_machine;
+use crate::{Digest, Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
+
+/// A state in a few numbers: what the records that follow must add up to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// How far the state had come.
+    pub position: Position,
+    /// The hash over all outcomes up to there.
+    pub digest: Digest,
+    /// How many nodes the tree has, without the root.
+    pub nodes: usize,
+    /// How many events the ring holds.
+    pub events: usize,
+    /// The index of the newest event that is no longer in the ring.
+    pub dropped: Index,
+}
+
+/// A piece of a state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Record {
+    /// A key and its value.
+    File {
+        /// The key.
+        key: KeyPath,
+        /// Its value.
+        value: Arc<str>,
+        /// When it expires; absent for never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deadline: Option<LogTime>,
+    },
+    /// A directory.
+    Directory {
+        /// Its key.
+        key: KeyPath,
+    },
+    /// An event in the ring.
+    Event(Arc<Event>),
+}
+
+/// Records that do not add up to the state which their summary promises.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: found {found}, expected {expected}")]
+pub struct RestoreError {
+    what: &'static str,
+    found: usize,
+    expected: usize,
+}
+
+impl State {
+    /// Returns the state in a few numbers.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            position: self.position(),
+            digest: self.digest.clone(),
+            nodes: self.tree.len(),
+            events: self.ring.len(),
+            dropped: self.ring.dropped(),
+        }
+    }
+
+    /// Takes the state apart.
+    pub fn records(&self) -> impl Iterator<Item = Record> {
+        let nodes = self.tree.iter().map(|(key, node)| match node {
+            Node::File { value, deadline } => {
+                let (key, value) = (key.clone(), Arc::clone(value));
+                Record::File { key, value, deadline: *deadline }
+            }
+            Node::Directory => Record::Directory { key: key.clone() },
+        });
+        nodes.chain(self.ring.iter().map(|event| Record::Event(Arc::clone(event))))
+    }
+
+    /// Puts a state together again, with a ring of so many events.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer records than the summary says.
+    ///
+    /// # Panics
+    ///
+    /// If the ring could not hold a single event.
+    pub fn from_records(
+        summary: &Summary,
+        records: impl IntoIterator<Item = Record>,
+        ring_capacity: usize,
+    ) -> Result<Self, RestoreError> {
+        let (mut nodes, mut events) = (OrdMap::new(), Vec::new());
+        for record in records {
+            match record {
+                Record::File { key, value, deadline } => {
+                    nodes.insert(key, Node::File { value, deadline });
+                }
+                Record::Directory { key } => drop(nodes.insert(key, Node::Directory)),
+                Record::Event(event) => events.push(event),
+            }
+        }
+        check("nodes of the tree", nodes.len(), summary.nodes)?;
+        check("events of the ring", events.len(), summary.events)?;
+        let position = summary.position;
+        let expiry = ExpiryIndex::restore(position, deadlines(&nodes));
+        let machines = Machines::restore(position, machine_values(&nodes));
+        let ring = WatchRing::restore(ring_capacity, position, summary.dropped, events);
+        let tree = KeyTree::restore(position, nodes);
+        let digest = Digest::restore(position, &summary.digest);
+        Ok(Self::restore(position, tree, ring, expiry, machines, digest))
+    }
+}
+
+fn check(what: &'static str, found: usize, expected: usize) -> Result<(), RestoreError> {
+    if found == expected { Ok(()) } else { Err(RestoreError { what, found, expected }) }
+}
+
+fn deadlines(nodes: &OrdMap<KeyPath, Node>) -> impl Iterator<Item = (LogTime, KeyPath)> {
+    nodes.iter().filter_map(|(key, node)| match node {
+        Node::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
+        Node::File { deadline: None, .. } | Node::Directory => None,
+    })
+}
+
+fn machine_values(nodes: &OrdMap<KeyPath, Node>) -> impl Iterator<Item = (&KeyPath, &str)> {
+    nodes.iter().filter_map(|(key, node)| match node {
+        Node::File { value, .. } if is_machine(key) => Some((key, &**value)),
+        Node::File { .. } | Node::Directory => None,
+    })
+}

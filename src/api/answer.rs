@@ -1,0 +1,284 @@
+//! Answers: every status and every error text of the API.
+
+use std::fmt;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use etcd_log::{EventNumber, Index, KeyPath};
+use etcd_projections::Rejection;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use tokio_stream::Stream;
+
+use crate::node::{Node, Unavailable, WriteError};
+
+/// A stream of pieces of a body.
+pub type Pieces =
+    Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send>>;
+
+/// The body of an answer: of one piece, or of many.
+pub type Body = Either<Full<Bytes>, StreamBody<Pieces>>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+const X_ETCD_INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
+const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
+const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
+const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
+
+/// An answer, before the headers that all answers have.
+pub struct Answer {
+    status: StatusCode,
+    content_type: Option<HeaderValue>,
+    body: Body,
+    /// The event that it is about, or up to which a watch has seen.
+    event: Option<EventNumber>,
+    extra: Option<(HeaderName, HeaderValue)>,
+    closes: bool,
+}
+
+impl Answer {
+    fn new(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Self {
+        Self { status, content_type, body, event: None, extra: None, closes: false }
+    }
+
+    /// Makes an answer of one line of JSON. The newline at its end is added here.
+    pub fn json(mut line: Vec<u8>) -> Self {
+        line.push(b'\n');
+        Self::new(StatusCode::OK, Some(JSON), Either::Left(Full::from(line)))
+    }
+
+    /// Makes an answer of one plain line. The newline at its end is added here.
+    pub fn text(line: impl fmt::Display) -> Self {
+        Self::line(StatusCode::OK, line)
+    }
+
+    fn line(status: StatusCode, line: impl fmt::Display) -> Self {
+        Self::new(status, Some(TEXT), Either::Left(Full::from(format!("{line}\n"))))
+    }
+
+    /// Makes an answer that says there was nothing, so far.
+    pub fn nothing() -> Self {
+        Self::new(StatusCode::NO_CONTENT, None, Either::Left(Full::default()))
+    }
+
+    /// Makes an answer that goes on until somebody ends it: lines of JSON, or
+    /// server-sent events.
+    pub fn stream(pieces: Pieces, server_sent_events: bool) -> Self {
+        let content_type = if server_sent_events { EVENT_STREAM } else { JSON };
+        let body = Either::Right(StreamBody::new(pieces));
+        let extra = Some((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
+        Self { extra, ..Self::new(StatusCode::OK, Some(content_type), body) }
+    }
+
+    /// Adds which event the answer is about, or up to which a watch has seen.
+    pub fn with_event(self, event: Option<EventNumber>) -> Self {
+        Self { event, ..self }
+    }
+
+    /// Adds the headers that say which state answered.
+    pub fn into_response(self, node: &Node) -> Response<Body> {
+        let now = node.now();
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.reserve(8);
+        if let Some(content_type) = self.content_type {
+            headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        let applied = now.applied.unwrap_or_default();
+        headers.insert(X_ETCD_INDEX, HeaderValue::from(now.state.position().index.0));
+        headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
+        headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
+        headers.insert(X_ETCD_CLUSTER_ID, node.cluster_header());
+        if let Some(event) = self.event {
+            headers.insert(X_ETCD_EVENT, HeaderValue::from(event.0));
+        }
+        if let Some((name, value)) = self.extra {
+            headers.insert(name, value);
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Why a request is not answered with what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// There is no such key, or no such path.
+    NotFound,
+    /// The method does not go with the path; these do.
+    Method(&'static str),
+    /// Something in the request is not as it must be.
+    Bad(Bad),
+    /// A set was refused.
+    Rejected(Rejection),
+    /// The body is over the limit.
+    TooLarge,
+    /// The body did not come in time.
+    Slow,
+    /// Nobody could answer within the limit.
+    Unavailable(Unavailable),
+    /// The write may or may not have happened.
+    Unknown,
+    /// A watch asks for what is no longer kept.
+    Gone {
+        /// The index that it asks for.
+        wanted: Index,
+        /// The oldest index that is kept.
+        oldest: Index,
+    },
+    /// The log cannot be read.
+    Unreadable,
+}
+
+/// What can be wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// A set without a value, or with an empty one.
+    SetValue,
+    /// A testAndSet without a value, or with an empty one.
+    TestAndSetValue,
+    /// A testAndSet without a previous value.
+    PrevValue,
+    /// A time to live that is no whole number of seconds from 1.
+    Ttl,
+    /// An index that is no number.
+    Index,
+    /// An event number that is no number.
+    After,
+    /// A time limit that is no number of seconds.
+    Timeout,
+    /// A flag that is neither true nor false.
+    Flag(&'static str),
+    /// A key that is not UTF-8.
+    KeyText,
+    /// A key that is too long or too deep.
+    KeySize,
+    /// A value that is not UTF-8.
+    ValueText,
+    /// A body that broke off.
+    Body,
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetValue => f.write_str("Set: Value Required"),
+            Self::TestAndSetValue => f.write_str("TestAndSet: Value Required"),
+            Self::PrevValue => f.write_str("TestAndSet: PrevValue Required"),
+            Self::Ttl => f.write_str("Set: TTL Must Be A Whole Number Of Seconds, 1 Or More"),
+            Self::Index => f.write_str("Watch From Index: Valid Index Required"),
+            Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
+            Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
+            Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
+            Self::KeyText => f.write_str("Key Must Be UTF-8"),
+            Self::KeySize => write!(
+                f,
+                "Key Must Be Of At Most {} Bytes And {} Parts",
+                KeyPath::MAX_BYTES,
+                KeyPath::MAX_PARTS
+            ),
+            Self::ValueText => f.write_str("Value Must Be UTF-8"),
+            Self::Body => f.write_str("Body Incomplete"),
+        }
+    }
+}
+
+impl Problem {
+    /// Returns the answer to a problem: its status, and its one line.
+    pub fn into_answer(self) -> Answer {
+        match self {
+            Self::NotFound => Answer::line(StatusCode::NOT_FOUND, "404 page not found"),
+            Self::Method(allowed) => Answer {
+                extra: Some((header::ALLOW, HeaderValue::from_static(allowed))),
+                ..Answer::line(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            },
+            Self::Bad(bad) => Answer::line(StatusCode::BAD_REQUEST, bad),
+            Self::Rejected(rejection) => rejected(&rejection),
+            Self::TooLarge => Answer {
+                closes: true,
+                ..Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")
+            },
+            Self::Slow => Answer {
+                closes: true,
+                ..Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time")
+            },
+            Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
+            Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
+            Self::Unknown => Answer::line(
+                StatusCode::GATEWAY_TIMEOUT,
+                "Outcome Unknown: The Write May Or May Not Have Happened",
+            ),
+            Self::Gone { wanted, oldest } => Answer::line(
+                StatusCode::GONE,
+                format_args!(
+                    "Watch From Index: {} Is No Longer Kept; The Oldest Is {}",
+                    wanted.0, oldest.0
+                ),
+            ),
+            Self::Unreadable => {
+                Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
+            }
+        }
+    }
+}
+
+fn unavailable(which: &str) -> Answer {
+    Answer {
+        extra: Some((header::RETRY_AFTER, HeaderValue::from_static("1"))),
+        ..Answer::line(StatusCode::SERVICE_UNAVAILABLE, which)
+    }
+}
+
+fn rejected(rejection: &Rejection) -> Answer {
+    let bad = StatusCode::BAD_REQUEST;
+    match rejection {
+        Rejection::KeyNotFound => Problem::NotFound.into_answer(),
+        Rejection::TestFailed { found, expected } => {
+            Answer::line(bad, format_args!("Test {found}=={expected} fails"))
+        }
+        Rejection::NotAFile(key) => Answer::line(bad, format_args!("Not A File: {key}")),
+        Rejection::NotADirectory(key) => Answer::line(bad, format_args!("Not A Directory: {key}")),
+        Rejection::Reserved(key) => {
+            Answer::line(StatusCode::FORBIDDEN, format_args!("Reserved For The System: {key}"))
+        }
+        Rejection::InvalidMachine(name) => {
+            Answer::line(bad, format_args!("Invalid Machine: {name}"))
+        }
+    }
+}
+
+impl From<Bad> for Problem {
+    fn from(bad: Bad) -> Self {
+        Self::Bad(bad)
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Unavailable(unavailable) => Self::Unavailable(unavailable),
+            WriteError::Unknown => Self::Unknown,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The lines of JSON that clients see. The order of the fields is part of the
+//! contract; a field that is empty, zero or absent is left out.
+
+use chrono::{Local, SecondsFormat};
+use etcd_log::{Index, KeyPath, LogTime};
+use etcd_projections::{Change, Event, Node};
+use serde::Serialize;
+
+/// One line: an event, or what a key holds.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    action: &'a str,
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_false")]
+    new_key: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    dir: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    ttl: u64,
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    fn new(action: &'a str, key: &'a KeyPath, index: Index) -> Self {
+        Self {
+            action,
+            key: key.as_str(),
+            prev_value: None,
+            value: None,
+            new_key: false,
+            dir: false,
+            expiration: None,
+            ttl: 0,
+            index: index.0,
+            event: None,
+            time: None,
+        }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a line is plain data")
+    }
+}
+
+/// Writes an event as the v1 API shows it: an expiry looks like a delete. The
+/// same event gives the same bytes to everybody, at any time.
+pub fn event(event: &Event) -> Vec<u8> {
+    line(event).to_vec()
+}
+
+/// Writes an event as streams show it: with its number and time, and with an
+/// expiry called one.
+pub fn streamed_event(event: &Event) -> Vec<u8> {
+    let mut line = line(event);
+    line.event = Some(event.number.0);
+    line.time = Some(rfc3339(event.time));
+    if matches!(event.change, Change::Expire { .. }) {
+        line.action = "EXPIRE";
+    }
+    line.to_vec()
+}
+
+fn line(event: &Event) -> Line<'_> {
+    let expiration = event.change.deadline().map(rfc3339);
+    match &event.change {
+        Change::Set { value, prev, deadline } => Line {
+            value: Some(value),
+            prev_value: prev.as_deref(),
+            new_key: prev.is_none(),
+            expiration,
+            ttl: deadline.map_or(0, |deadline| remaining(deadline, event.time)),
+            ..Line::new("SET", &event.key, event.index)
+        },
+        Change::Delete { prev, .. } | Change::Expire { prev, .. } => Line {
+            prev_value: Some(prev),
+            expiration,
+            ..Line::new("DELETE", &event.key, event.index)
+        },
+    }
+}
+
+/// Writes what a key holds at an index and a time.
+pub fn node(key: &KeyPath, node: &Node, index: Index, now: LogTime) -> Vec<u8> {
+    let line = Line::new("GET", key, index);
+    let line = match node {
+        Node::File { value, deadline } => Line {
+            value: Some(value),
+            expiration: deadline.map(rfc3339),
+            ttl: deadline.map_or(0, |deadline| remaining(deadline, now)),
+            ..line
+        },
+        Node::Directory => Line { dir: true, ..line },
+    };
+    line.to_vec()
+}
+
+/// Writes a child of a directory as a listing shows it.
+pub fn child(name: &str, node: &Node) -> Vec<u8> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Child<'a> {
+        key: &'a str,
+        value: &'a str,
+        r#type: &'a str,
+    }
+    let (value, r#type) = match node {
+        Node::File { value, .. } => (&**value, "f"),
+        Node::Directory => (".", "d"),
+    };
+    serde_json::to_vec(&Child { key: name, value, r#type }).expect("a child is plain data")
+}
+
+/// Returns how many whole seconds remain at the least, looking at a time shortly
+/// after `now`: directly after a set with a TTL of 5 it is 4.
+fn remaining(deadline: LogTime, now: LogTime) -> u64 {
+    deadline.0.saturating_sub(now.0).saturating_sub(1) / 1_000_000_000
+}
+
+/// Writes a time as RFC 3339 with nanoseconds, in this machine's time zone.
+fn rfc3339(time: LogTime) -> String {
+    time.to_utc().with_timezone(&Local).to_rfc3339_opts(SecondsFormat::Nanos, false)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use etcd_log::EventNumber;
+
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn happened(change: Change) -> Event {
+        let key = KeyPath::clean("/foo").unwrap();
+        let (number, index) = (EventNumber(9), Index(6));
+        Event { number, index, time: LogTime(1_000_000_000), key, change }
+    }
+
+    #[test]
+    fn fields_stand_in_the_order_of_the_first_etcd() {
+        let deadline = Some(LogTime(6_000_000_000));
+        let (value, prev) = (Arc::from("bar"), Some(Arc::from("old")));
+        let line = text(event(&happened(Change::Set { value, prev, deadline })));
+        let names: Vec<_> = line.split(',').map(|field| field.split(':').next().unwrap()).collect();
+        let expected = [
+            "{\"action\"",
+            "\"key\"",
+            "\"prevValue\"",
+            "\"value\"",
+            "\"expiration\"",
+            "\"ttl\"",
+            "\"index\"",
+        ];
+        assert_eq!(names, expected);
+        assert!(line.contains(r#""ttl":4,"#), "{line}");
+    }
+
+    #[test]
+    fn ttl_of_nothing_is_left_out() {
+        let deadline = Some(LogTime(2_000_000_000));
+        let (value, prev) = (Arc::from("bar"), None);
+        let line = text(event(&happened(Change::Set { value, prev, deadline })));
+        assert!(
+            line.contains(r#""newKey":true,"expiration":""#) && !line.contains("ttl"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn expiry_is_called_one_in_streams_only() {
+        let deadline = LogTime(1_000_000_000);
+        let expired = happened(Change::Expire { prev: Arc::from("bar"), deadline });
+        assert!(
+            text(event(&expired))
+                .starts_with(r#"{"action":"DELETE","key":"/foo","prevValue":"bar""#)
+        );
+        let streamed = text(streamed_event(&expired));
+        assert!(
+            streamed.starts_with(r#"{"action":"EXPIRE""#) && streamed.contains(r#""event":9,"#)
+        );
+    }
+}

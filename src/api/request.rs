@@ -1,0 +1,232 @@
+//! Requests: keys out of paths, fields out of queries and bodies.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{EventNumber, Index, KeyPath, Ttl};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::{Request, header};
+use percent_encoding::percent_decode_str;
+
+use super::answer::{Bad, Problem};
+use crate::node::Freshness;
+
+/// The longest body, in bytes.
+const BODY_BYTES: usize = 1 << 20;
+
+/// How much of a body that is too long is read and thrown away, so that its
+/// sender gets to read the answer before the connection closes.
+const DISCARD_BYTES: usize = 64 << 20;
+
+/// How long a body may take to come, and how long a request may take unless it
+/// says otherwise.
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest time limit that a request can set: a year.
+const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
+
+/// The longest time to live: a thousand years are beyond every calendar here.
+const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
+
+/// The fields of a request: a body's first, then the query's.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    fields: Vec<(String, Vec<u8>)>,
+}
+
+impl Fields {
+    /// Reads the fields of a request's query.
+    pub(super) fn of_query<B>(request: &Request<B>) -> Self {
+        let mut fields = Self::default();
+        fields.add(request.uri().query().unwrap_or_default().as_bytes());
+        fields
+    }
+
+    /// Reads the fields of a request's body and query; a field in both is that
+    /// of the body.
+    pub(super) async fn of_request(request: Request<Incoming>) -> Result<Self, Problem> {
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let body = tokio::time::timeout(REQUEST_LIMIT, read_body(request));
+        let body = body.await.map_err(|_| Problem::Slow)??;
+        let mut fields = Self::default();
+        fields.add(&body);
+        fields.add(query.as_bytes());
+        Ok(fields)
+    }
+
+    /// Adds the fields of an urlencoded text.
+    fn add(&mut self, text: &[u8]) {
+        for field in text.split(|byte| *byte == b'&').filter(|field| !field.is_empty()) {
+            let mut halves = field.splitn(2, |byte| *byte == b'=');
+            let name = decode(halves.next().unwrap_or_default());
+            let value = decode(halves.next().unwrap_or_default());
+            // A name that is not UTF-8 is none that anybody asks for.
+            if let Ok(name) = String::from_utf8(name) {
+                self.fields.push((name, value));
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        let field = self.fields.iter().find(|(found, _)| found == name)?;
+        Some(&field.1)
+    }
+
+    /// Returns a field that is not empty, as text.
+    fn text(&self, name: &str) -> Result<Option<Arc<str>>, Problem> {
+        let Some(bytes) = self.get(name).filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+        let text = std::str::from_utf8(bytes).map_err(|_| Bad::ValueText)?;
+        Ok(Some(Arc::from(text)))
+    }
+
+    pub(super) fn value(&self) -> Result<Option<Arc<str>>, Problem> {
+        self.text("value")
+    }
+
+    pub(super) fn prev_value(&self) -> Result<Option<Arc<str>>, Problem> {
+        self.text("prevValue")
+    }
+
+    pub(super) fn ttl(&self) -> Result<Option<Ttl>, Problem> {
+        let ttl = self.number("ttl", Bad::Ttl)?;
+        ttl.map(|ttl| Ttl::new(ttl.min(LONGEST_TTL)).ok_or(Bad::Ttl.into())).transpose()
+    }
+
+    pub(super) fn index(&self) -> Result<Option<Index>, Problem> {
+        Ok(self.number("index", Bad::Index)?.map(Index))
+    }
+
+    pub(super) fn after(&self) -> Result<Option<EventNumber>, Problem> {
+        Ok(self.number("after", Bad::After)?.map(EventNumber))
+    }
+
+    pub(super) fn stream(&self) -> Result<bool, Problem> {
+        self.flag("stream")
+    }
+
+    /// Returns the time limit that the request sets.
+    pub(super) fn limit(&self) -> Result<Option<Duration>, Problem> {
+        let Some(bytes) = self.get("timeout") else { return Ok(None) };
+        let seconds = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<f64>().ok());
+        let seconds = seconds.filter(|seconds| *seconds >= 0.0).ok_or(Bad::Timeout)?;
+        Ok(Some(Duration::from_secs_f64(seconds.min(LONGEST_LIMIT))))
+    }
+
+    /// Returns how fresh the request wants its answer.
+    pub(super) fn freshness(&self) -> Result<Freshness, Problem> {
+        if self.flag("stale")? {
+            return Ok(Freshness::Stale);
+        }
+        let index = self.number("min_index", Bad::Index)?;
+        Ok(index.map_or(Freshness::Linearizable, |index| Freshness::AtLeast(Index(index))))
+    }
+
+    fn number(&self, name: &str, bad: Bad) -> Result<Option<u64>, Problem> {
+        let Some(bytes) = self.get(name) else { return Ok(None) };
+        // `parse` would take a leading plus sign for part of a number.
+        let digits = bytes.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(bytes).ok().filter(|_| digits);
+        number.and_then(|text| text.parse().ok()).map(Some).ok_or(bad.into())
+    }
+
+    fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some(b"false" | b"0") => Ok(false),
+            Some(b"true" | b"1") => Ok(true),
+            Some(_) => Err(Bad::Flag(name).into()),
+        }
+    }
+}
+
+/// Reads the key that a path names.
+pub(super) fn key(path: &str) -> Result<KeyPath, Problem> {
+    let decoded: Cow<'_, str> = percent_decode_str(path).decode_utf8().map_err(|_| Bad::KeyText)?;
+    KeyPath::clean(&decoded).map_err(|_| Bad::KeySize.into())
+}
+
+/// Decodes a name or a value of an urlencoded form.
+fn decode(text: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> =
+        text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_encoding::percent_decode(&spaced).collect()
+}
+
+/// Reads a body up to the limit.
+async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Problem> {
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let mut body = request.into_body();
+    let announced = body.size_hint().lower();
+    if announced > BODY_BYTES as u64 && asks_first {
+        // Nothing has been sent yet, and nothing will be.
+        return Err(Problem::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(BODY_BYTES));
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Bad::Body)?;
+        let Some(data) = frame.data_ref() else { continue };
+        length += data.len();
+        if length <= BODY_BYTES {
+            bytes.extend_from_slice(data);
+        } else if length > DISCARD_BYTES {
+            break;
+        }
+    }
+    if length > BODY_BYTES { Err(Problem::TooLarge) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        let mut fields = Fields::default();
+        fields.add(text.as_bytes());
+        fields
+    }
+
+    #[test]
+    fn form_is_decoded() {
+        let fields = fields("value=Hello+w%C3%B6rld%21&prevValue=&ttl=5&value=second");
+        assert_eq!(fields.value(), Ok(Some(Arc::from("Hello wörld!"))));
+        assert_eq!(fields.prev_value(), Ok(None));
+        assert_eq!(fields.ttl(), Ok(Ttl::new(5)));
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for text in [
+            "ttl=0",
+            "ttl=",
+            "ttl=1.5",
+            "ttl=-1",
+            "ttl=%2B5",
+            "ttl=abc",
+            "ttl=99999999999999999999",
+        ] {
+            assert_eq!(fields(text).ttl(), Err(Bad::Ttl.into()), "{text}");
+        }
+        for text in ["index=x", "index=", "index=-1"] {
+            assert_eq!(fields(text).index(), Err(Bad::Index.into()), "{text}");
+        }
+        for text in ["timeout=x", "timeout=-1", "timeout=NaN", "timeout="] {
+            assert_eq!(fields(text).limit(), Err(Bad::Timeout.into()), "{text}");
+        }
+        assert_eq!(fields("stream=maybe").stream(), Err(Bad::Flag("stream").into()));
+    }
+
+    #[test]
+    fn value_that_is_not_utf8_is_refused() {
+        assert_eq!(fields("value=%FF").value(), Err(Bad::ValueText.into()));
+        assert_eq!(key("/%FF"), Err(Bad::KeyText.into()));
+    }
+
+    #[test]
+    fn key_is_decoded_and_cleaned() {
+        assert_eq!(key("/a%20b//c/").unwrap().as_str(), "/a b/c");
+        assert_eq!(key("").unwrap().as_str(), "/");
+        assert_eq!(key(&"/x".repeat(4096)), Err(Bad::KeySize.into()));
+    }
+}

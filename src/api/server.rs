@@ -1,0 +1,117 @@
+//! The listeners: connections in, one task each.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::{HttpService, service_fn};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::node::{Closing, Node};
+
+/// The longest head of a request, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+
+/// How long a head may take to come, and how long a connection may be idle.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long to wait when the operating system has no room for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves clients until the machine closes; then lets the requests that are
+/// under way finish.
+pub async fn serve_clients(listener: TcpListener, node: Node) {
+    let closing = node.closing();
+    let answer = move |request: Request<Incoming>| super::answer(node.clone(), request);
+    serve(listener, closing, move || service_fn(answer.clone())).await;
+}
+
+/// Serves the peer port until the machine closes. There are no peers yet: it
+/// tells the version, and that it has nothing else.
+pub async fn serve_peers(listener: TcpListener, node: Node) {
+    let answer = |request: Request<Incoming>| async move {
+        let version = request.uri().path() == "/version";
+        let text = concat!("etcd ", env!("CARGO_PKG_VERSION"), "\n");
+        let body = if version { text } else { "404 page not found\n" };
+        let mut response = Response::new(Full::<Bytes>::from(body));
+        if !version {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+        }
+        Ok::<_, std::convert::Infallible>(response)
+    };
+    serve(listener, node.closing(), move || service_fn(answer)).await;
+}
+
+async fn serve<S, B>(listener: TcpListener, mut closing: Closing, service: impl Fn() -> S)
+where
+    S: HttpService<Incoming, ResBody = B> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Finished connections are forgotten as they go.
+            Some(_) = connections.join_next() => continue,
+            () = closing.begun() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, service(), closing.clone());
+                connections.spawn(connection);
+            }
+            Err(error) => {
+                tracing::warn!("a connection was not accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+fn connection<S, B>(stream: TcpStream, service: S, mut closing: Closing) -> impl Future<Output = ()>
+where
+    S: HttpService<Incoming, ResBody = B> + 'static,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: hyper::body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    async move {
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!("a connection was lost: {error}");
+            return;
+        }
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut served = std::pin::pin!(served);
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = closing.begun() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        // Clients come and go as they like; only who looks for it wants to know.
+        if let Err(error) = ended {
+            tracing::debug!("a connection ended: {error}");
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    // Answers are whole when they are written: waiting for more only delays them.
+    stream.set_nodelay(true)
+}

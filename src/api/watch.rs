@@ -1,0 +1,127 @@
+//! `/v1/watch`: one event, or a stream of them.
+//!
+//! A stream's body is pulled by the connection: the next event is looked for
+//! when the client has taken the one before. So a slow client costs its own
+//! connection, and nothing else.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_log::EventNumber;
+use etcd_projections::Event;
+use futures_util::stream;
+use hyper::body::{Frame, Incoming};
+use hyper::{Request, header};
+use tokio::time::Instant;
+
+use super::answer::{Answer, Bad, Pieces, Problem};
+use super::json;
+use super::request::{self, Fields};
+use crate::node::{Node, Start, Watch, WatchError};
+
+/// How often a quiet stream of server-sent events shows that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Answers with the next event at a prefix or below it, or with all of them.
+pub(super) async fn watch(
+    node: &Node,
+    path: &str,
+    request: Request<Incoming>,
+) -> Result<Answer, Problem> {
+    let prefix = request::key(path)?;
+    let server_sent_events = accepts_event_stream(&request);
+    let last_event_id = last_event_id(&request)?;
+    let fields = Fields::of_request(request).await?;
+    let after = last_event_id.or(fields.after()?);
+    let start = match (after, fields.index()?) {
+        (Some(number), _) => Start::After(number),
+        (None, Some(index)) => Start::Index(index),
+        (None, None) => Start::Now,
+    };
+    let deadline = fields.limit()?.map(|limit| Instant::now() + limit);
+    let watch = node.watch(prefix, start);
+    if server_sent_events || fields.stream()? {
+        let stream = EventStream { watch, deadline, server_sent_events };
+        return Ok(Answer::stream(stream.into_pieces(), server_sent_events));
+    }
+    one(watch, deadline).await
+}
+
+/// Waits for one event. Where there is none in time, or the machine closes, the
+/// answer says where to go on.
+async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Problem> {
+    let event = match deadline {
+        Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
+            Ok(event) => event,
+            Err(_) => return Ok(Answer::nothing().with_event(watch.seen())),
+        },
+        None => watch.next().await,
+    };
+    match event {
+        Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
+        Err(WatchError::Closing) => Ok(Answer::nothing().with_event(watch.seen())),
+        Err(WatchError::Gone { wanted, oldest }) => Err(Problem::Gone { wanted, oldest }),
+        Err(WatchError::Log(error)) => {
+            tracing::error!("a watch ends: {error}");
+            Err(Problem::Unreadable)
+        }
+    }
+}
+
+struct EventStream {
+    watch: Watch,
+    deadline: Option<Instant>,
+    server_sent_events: bool,
+}
+
+impl EventStream {
+    fn into_pieces(self) -> Pieces {
+        Box::pin(stream::unfold(self, |mut stream| async move {
+            let piece = stream.next().await?;
+            Some((Ok(Frame::data(Bytes::from(piece))), stream))
+        }))
+    }
+
+    /// Returns the next piece of the body; nothing, once the stream is over.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        let heartbeat = self.server_sent_events.then(|| Instant::now() + HEARTBEAT);
+        let until = self.deadline.into_iter().chain(heartbeat).min();
+        let event = match until {
+            Some(until) => match tokio::time::timeout_at(until, self.watch.next()).await {
+                Ok(event) => event,
+                Err(_) if self.deadline.is_some_and(|deadline| deadline <= until) => return None,
+                Err(_) => return Some(b":\n\n".to_vec()),
+            },
+            None => self.watch.next().await,
+        };
+        match event {
+            Ok(event) => Some(self.write(&event)),
+            Err(WatchError::Closing) => None,
+            Err(error) => {
+                tracing::error!("a stream ends: {error}");
+                None
+            }
+        }
+    }
+
+    fn write(&self, event: &Event) -> Vec<u8> {
+        let line = json::streamed_event(event);
+        if !self.server_sent_events {
+            return [&line[..], b"\n"].concat();
+        }
+        let id = format!("id: {}\ndata: ", event.number.0);
+        [id.as_bytes(), &line, b"\n\n"].concat()
+    }
+}
+
+fn accepts_event_stream<B>(request: &Request<B>) -> bool {
+    let accept = request.headers().get(header::ACCEPT);
+    accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Returns where a server-sent event stream broke off, if the client says so.
+fn last_event_id<B>(request: &Request<B>) -> Result<Option<EventNumber>, Problem> {
+    let Some(id) = request.headers().get("last-event-id") else { return Ok(None) };
+    let number = id.to_str().ok().and_then(|id| id.parse().ok());
+    number.map(|number| Some(EventNumber(number))).ok_or(Bad::After.into())
+}

@@ -1,0 +1,8 @@
+//! Checkpoints: the state at some position of the log, on disk. A cache of the
+//! log: losing one costs time, never data.
+
+mod file;
+mod store;
+
+pub use file::{Checkpoint, CheckpointError, Meta};
+pub use store::{CheckpointFile, CheckpointStore};

@@ -1,0 +1,145 @@
+//! The directory of checkpoints: writing one, finding the newest good one.
+//!
+//! ```text
+//! checkpoints/00000000000000000512-1042-977.checkpoint
+//!             └ Raft index         │    └ event number
+//!                                  └ index
+//! ```
+//!
+//! A checkpoint is written under a temporary name, synced, and renamed: under
+//! its name there is a whole one or none. A damaged one is skipped; the log makes
+//! up for it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use etcd_log::{EventNumber, Index, RaftIndex};
+
+use super::file::{self, Checkpoint, CheckpointError};
+use crate::one_line::OneLine;
+
+/// How many of the newest checkpoints are kept.
+const KEPT: usize = 3;
+
+/// A checkpoint on disk, by its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointFile {
+    /// The last entry that it contains.
+    pub raft_index: RaftIndex,
+    /// The last command.
+    pub index: Index,
+    /// The last event.
+    pub event: EventNumber,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// The directory of checkpoints.
+#[derive(Clone, Debug)]
+pub struct CheckpointStore {
+    dir: PathBuf,
+    ring_capacity: usize,
+}
+
+impl CheckpointStore {
+    /// Uses a directory, which is made with the first checkpoint. States read
+    /// from it get a ring of so many events.
+    pub fn new(dir: PathBuf, ring_capacity: usize) -> Self {
+        Self { dir, ring_capacity }
+    }
+
+    /// Lists the checkpoints, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<CheckpointFile>, CheckpointError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(CheckpointError::io("list", &self.dir)(error)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(CheckpointError::io("list", &self.dir))?;
+            files.extend(parse_name(&entry.path()));
+        }
+        files.sort_by_key(|file| file.raft_index);
+        Ok(files)
+    }
+
+    /// Reads the newest good checkpoint that `fits`; nothing, if there is none.
+    /// Says which ones it had to skip.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be read, or a later version wrote a checkpoint.
+    pub fn newest(
+        &self,
+        fits: impl Fn(&CheckpointFile) -> bool,
+    ) -> Result<Option<Checkpoint>, CheckpointError> {
+        for file in self.list()?.iter().rev().filter(|file| fits(file)) {
+            match self.read(&file.path) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error @ CheckpointError::NewerFormat { .. }) => return Err(error),
+                Err(error) => tracing::warn!("checkpoint skipped: {}", OneLine(&error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// If it is damaged, or cannot be read.
+    pub fn read(&self, path: &Path) -> Result<Checkpoint, CheckpointError> {
+        file::read(path, self.ring_capacity)
+    }
+
+    /// Writes a checkpoint durably, and drops those that are too many.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn write(&self, checkpoint: &Checkpoint) -> Result<CheckpointFile, CheckpointError> {
+        fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
+        let file = self.name(checkpoint);
+        let draft = file.path.with_extension("tmp");
+        file::write(&draft, checkpoint)?;
+        fs::rename(&draft, &file.path).map_err(CheckpointError::io("rename", &draft))?;
+        self.sync()?;
+        self.drop_oldest()?;
+        Ok(file)
+    }
+
+    fn name(&self, checkpoint: &Checkpoint) -> CheckpointFile {
+        let raft_index = checkpoint.applied.map(|id| id.index).unwrap_or_default();
+        let position = checkpoint.state.position();
+        let (index, event) = (position.index, position.event);
+        let name = format!("{:020}-{}-{}.checkpoint", raft_index.0, index.0, event.0);
+        CheckpointFile { raft_index, index, event, path: self.dir.join(name) }
+    }
+
+    fn drop_oldest(&self) -> Result<(), CheckpointError> {
+        let files = self.list()?;
+        for file in &files[..files.len().saturating_sub(KEPT)] {
+            fs::remove_file(&file.path).map_err(CheckpointError::io("remove", &file.path))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), CheckpointError> {
+        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        synced.map_err(CheckpointError::io("sync", &self.dir))
+    }
+}
+
+fn parse_name(path: &Path) -> Option<CheckpointFile> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".checkpoint")?;
+    let mut numbers = name.split('-').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    let (raft_index, index, event) = (RaftIndex(next()?), Index(next()?), EventNumber(next()?));
+    Some(CheckpointFile { raft_index, index, event, path: path.to_owned() })
+}

@@ -1,0 +1,254 @@
+//! The command line: the first etcd's flags, with one dash, and a long name for
+//! each; and the tools for the log.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use etcd_log::KeyPath;
+use etcd_projections::WatchRing;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::log_tool;
+use crate::one_line::OneLine;
+use crate::serve;
+
+/// A replicated key-value store that keeps every change in a log.
+///
+/// Without a command it runs a machine: `etcd` alone serves clients at
+/// 127.0.0.1:4001 and keeps its data in ./default.etcd.
+#[derive(Debug, Parser)]
+#[command(name = "etcd", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// How to run a machine.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Port for the other machines; 0 for any free one
+    #[arg(short = 's', long, value_name = "PORT", default_value_t = 7001)]
+    peer_port: u16,
+
+    /// Port for clients; 0 for any free one
+    #[arg(short = 'c', long, value_name = "PORT", default_value_t = 4001)]
+    client_port: u16,
+
+    /// Directory for the machine's data; made if it is not there
+    #[arg(short = 'd', long, value_name = "DIR", default_value = "default.etcd")]
+    data_dir: PathBuf,
+
+    /// Machines of a cluster to join through, the first time
+    #[arg(short = 'C', long, value_name = "HOST:PORT", value_delimiter = ',')]
+    join: Vec<String>,
+
+    /// Address to listen on, and to be known by
+    #[arg(short = 'a', long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
+
+    /// Name of this machine in the cluster [default: that of the directory]
+    #[arg(short = 'n', long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Number of events kept at hand for watches; older ones are read from the log
+    #[arg(short = 'm', long, value_name = "N", default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    ring_size: u32,
+
+    /// Set aside what the directory holds, and start anew
+    #[arg(short = 'i', long)]
+    ignore: bool,
+
+    /// Say more
+    #[arg(short = 'v', long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read, replay, check, export or import the log of a machine that is stopped
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LogCommand {
+    /// Show what the log says: commands, and what came of them
+    Show {
+        #[command(flatten)]
+        dir: DirArg,
+        /// First command to show
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+        /// Last command to show
+        #[arg(long, value_name = "M", default_value_t = u64::MAX, hide_default_value = true)]
+        to: u64,
+        /// Show only what concerns this key or those below it
+        #[arg(long, value_name = "PREFIX", value_parser = parse_key)]
+        key: Option<KeyPath>,
+        /// Show lines of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rebuild the state from the log alone, and print it
+    Replay {
+        #[command(flatten)]
+        dir: DirArg,
+        /// Last command to replay
+        #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+        to: u64,
+    },
+    /// Check every byte of the log, and the checkpoints against it
+    Verify {
+        #[command(flatten)]
+        dir: DirArg,
+    },
+    /// Write the log as lines of JSON, one batch a line
+    Export {
+        #[command(flatten)]
+        dir: DirArg,
+    },
+    /// Make a data directory out of an exported log
+    Import {
+        /// The exported log; - for the standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        dir: DirArg,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DirArg {
+    /// The machine's data directory
+    #[arg(short = 'd', long = "data-dir", value_name = "DIR", default_value = "default.etcd")]
+    path: PathBuf,
+}
+
+impl Cli {
+    /// Does what the command line asks for.
+    ///
+    /// # Errors
+    ///
+    /// If that fails: the error is for people to read.
+    pub fn run(self) -> Result<(), Box<dyn Error>> {
+        let verbose = self.serve.verbose;
+        start_logging(verbose);
+        match self.command {
+            None => Ok(serve::run(self.serve.into_options()?)?),
+            Some(Command::Log(command)) => command.run(),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn into_options(self) -> Result<serve::Options, serve::ServeError> {
+        let name = match self.name {
+            Some(name) => name,
+            None => name_of(&self.data_dir),
+        };
+        if etcd_projections::machine_key(&name).is_none() {
+            return Err(serve::ServeError::Name(name));
+        }
+        Ok(serve::Options {
+            name,
+            data_dir: self.data_dir,
+            address: self.address,
+            client_port: self.client_port,
+            peer_port: self.peer_port,
+            join: self.join,
+            ring_capacity: self.ring_size as usize,
+            start_anew: self.ignore,
+        })
+    }
+}
+
+impl LogCommand {
+    fn run(self) -> Result<(), Box<dyn Error>> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let done = match self {
+            Self::Show { dir, from, to, key, json } => {
+                log_tool::show(&dir.path, &log_tool::Selection { from, to, key, json }, &mut out)
+            }
+            Self::Replay { dir, to } => log_tool::replay(&dir.path, to, &mut out),
+            Self::Verify { dir } => log_tool::verify(&dir.path, &mut out),
+            Self::Export { dir } => log_tool::export(&dir.path, &mut out),
+            Self::Import { file, dir } => log_tool::import(&file, &dir.path, &mut out),
+        };
+        let flushed = out.flush();
+        match done.and_then(|()| Ok(flushed?)) {
+            // Whoever read our output has seen enough.
+            Err(log_tool::ToolError::Output(error))
+                if error.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Ok(())
+            }
+            done => Ok(done?),
+        }
+    }
+}
+
+/// Says on one line why the program ends.
+pub fn complain(error: &dyn Error) {
+    // Nobody is left to hear that this failed.
+    let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+}
+
+fn start_logging(verbose: bool) {
+    let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let targets =
+        Targets::new().with_target("etcd", level).with_target("openraft", LevelFilter::OFF);
+    let format = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stderr);
+    tracing_subscriber::registry().with(format).with(targets).init();
+}
+
+/// Returns the name that a machine gets from its directory: `node1` from
+/// `nodes/node1`, `default` from `default.etcd`.
+fn name_of(dir: &std::path::Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = name.unwrap_or_else(|| "default".to_owned());
+    name.strip_suffix(".etcd").filter(|name| !name.is_empty()).unwrap_or(&name).to_owned()
+}
+
+fn parse_key(text: &str) -> Result<KeyPath, String> {
+    KeyPath::clean(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_the_first_etcd_are_taken() {
+        let line = "etcd -s 7002 -c 4002 -C 127.0.0.1:7001,127.0.0.1:7003 -d nodes/node2 -a 127.0.0.2 -n two -m 10 -i -v";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!((cli.serve.peer_port, cli.serve.client_port), (7002, 4002));
+        assert_eq!(cli.serve.join, ["127.0.0.1:7001", "127.0.0.1:7003"]);
+        assert!(cli.serve.ignore && cli.serve.verbose);
+    }
+
+    #[test]
+    fn name_comes_from_the_directory() {
+        for (dir, name) in
+            [("nodes/node1", "node1"), ("default.etcd", "default"), (".etcd", ".etcd")]
+        {
+            assert_eq!(name_of(std::path::Path::new(dir)), name);
+        }
+    }
+}

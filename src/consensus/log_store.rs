@@ -1,0 +1,157 @@
+//! The log, as openraft wants it: a translation, and no more.
+
+use std::fmt::Debug;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use etcd_log::{LogError, LogStorage, NodeId, RaftIndex, Write};
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{LogState, RaftLogReader, StorageError, StorageIOError};
+use tokio::sync::oneshot;
+
+use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+
+/// How many bytes of entries go to another machine in one message.
+const MESSAGE_BYTES: usize = 1 << 20;
+
+type StorageResult<T> = Result<T, StorageError<u64>>;
+
+/// A log for openraft to run on.
+#[derive(Clone, Debug)]
+pub struct LogStore<L> {
+    log: L,
+    me: NodeId,
+}
+
+impl<L: LogStorage> LogStore<L> {
+    /// Wraps the log of this machine.
+    pub fn new(log: L, me: NodeId) -> Self {
+        Self { log, me }
+    }
+
+    /// Writes, and waits until it is safe.
+    async fn write(&self, write: Write) -> Result<(), LogError> {
+        let (sender, receiver) = oneshot::channel();
+        self.log.write(write, Box::new(move |result| drop(sender.send(result))));
+        receiver.await.unwrap_or(Err(LogError::Closed))
+    }
+
+    fn read(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
+        let range = RaftIndex(range.start)..RaftIndex(range.end);
+        let entries = self.log.entries(range.clone(), max_bytes);
+        let entries =
+            entries.map_err(|error| StorageIOError::read_log_at_index(range.start.0, &error))?;
+        Ok(entries.iter().map(|entry| from_entry(entry)).collect())
+    }
+}
+
+impl<L: LogStorage> RaftLogReader<TypeConfig> for LogStore<L> {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
+        // What has been purged is "not found" here, and no error.
+        let purged = self.log.state().purged.map_or(0, |id| id.index.0 + 1);
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let mut entries = Vec::new();
+        let mut next = start.max(purged);
+        while next < end {
+            let chunk = self.read(next..end, usize::MAX)?;
+            if chunk.is_empty() {
+                break;
+            }
+            next += chunk.len() as u64;
+            entries.extend(chunk);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
+        self.read(start..end, MESSAGE_BYTES)
+    }
+}
+
+impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> StorageResult<LogState<TypeConfig>> {
+        let state = self.log.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged.map(from_log_id),
+            last_log_id: state.last.map(from_log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &openraft::Vote<u64>) -> StorageResult<()> {
+        let written = self.write(Write::Vote(to_vote(*vote))).await;
+        written.map_err(|error| StorageIOError::write_vote(&error).into())
+    }
+
+    /// Reads the vote back. A machine that led before it stopped must stand for
+    /// election again: leading on would skip the proof that nobody else does.
+    async fn read_vote(&mut self) -> StorageResult<Option<openraft::Vote<u64>>> {
+        let mut vote = self.log.state().vote;
+        if let Some(vote) = vote.as_mut().filter(|vote| vote.node == self.me) {
+            vote.committed = false;
+        }
+        Ok(vote.map(from_vote))
+    }
+
+    async fn save_committed(
+        &mut self,
+        committed: Option<openraft::LogId<u64>>,
+    ) -> StorageResult<()> {
+        if let Some(upto) = committed {
+            self.log.note_committed(to_log_id(upto));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> StorageResult<Option<openraft::LogId<u64>>> {
+        Ok(self.log.state().committed.map(from_log_id))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> StorageResult<()>
+    where
+        I: IntoIterator<Item = openraft::Entry<TypeConfig>> + Send,
+        I::IntoIter: Send,
+    {
+        let entries = entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
+        let done = move |result: Result<(), LogError>| {
+            callback.log_io_completed(result.map_err(std::io::Error::other));
+        };
+        self.log.write(Write::Append(entries), Box::new(done));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: openraft::LogId<u64>) -> StorageResult<()> {
+        let written = self.write(Write::Truncate { since: RaftIndex(log_id.index) }).await;
+        written.map_err(|error| StorageIOError::write_logs(&error).into())
+    }
+
+    async fn purge(&mut self, log_id: openraft::LogId<u64>) -> StorageResult<()> {
+        let written = self.write(Write::Purge { upto: to_log_id(log_id) }).await;
+        written.map_err(|error| StorageIOError::write_logs(&error).into())
+    }
+}

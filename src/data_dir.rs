@@ -1,0 +1,231 @@
+//! The data directory: who this machine is, and where its files lie.
+//!
+//! ```text
+//! default.etcd/
+//!   LOCK           held by the one process that may write here
+//!   node.json      who I am: minted once, never changed
+//!   wal/           the log
+//!   checkpoints/   the state at some positions of the log
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::Utc;
+use etcd_log::{ClusterId, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// The version of the directory's layout.
+const FORMAT: u32 = 1;
+
+/// What lies in a data directory besides the lock.
+const CONTENTS: [&str; 4] = ["node.json", "wal", "archive", "checkpoints"];
+
+/// Who a machine is. Minted when its directory is made, and never reused: an
+/// emptied directory is a new machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The version of the directory's layout.
+    pub format: u32,
+    /// The machine's random id.
+    pub node: NodeId,
+    /// Its name in the cluster.
+    pub name: Arc<str>,
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+}
+
+impl Identity {
+    /// Mints a new machine that founds a cluster of its own.
+    pub fn founder(name: &str) -> Self {
+        let (node, cluster) = (NodeId::random(), ClusterId::random());
+        Self { format: FORMAT, node, name: Arc::from(name), cluster }
+    }
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process uses it.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// There is no machine's data in it.
+    #[error("{} holds no data of a machine: there is no node.json", .0.display())]
+    Empty(PathBuf),
+    /// There is data in it already.
+    #[error("{} holds the data of a machine already", .0.display())]
+    NotEmpty(PathBuf),
+    /// A later version wrote it.
+    #[error("{}: format {found} is newer than the {FORMAT} that this version knows", path.display())]
+    NewerFormat {
+        /// The directory's `node.json`.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Its `node.json` is not one.
+    #[error("{}: not the identity of a machine", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A data directory that this process has to itself.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: Option<File>,
+}
+
+impl DataDir {
+    /// Takes a directory to write in it, and makes it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// If another process uses it, or it cannot be written.
+    pub fn take(path: &Path) -> Result<Self, DataDirError> {
+        fs::create_dir_all(path).map_err(failed("create", path))?;
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(failed("write", &lock_path))?;
+        lock_now(&lock, path)?;
+        Ok(Self { path: path.to_owned(), _lock: Some(lock) })
+    }
+
+    /// Takes a stopped machine's directory to read it. Changes nothing in it.
+    ///
+    /// # Errors
+    ///
+    /// If another process uses it, or it holds no machine's data.
+    pub fn take_to_read(path: &Path) -> Result<(Self, Identity), DataDirError> {
+        let lock_path = path.join("LOCK");
+        let lock = match File::open(&lock_path) {
+            Ok(lock) => {
+                lock_now(&lock, path)?;
+                Some(lock)
+            }
+            // A copy of a directory need not have one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed("read", &lock_path)(error)),
+        };
+        let dir = Self { path: path.to_owned(), _lock: lock };
+        let identity = dir.identity()?.ok_or_else(|| DataDirError::Empty(path.to_owned()))?;
+        Ok((dir, identity))
+    }
+
+    /// Returns the directory's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns where the log lies.
+    pub fn wal(&self) -> PathBuf {
+        self.path.join("wal")
+    }
+
+    /// Returns where the checkpoints lie.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Reads who the directory belongs to; nobody, if it is new.
+    ///
+    /// # Errors
+    ///
+    /// If there is a `node.json` that cannot be read, or of a later version.
+    pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let path = self.path.join("node.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let unreadable = |source| DataDirError::Unreadable { path: path.clone(), source };
+        let Format { format } = serde_json::from_slice(&text).map_err(unreadable)?;
+        if format > FORMAT {
+            return Err(DataDirError::NewerFormat { path, found: format });
+        }
+        serde_json::from_slice(&text).map(Some).map_err(unreadable)
+    }
+
+    /// Writes who the directory belongs to, durably.
+    ///
+    /// # Errors
+    ///
+    /// If the directory belongs to a machine already, or cannot be written.
+    pub fn found(&self, identity: &Identity) -> Result<(), DataDirError> {
+        if self.identity()?.is_some() {
+            return Err(DataDirError::NotEmpty(self.path.clone()));
+        }
+        let (path, draft) = (self.path.join("node.json"), self.path.join("node.json.tmp"));
+        let mut text = serde_json::to_vec(identity).expect("an identity is plain data");
+        text.push(b'\n');
+        let written = File::create(&draft).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        });
+        written.map_err(failed("write", &draft))?;
+        fs::rename(&draft, &path).map_err(failed("write", &path))?;
+        self.sync()
+    }
+
+    /// Sets aside what the directory holds, to start anew. Returns where it went;
+    /// nowhere, if there was nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn set_aside(&self) -> Result<Option<PathBuf>, DataDirError> {
+        let present = CONTENTS.map(|name| self.path.join(name));
+        let present: Vec<_> = present.into_iter().filter(|path| path.exists()).collect();
+        if present.is_empty() {
+            return Ok(None);
+        }
+        let aside = self.path.join(Utc::now().format("replaced-%Y%m%dT%H%M%S%.3fZ").to_string());
+        fs::create_dir(&aside).map_err(failed("create", &aside))?;
+        for path in present {
+            let name = path.file_name().expect("each has a name");
+            fs::rename(&path, aside.join(name)).map_err(failed("set aside", &path))?;
+        }
+        self.sync()?;
+        Ok(Some(aside))
+    }
+
+    fn sync(&self) -> Result<(), DataDirError> {
+        let synced = File::open(&self.path).and_then(|dir| dir.sync_all());
+        synced.map_err(failed("sync", &self.path))
+    }
+}
+
+fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed("lock", dir)(error)),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
+    let path = path.to_owned();
+    move |source| DataDirError::Io { action, path, source }
+}

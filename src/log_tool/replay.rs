@@ -1,0 +1,67 @@
+//! `etcd log replay`: the state, rebuilt from the log alone.
+
+use std::io::Write;
+use std::path::Path;
+
+use etcd_log::{Batch, LogTime};
+use etcd_projections::{Node, State, WatchRing};
+
+use super::ToolError;
+use super::opened::Opened;
+
+/// Replays a log up to a command, and prints the state.
+///
+/// # Errors
+///
+/// If the log cannot be read, or the output not be written.
+pub fn replay(dir: &Path, to: u64, out: &mut dyn Write) -> Result<(), ToolError> {
+    let opened = Opened::open(dir)?;
+    let mut state = State::new(WatchRing::DEFAULT_CAPACITY);
+    for entry in opened.log.iter(opened.settled.clone()) {
+        let Some(batch) = entry?.batch().cloned() else { continue };
+        let index = state.position().index.0;
+        if index >= to {
+            break;
+        }
+        let room = usize::try_from(to - index).unwrap_or(usize::MAX);
+        if batch.commands.len() <= room {
+            state.apply(&batch);
+        } else {
+            state.apply(&Batch { time: batch.time, commands: batch.commands[..room].to_vec() });
+        }
+    }
+    print(&state, out)
+}
+
+/// Prints a state: its tree, its ring's span, its deadlines, and its digest.
+pub(super) fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
+    writeln!(out, "tree: {} keys and directories", state.tree().len())?;
+    for (key, node) in state.tree().iter() {
+        match node {
+            Node::File { value, deadline: None } => writeln!(out, "  {key} = {value:?}")?,
+            Node::File { value, deadline: Some(deadline) } => {
+                writeln!(out, "  {key} = {value:?} until {deadline}")?;
+            }
+            Node::Directory => writeln!(out, "  {key}/")?,
+        }
+    }
+    match (state.ring().first(), state.ring().last()) {
+        (Some(first), Some(last)) => writeln!(
+            out,
+            "ring: events {} to {}, index {} to {}",
+            first.number.0, last.number.0, first.index.0, last.index.0
+        )?,
+        _ => writeln!(out, "ring: empty")?,
+    }
+    writeln!(out, "deadlines: {}", state.expiry().len())?;
+    for (deadline, key) in state.expiry().iter() {
+        writeln!(out, "  {deadline} {key}")?;
+    }
+    let position = state.position();
+    let time: LogTime = position.time;
+    writeln!(out, "index: {}", position.index.0)?;
+    writeln!(out, "event: {}", position.event.0)?;
+    writeln!(out, "time: {time}")?;
+    writeln!(out, "digest: {}", state.digest())?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! `etcd log show`: the commands, and what came of each.
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+
+use etcd_log::{Batch, Command, Entry, KeyPath, LogTime, Machine, Payload, TestAndSet, Ttl};
+use etcd_projections::{Change, Outcome, State, What, machine_key};
+use serde::Serialize;
+
+use super::ToolError;
+use super::opened::Opened;
+
+/// What to show, and how.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The first command.
+    pub from: u64,
+    /// The last command.
+    pub to: u64,
+    /// Only this key, and those below it.
+    pub key: Option<KeyPath>,
+    /// Lines of JSON instead of text.
+    pub json: bool,
+}
+
+impl Selection {
+    fn takes(&self, outcome: &Outcome, key: &Option<KeyPath>) -> bool {
+        let in_range = (self.from..=self.to).contains(&outcome.position.index.0);
+        let wanted = self.key.as_ref();
+        in_range && wanted.is_none_or(|wanted| key.as_ref().is_some_and(|key| wanted.covers(key)))
+    }
+
+    /// Whether entries without commands are of interest.
+    fn takes_all(&self) -> bool {
+        self.from == 0 && self.to == u64::MAX && self.key.is_none()
+    }
+}
+
+/// Shows what a log says.
+///
+/// # Errors
+///
+/// If the log cannot be read, or the output not be written.
+pub fn show(dir: &Path, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
+    let opened = Opened::open(dir)?;
+    let mut state = State::new(1);
+    for entry in opened.log.iter(opened.settled.clone()) {
+        let entry = entry?;
+        match &entry.payload {
+            Payload::Batch(batch) => {
+                let outcomes = state.apply(batch);
+                show_batch(&entry, batch, &outcomes, selection, out)?;
+            }
+            Payload::Blank | Payload::Membership(_) if selection.takes_all() && !selection.json => {
+                show_other(&entry, out)?;
+            }
+            Payload::Blank | Payload::Membership(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn show_batch(
+    entry: &Entry,
+    batch: &Batch,
+    outcomes: &[Outcome],
+    selection: &Selection,
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let expired = outcomes.len() - batch.commands.len();
+    for (at, outcome) in outcomes.iter().enumerate() {
+        let command = at.checked_sub(expired).map(|at| &batch.commands[at]);
+        let key = command.map_or_else(|| key_of_event(outcome), key_of_command);
+        if !selection.takes(outcome, &key) {
+            continue;
+        }
+        if selection.json {
+            let line = Line::new(entry, command, outcome);
+            serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        } else if let Some(command) = command {
+            let (index, time, what) =
+                (outcome.position.index.0, outcome.position.time, Came(outcome));
+            writeln!(out, "{index:>8}  {time}  {}{what}", Shown(command))?;
+        } else if let What::Event(event) = &outcome.what {
+            let (time, what) = (outcome.position.time, Came(outcome));
+            writeln!(out, "{:>8}  {time}  expire {}{what}", "", event.key)?;
+        }
+    }
+    Ok(())
+}
+
+fn show_other(entry: &Entry, out: &mut dyn Write) -> Result<(), ToolError> {
+    let id = entry.id;
+    match &entry.payload {
+        Payload::Membership(membership) => {
+            let voters: Vec<_> =
+                membership.voters.iter().flatten().map(ToString::to_string).collect();
+            writeln!(
+                out,
+                "{:>8}  term {}, entry {}: voters {}",
+                "-",
+                id.term.0,
+                id.index.0,
+                voters.join(", ")
+            )?;
+        }
+        Payload::Blank | Payload::Batch(_) => {
+            writeln!(
+                out,
+                "{:>8}  term {}, entry {}: {} leads",
+                "-", id.term.0, id.index.0, id.node
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    raft: u64,
+    term: u64,
+    index: u64,
+    time: LogTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a Command>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a etcd_projections::Event>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    fn new(entry: &Entry, command: Option<&'a Command>, outcome: &'a Outcome) -> Self {
+        let (event, refused) = match &outcome.what {
+            What::Event(event) => (Some(&**event), None),
+            What::Rejection(rejection) => (None, Some(rejection.to_string())),
+            What::Tick => (None, None),
+        };
+        let position = outcome.position;
+        let (raft, term) = (entry.id.index.0, entry.id.term.0);
+        Self { raft, term, index: position.index.0, time: position.time, command, event, refused }
+    }
+}
+
+fn key_of_command(command: &Command) -> Option<KeyPath> {
+    match command {
+        Command::Set { key, .. }
+        | Command::Delete { key }
+        | Command::TestAndSet(TestAndSet { key, .. }) => Some(key.clone()),
+        Command::Sync { .. } => KeyPath::clean(etcd_projections::CLUSTER_KEY).ok(),
+        Command::Join(Machine { name, .. }) | Command::Leave { name } => machine_key(name),
+    }
+}
+
+fn key_of_event(outcome: &Outcome) -> Option<KeyPath> {
+    match &outcome.what {
+        What::Event(event) => Some(event.key.clone()),
+        What::Rejection(_) | What::Tick => None,
+    }
+}
+
+/// A command, for people.
+struct Shown<'a>(&'a Command);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ttl = |f: &mut fmt::Formatter<'_>, ttl: &Option<Ttl>| match ttl {
+            Some(ttl) => write!(f, " for {ttl} s"),
+            None => Ok(()),
+        };
+        match self.0 {
+            Command::Set { key, value, ttl: seconds } => {
+                write!(f, "set {key} = {value:?}")?;
+                ttl(f, seconds)
+            }
+            Command::TestAndSet(TestAndSet { key, prev_value, value, ttl: seconds }) => {
+                write!(f, "testAndSet {key} = {value:?} if it is {prev_value:?}")?;
+                ttl(f, seconds)
+            }
+            Command::Delete { key } => write!(f, "delete {key}"),
+            Command::Sync { cluster } => write!(f, "sync cluster {cluster}"),
+            Command::Join(Machine { name, node, peer_url, client_url }) => {
+                write!(f, "join {name} ({node}) at {peer_url} and {client_url}")
+            }
+            Command::Leave { name } => write!(f, "leave {name}"),
+        }
+    }
+}
+
+/// What came of a command, for people.
+struct Came<'a>(&'a Outcome);
+
+impl fmt::Display for Came<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.what {
+            What::Event(event) => match &event.change {
+                Change::Set { prev: None, .. } => f.write_str(", new"),
+                Change::Set { prev: Some(prev), .. }
+                | Change::Delete { prev, .. }
+                | Change::Expire { prev, .. } => write!(f, ", was {prev:?}"),
+            },
+            What::Rejection(rejection) => write!(f, ", refused: {rejection}"),
+            What::Tick => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The program `etcd`: a machine of the store, and the tools for its log.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use etcd::cli::Cli;
+
+fn main() -> ExitCode {
+    stop_on_panic();
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            etcd::cli::complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends the process with the first panic, in builds that would unwind: half a
+/// machine must not go on.
+fn stop_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,77 @@
+//! The read barrier: makes reads linearizable, many at a time.
+//!
+//! ```text
+//! reads ─▶ those that wait ─▶ "do I lead now?" ─▶ applied far enough ─▶ all may read
+//! ```
+//!
+//! One round serves all reads that waited when it began. A read that comes later
+//! waits for the next round: the proof of a round counts only for reads that were
+//! asked for before it (Raft, section 6.4 of the dissertation).
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Unavailable, unavailable};
+use crate::consensus::Consensus;
+use crate::published::Reader;
+
+/// How many reads may wait. Beyond it, reads wait to wait.
+const QUEUE: usize = 16 << 10;
+
+/// How long a round may take. Its reads have time limits of their own.
+const ROUND_LIMIT: Duration = Duration::from_secs(1);
+
+type Waiting = oneshot::Sender<Result<(), Unavailable>>;
+
+/// The way through the barrier.
+#[derive(Clone, Debug)]
+pub(super) struct Barrier {
+    queue: mpsc::Sender<Waiting>,
+    consensus: Consensus,
+}
+
+impl Barrier {
+    /// Starts the barrier's task.
+    pub(super) fn start(consensus: Consensus, published: Reader) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(run(consensus.clone(), published, waiting));
+        Self { queue, consensus }
+    }
+
+    /// Waits until the published state contains every write that was answered
+    /// before this call, trying again until `limit` has passed.
+    pub(super) async fn pass(&self, limit: Duration) -> Result<(), Unavailable> {
+        let passing = async {
+            while self.pass_once().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(limit, passing).await.map_err(|_| unavailable(&self.consensus))
+    }
+
+    async fn pass_once(&self) -> Result<(), Unavailable> {
+        let (sender, passed) = oneshot::channel();
+        self.queue.send(sender).await.map_err(|_| Unavailable::NoLeader)?;
+        passed.await.unwrap_or(Err(Unavailable::NoLeader))
+    }
+}
+
+async fn run(consensus: Consensus, published: Reader, mut queue: mpsc::Receiver<Waiting>) {
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, QUEUE).await > 0 {
+        let round = tokio::time::timeout(ROUND_LIMIT, round(&consensus, &published)).await;
+        let result = round.unwrap_or(Err(Unavailable::NoMajority));
+        for sender in waiting.drain(..) {
+            // Whoever does not wait any longer needs no answer.
+            let _gone = sender.send(result);
+        }
+    }
+}
+
+async fn round(consensus: &Consensus, published: &Reader) -> Result<(), Unavailable> {
+    let read = consensus.read_barrier().await.map_err(|_| Unavailable::NoLeader)?;
+    let applied =
+        |index| move |now: &crate::published::Published| now.applied.map(|id| id.index) >= index;
+    published.wait_for(applied(read)).await.map(drop).ok_or(Unavailable::NoLeader)
+}

@@ -1,0 +1,250 @@
+//! A machine, and the few things that it can be asked: propose, read, watch.
+//!
+//! What clients speak to (`api`) knows this handle and nothing behind it.
+
+mod barrier;
+mod clock;
+mod history;
+mod proposer;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{ClusterId, Command, Index, KeyPath, LogReader, LogTime, Machine};
+use etcd_projections::Outcome;
+use hyper::header::HeaderValue;
+use tokio::sync::watch as latest;
+
+use crate::checkpoint::CheckpointStore;
+use crate::consensus::Consensus;
+use crate::published::{Published, Reader};
+use barrier::Barrier;
+use history::History;
+use proposer::Proposer;
+
+pub use watch::{Start, Watch, WatchError};
+
+/// Why there is no answer to a request that itself is fine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// No machine leads, as far as this one knows.
+    #[error("no leader")]
+    NoLeader,
+    /// The leader could not reach a majority in time.
+    #[error("no majority")]
+    NoMajority,
+}
+
+/// Why a write was not answered with an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It was not proposed, and will not be.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// It was proposed, and what came of it is not known.
+    #[error("the outcome is unknown")]
+    Unknown,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It sees every write that was answered before it was asked for.
+    Linearizable,
+    /// It sees what this machine has applied.
+    Stale,
+    /// It sees this command, at least.
+    AtLeast(Index),
+}
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct NodeOptions {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// How the others and the clients know it.
+    pub machine: Machine,
+    /// The engine.
+    pub consensus: Consensus,
+    /// What it has applied.
+    pub published: Reader,
+    /// Its log, for those who watch from an old index.
+    pub log: LogReader,
+    /// Its checkpoints, for the same.
+    pub checkpoints: CheckpointStore,
+    /// How many events the ring holds.
+    pub ring_capacity: usize,
+}
+
+/// A machine. Cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cluster: ClusterId,
+    cluster_header: HeaderValue,
+    machine: Machine,
+    consensus: Consensus,
+    published: Reader,
+    proposer: Proposer,
+    barrier: Barrier,
+    history: History,
+    closing: latest::Sender<bool>,
+}
+
+impl Node {
+    /// Starts the tasks of a machine.
+    pub fn start(options: NodeOptions) -> Self {
+        let NodeOptions { cluster, machine, consensus, published, .. } = options;
+        let proposer = Proposer::start(consensus.clone(), published.clone());
+        let barrier = Barrier::start(consensus.clone(), published.clone());
+        let history = History::new(
+            options.log,
+            options.checkpoints,
+            published.clone(),
+            options.ring_capacity,
+        );
+        let (closing, _) = latest::channel(false);
+        let cluster_header = HeaderValue::try_from(cluster.to_string());
+        let inner = Inner {
+            cluster,
+            cluster_header: cluster_header.expect("hexadecimal digits"),
+            machine,
+            consensus,
+            published,
+            proposer,
+            barrier,
+            history,
+            closing,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes this machine known to the cluster, unless it is already: the first
+    /// commands of a fresh cluster are its `sync` and the `join` of its founder.
+    ///
+    /// # Errors
+    ///
+    /// If a command cannot be proposed within `limit`.
+    pub async fn introduce(&self, limit: Duration) -> Result<(), WriteError> {
+        let published = self.read(Freshness::Linearizable, limit).await?;
+        if published.state.position().index == Index(0) {
+            self.propose(Command::Sync { cluster: self.inner.cluster }, limit).await?;
+        }
+        let machine = &self.inner.machine;
+        if published.state.machines().get(&machine.name) != Some(machine) {
+            self.propose(Command::Join(machine.clone()), limit).await?;
+        }
+        Ok(())
+    }
+
+    /// Proposes a command, and returns what came of it once it is committed and
+    /// applied on this machine.
+    ///
+    /// # Errors
+    ///
+    /// If that is not so within `limit`. Whether the command may still happen is
+    /// in the error.
+    pub async fn propose(&self, command: Command, limit: Duration) -> Result<Outcome, WriteError> {
+        self.inner.proposer.propose(command, limit).await
+    }
+
+    /// Returns a state that is fresh enough, waiting for it up to `limit`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time.
+    pub async fn read(
+        &self,
+        freshness: Freshness,
+        limit: Duration,
+    ) -> Result<Arc<Published>, Unavailable> {
+        match freshness {
+            Freshness::Stale => Ok(self.now()),
+            Freshness::Linearizable => {
+                self.inner.barrier.pass(limit).await?;
+                Ok(self.now())
+            }
+            Freshness::AtLeast(index) => {
+                let reached = |published: &Published| published.state.position().index >= index;
+                let waiting = self.inner.published.wait_for(reached);
+                let reached = tokio::time::timeout(limit, waiting).await;
+                reached.ok().flatten().ok_or_else(|| self.unavailable())
+            }
+        }
+    }
+
+    /// Watches a prefix.
+    pub fn watch(&self, prefix: KeyPath, start: Start) -> Watch {
+        let Inner { published, history, .. } = &*self.inner;
+        Watch::new(prefix, start, published.clone(), history.clone(), self.closing())
+    }
+
+    /// Returns the state as this machine has applied it.
+    pub fn now(&self) -> Arc<Published> {
+        self.inner.published.now()
+    }
+
+    /// Returns the cluster, as a header says it.
+    pub fn cluster_header(&self) -> HeaderValue {
+        self.inner.cluster_header.clone()
+    }
+
+    /// Returns the time at which a state is looked at: by this machine's clock,
+    /// but not before the state's own.
+    pub fn time(&self, published: &Published) -> LogTime {
+        clock::now().max(published.state.position().time)
+    }
+
+    /// Returns the machine that leads, if one is known.
+    pub fn leader(&self) -> Option<Machine> {
+        let leader = self.inner.consensus.leader()?;
+        let now = self.now();
+        now.state.machines().iter().find(|machine| machine.node == leader).cloned()
+    }
+
+    /// Ends all watches, politely: each gets to know that there will be no more.
+    pub fn close(&self) {
+        self.inner.closing.send_replace(true);
+    }
+
+    /// Returns what tells when the machine closes.
+    pub fn closing(&self) -> Closing {
+        Closing { closing: self.inner.closing.subscribe() }
+    }
+
+    fn unavailable(&self) -> Unavailable {
+        unavailable(&self.inner.consensus)
+    }
+}
+
+/// Tells when the machine closes.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    closing: latest::Receiver<bool>,
+}
+
+impl Closing {
+    /// Returns whether the machine is closing.
+    pub fn has_begun(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Waits until the machine closes.
+    pub async fn begun(&mut self) {
+        // A machine that is gone has closed, too.
+        let _closed = self.closing.wait_for(|closing| *closing).await.is_ok();
+    }
+}
+
+/// Says what is missing, after a time limit has passed.
+fn unavailable(consensus: &Consensus) -> Unavailable {
+    match consensus.leader() {
+        Some(_) => Unavailable::NoMajority,
+        None => Unavailable::NoLeader,
+    }
+}

@@ -1,0 +1,197 @@
+//! Watches: the events below a prefix, in order, without gaps or repeats.
+//!
+//! ```text
+//!            cursor                    newest
+//! ··· replayed │ ······ ring ············ │ wait for the bell
+//! ```
+//!
+//! A watch pulls: it has a cursor, and looks for the next event behind it, first
+//! in the log's history if the ring does not reach back so far, then in the ring,
+//! and only then waits. Nothing is kept for it meanwhile, so a slow one costs
+//! nobody anything.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use etcd_log::{EventNumber, Index, KeyPath, LogError};
+use etcd_projections::Event;
+
+use super::Closing;
+use super::history::{Found, History, Replaying};
+use crate::published::{Listener, Reader};
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the next event.
+    Now,
+    /// With the first event of this index or a later one.
+    Index(Index),
+    /// With the event after this one.
+    After(EventNumber),
+}
+
+/// Why a watch ends.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The machine is closing.
+    #[error("the machine is closing")]
+    Closing,
+    /// What the watch asks for is no longer kept.
+    #[error("index {wanted} is no longer kept, the oldest is {oldest}")]
+    Gone {
+        /// What it asks for.
+        wanted: Index,
+        /// The oldest index that is kept.
+        oldest: Index,
+    },
+    /// The log cannot be read.
+    #[error("the log cannot be read")]
+    Log(#[from] LogError),
+}
+
+/// A watch on a prefix.
+#[derive(Debug)]
+pub struct Watch {
+    prefix: KeyPath,
+    cursor: Cursor,
+    /// Events of a lower index are passed over.
+    from_index: Index,
+    published: Reader,
+    listener: Listener,
+    history: History,
+    replaying: Option<Replaying>,
+    closing: Closing,
+}
+
+/// What a watch looks for next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cursor {
+    /// The first event of this index or a later one.
+    Index(Index),
+    /// The event of this number, or a later one.
+    Number(EventNumber),
+}
+
+impl Watch {
+    pub(super) fn new(
+        prefix: KeyPath,
+        start: Start,
+        published: Reader,
+        history: History,
+        closing: Closing,
+    ) -> Self {
+        let next = published.now().state.position().event.next();
+        let (cursor, from_index) = match start {
+            Start::Now => (Cursor::Number(next), Index(0)),
+            Start::Index(index) => (Cursor::Index(index), index),
+            Start::After(EventNumber(u64::MAX)) => {
+                (Cursor::Number(EventNumber(u64::MAX)), Index(0))
+            }
+            Start::After(number) => (Cursor::Number(number.next()), Index(0)),
+        };
+        let listener = published.listen(&prefix);
+        let replaying = None;
+        Self { prefix, cursor, from_index, published, listener, history, replaying, closing }
+    }
+
+    /// Returns the number of the last event that the watch has seen or passed
+    /// over: where another one would go on. Unknown, while the watch has not got
+    /// to its first index.
+    pub fn seen(&self) -> Option<EventNumber> {
+        match self.cursor {
+            Cursor::Number(next) => Some(EventNumber(next.0.saturating_sub(1))),
+            Cursor::Index(_) => None,
+        }
+    }
+
+    /// Waits for the next event. If this call is given up, no event is lost.
+    ///
+    /// # Errors
+    ///
+    /// If the machine closes, or history does not reach back so far.
+    pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
+        loop {
+            let bell = self.listener.bell();
+            let mut ring = pin!(bell.notified());
+            // From here on no event is missed, whatever is published meanwhile.
+            ring.as_mut().enable();
+            match self.look()? {
+                Look::Found(event) => return Ok(event),
+                Look::Behind => {
+                    if let Some(event) = self.replay().await? {
+                        return Ok(event);
+                    }
+                }
+                Look::Nothing => {
+                    tokio::select! {
+                        () = ring => {}
+                        () = self.closing.begun() => return Err(WatchError::Closing),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for the next event in the ring.
+    fn look(&mut self) -> Result<Look, WatchError> {
+        if self.closing.has_begun() {
+            return Err(WatchError::Closing);
+        }
+        let now = self.published.now();
+        let ring = now.state.ring();
+        let number = match self.cursor {
+            Cursor::Number(number) if ring.holds_from(number) => number,
+            Cursor::Index(index) if ring.reaches_back_to(index) => ring.first_at(index),
+            Cursor::Number(_) | Cursor::Index(_) => return Ok(Look::Behind),
+        };
+        let found = ring.since(number).find(|event| self.wants(event)).cloned();
+        let next = found.as_ref().map_or(now.state.position().event, |event| event.number).next();
+        // The cursor of a watch in the future stays where it is.
+        self.cursor = Cursor::Number(next.max(number));
+        Ok(found.map_or(Look::Nothing, Look::Found))
+    }
+
+    /// Takes the next event from the log; nothing, if the ring is reached.
+    async fn replay(&mut self) -> Result<Option<Arc<Event>>, WatchError> {
+        let replaying = match &mut self.replaying {
+            Some(replaying) => replaying,
+            None => {
+                let replaying =
+                    self.history.replay(self.cursor, self.prefix.clone(), self.from_index);
+                self.replaying.insert(replaying)
+            }
+        };
+        let found = tokio::select! {
+            found = replaying.next() => found,
+            () = self.closing.begun() => return Err(WatchError::Closing),
+        };
+        match found? {
+            Found::Event(event) => {
+                self.cursor = Cursor::Number(event.number.next());
+                Ok(Some(event))
+            }
+            Found::Reached(number) => {
+                self.cursor = Cursor::Number(number.next());
+                self.replaying = None;
+                Ok(None)
+            }
+            // It had waited too long to be read, and made room for others.
+            Found::GivenUp => {
+                self.replaying = None;
+                Ok(None)
+            }
+        }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        event.index >= self.from_index && self.prefix.covers(&event.key)
+    }
+}
+
+enum Look {
+    Found(Arc<Event>),
+    /// The ring does not reach back so far.
+    Behind,
+    Nothing,
+}

@@ -1,0 +1,319 @@
+//! Running a machine: start, serve, stop.
+//!
+//! ```text
+//! lock the directory ─▶ bind the ports ─▶ check the log ─▶ checkpoint ─▶ the log after it
+//!                                                                             │
+//!      exit ◀─ sync ◀─ finish requests, end watches ◀─ signal ◀─ serve ◀──────┘
+//! ```
+//!
+//! A disk that fails ends the process at once: see [`end_process`].
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use etcd_log::{LogError, Machine, Recovered, Wal, WalOptions};
+use etcd_projections::State;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointStore};
+use crate::consensus::state_machine::StateMachine;
+use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
+use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::node::{Node, NodeOptions, WriteError};
+use crate::{api, published};
+
+/// How many bytes of recent entries are kept in memory.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// After how many bytes of batches a checkpoint is written: what a start has to
+/// replay at most.
+const CHECKPOINT_BYTES: usize = 64 << 20;
+
+/// How long the first commands of a machine may take.
+const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long requests may take to finish when the machine stops.
+const FINISH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long consensus may take to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// How to run a machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name, if its directory is new.
+    pub name: String,
+    /// Where its data lies.
+    pub data_dir: PathBuf,
+    /// Where it listens, and by which address it is known.
+    pub address: IpAddr,
+    /// The port for clients; 0 for any free one.
+    pub client_port: u16,
+    /// The port for the other machines; 0 for any free one.
+    pub peer_port: u16,
+    /// Machines to join through, if the directory is new.
+    pub join: Vec<String>,
+    /// How many events the watch ring holds.
+    pub ring_capacity: usize,
+    /// Whether to set aside what the directory holds.
+    pub start_anew: bool,
+}
+
+/// Why a machine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The name cannot be a part of a key.
+    #[error("{0:?} cannot be the name of a machine: it must be one part of a key")]
+    Name(String),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A port cannot be used.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The checkpoints cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Consensus failed.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+    /// The machine could not make itself known.
+    #[error("cannot write the machine into the log")]
+    Introduce(#[from] WriteError),
+    /// Other machines are needed, and cannot be had.
+    #[error("cannot join a cluster through {0}: this version runs one machine only")]
+    Join(String),
+    /// The operating system refused something else.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Runs a machine until it is told to stop.
+///
+/// # Errors
+///
+/// If it cannot start. Once it runs, what fails ends the process.
+pub fn run(options: Options) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(system("start threads"))?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        Server::start(options).await?.run(stop).await;
+        Ok(())
+    })
+}
+
+/// A machine that is ready to serve.
+struct Server {
+    node: Node,
+    consensus: Consensus,
+    wal: Wal,
+    clients: TcpListener,
+    peers: TcpListener,
+    /// Held until the last byte is written.
+    _data_dir: DataDir,
+}
+
+impl Server {
+    async fn start(options: Options) -> Result<Self, ServeError> {
+        let started = Instant::now();
+        let data_dir = DataDir::take(&options.data_dir)?;
+        if options.start_anew
+            && let Some(aside) = data_dir.set_aside()?
+        {
+            tracing::info!("what was there is set aside in {}", aside.display());
+        }
+        let clients = listen(options.address, options.client_port).await?;
+        let peers = listen(options.address, options.peer_port).await?;
+        let identity = identify(&data_dir, &options)?;
+        let machine = describe(&identity, &clients, &peers)?;
+        announce(&identity, &machine, &data_dir);
+
+        let (wal, recovered) = open_log(&data_dir, &identity)?;
+        let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
+        let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
+        let from = start.state.position().index;
+        let (publisher, reader) = published::channel(start.state.clone(), start.applied);
+        let state_machine =
+            StateMachine::new(start, publisher, checkpoints.clone(), CHECKPOINT_BYTES);
+        let consensus = Consensus::start(ConsensusOptions {
+            me: identity.node,
+            address: machine.peer_url.trim_start_matches("http://").to_owned(),
+            log: wal.clone(),
+            state_machine,
+        });
+        let consensus = consensus.await?;
+        let node = Node::start(NodeOptions {
+            cluster: identity.cluster,
+            machine,
+            consensus: consensus.clone(),
+            published: reader,
+            log: wal.reader(),
+            checkpoints,
+            ring_capacity: options.ring_capacity,
+        });
+        node.introduce(INTRODUCTION_LIMIT).await?;
+        report(&recovered, from, &node, started);
+        Ok(Self { node, consensus, wal, clients, peers, _data_dir: data_dir })
+    }
+
+    async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { node, consensus, wal, clients, peers, _data_dir } = self;
+        let clients = tokio::spawn(api::serve_clients(clients, node.clone()));
+        let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
+        stop.await;
+        tracing::info!("stopping");
+        node.close();
+        let finished = async { (clients.await, peers.await) };
+        if tokio::time::timeout(FINISH_LIMIT, finished).await.is_err() {
+            tracing::warn!("some clients took too long, and were cut off");
+        }
+        if tokio::time::timeout(STOP_LIMIT, consensus.shutdown()).await.is_err() {
+            tracing::warn!("consensus took too long to stop");
+        }
+        match wal.close() {
+            Ok(()) => tracing::info!("stopped; the log is complete on disk"),
+            Err(error) => tracing::error!("the log was not closed: {error}"),
+        }
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>, ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("wait for signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("wait for signals"))?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
+    let address = SocketAddr::new(address, port);
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Finds out who this machine is, or mints a new one.
+fn identify(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> {
+    if let Some(identity) = data_dir.identity()? {
+        return Ok(identity);
+    }
+    if let Some(through) = options.join.first() {
+        return Err(ServeError::Join(through.clone()));
+    }
+    let identity = Identity::founder(&options.name);
+    data_dir.found(&identity)?;
+    Ok(identity)
+}
+
+fn describe(
+    identity: &Identity,
+    clients: &TcpListener,
+    peers: &TcpListener,
+) -> Result<Machine, ServeError> {
+    let url = |listener: &TcpListener| -> Result<Arc<str>, ServeError> {
+        let address = listener.local_addr().map_err(system("learn the port"))?;
+        Ok(Arc::from(format!("http://{address}")))
+    };
+    Ok(Machine {
+        name: Arc::clone(&identity.name),
+        node: identity.node,
+        peer_url: url(peers)?,
+        client_url: url(clients)?,
+    })
+}
+
+fn open_log(data_dir: &DataDir, identity: &Identity) -> Result<(Wal, Recovered), ServeError> {
+    let (wal, recovered) = Wal::open(&WalOptions {
+        dir: data_dir.wal(),
+        node: identity.node,
+        cache_bytes: CACHE_BYTES,
+        on_fatal: Arc::new(|error| end_process(&error)),
+    })?;
+    if let Some(torn) = &recovered.torn {
+        tracing::warn!(
+            "{}: a write was cut short at byte {}; its {} bytes were never acknowledged, and are cut off ({}); \
+             the last good command is {}",
+            torn.path.display(),
+            torn.offset,
+            torn.bytes,
+            torn.what,
+            wal.reader().last_index(),
+        );
+    }
+    Ok((wal, recovered))
+}
+
+/// Returns the newest good checkpoint that the log goes on from, or the beginning.
+fn start_state(
+    checkpoints: &CheckpointStore,
+    wal: &Wal,
+    ring_capacity: usize,
+) -> Result<Checkpoint, ServeError> {
+    let last = wal.reader().state().last.map(|id| id.index);
+    // A checkpoint ahead of the log could only be one of another log.
+    let newest = checkpoints.newest(|file| Some(file.raft_index) <= last)?;
+    Ok(newest.unwrap_or_else(|| Checkpoint::empty(State::new(ring_capacity))))
+}
+
+fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
+    let Identity { node, name, cluster, .. } = identity;
+    tracing::info!(
+        "etcd {}: machine {name} ({node}) of cluster {cluster}",
+        env!("CARGO_PKG_VERSION")
+    );
+    tracing::info!("clients: {}  peers: {}", machine.client_url, machine.peer_url);
+    let path = data_dir.path().canonicalize().unwrap_or_else(|_| data_dir.path().to_owned());
+    tracing::info!("data: {}", path.display());
+}
+
+fn report(recovered: &Recovered, from: etcd_log::Index, node: &Node, started: Instant) {
+    let now = node.now();
+    let (index, keys) = (now.state.position().index, now.state.tree().len());
+    let took = started.elapsed().as_millis();
+    if recovered.node.is_none() {
+        tracing::info!("a new cluster; ready in {took} ms");
+        return;
+    }
+    let (bytes, segments) = (recovered.bytes, recovered.segments);
+    let checkpoint =
+        if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
+    tracing::info!(
+        "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
+         in {segments} segments; ready in {took} ms"
+    );
+}
+
+/// Ends the process because the log failed: what the disk holds is no longer
+/// known, so nothing may be acknowledged after it.
+#[expect(clippy::exit, reason = "a log that cannot be written leaves nothing to unwind for")]
+fn end_process(error: &LogError) {
+    tracing::error!("the log failed, and this machine stops");
+    crate::cli::complain(error);
+    std::process::exit(1);
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { action, source }
+}
