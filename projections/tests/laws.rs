@@ -1,0 +1,141 @@
+//! Laws that hold for any log, tried on many random ones.
+
+use std::sync::Arc;
+
+use etcd_log::{Batch, Command, KeyPath, LogTime, TestAndSet, Ttl};
+use etcd_projections::{Node, Outcome, Record, State, What};
+use proptest::prelude::*;
+
+const RING: usize = 8;
+
+fn key() -> impl Strategy<Value = KeyPath> {
+    proptest::collection::vec(proptest::sample::select(vec!["a", "b", "a-b", "ß"]), 1..4)
+        .prop_map(|parts| KeyPath::clean(&parts.join("/")).unwrap())
+}
+
+fn value() -> impl Strategy<Value = Arc<str>> {
+    proptest::sample::select(vec!["x", "y", "z"]).prop_map(Arc::from)
+}
+
+fn ttl() -> impl Strategy<Value = Option<Ttl>> {
+    proptest::option::of(1..6_u64).prop_map(|ttl| ttl.and_then(Ttl::new))
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        4 => (key(), value(), ttl()).prop_map(|(key, value, ttl)| Command::Set { key, value, ttl }),
+        2 => (key(), value(), value(), ttl()).prop_map(|(key, prev_value, value, ttl)| {
+            Command::TestAndSet(TestAndSet { key, prev_value, value, ttl })
+        }),
+        2 => key().prop_map(|key| Command::Delete { key }),
+    ]
+}
+
+/// Batches whose clock mostly goes on, and sometimes back.
+fn log() -> impl Strategy<Value = Vec<Batch>> {
+    let batch = (0..20_u64, proptest::collection::vec(command(), 0..6));
+    proptest::collection::vec(batch, 1..30).prop_map(|batches| {
+        let mut now = 10_u64;
+        batches
+            .into_iter()
+            .map(|(step, commands)| {
+                now = (now + step).saturating_sub(8);
+                Batch { time: LogTime(now * 500_000_000), commands }
+            })
+            .collect()
+    })
+}
+
+fn restored(state: &State) -> State {
+    let records: Vec<Record> = state.records().collect();
+    // Through text, as a checkpoint on disk.
+    let text = serde_json::to_string(&records).unwrap();
+    let records: Vec<Record> = serde_json::from_str(&text).unwrap();
+    State::from_records(&state.summary(), records, RING).unwrap()
+}
+
+fn assert_equal(left: &State, right: &State) {
+    assert_eq!(left.position(), right.position());
+    assert_eq!(left.digest(), right.digest());
+    assert!(left.tree().iter().eq(right.tree().iter()));
+    assert!(left.ring().iter().eq(right.ring().iter()));
+    assert!(left.expiry().iter().eq(right.expiry().iter()));
+}
+
+proptest! {
+    /// Any log replayed whole is the same as replayed from any checkpoint.
+    #[test]
+    fn replay_from_any_checkpoint_is_replay_from_the_start(log in log(), at in any::<prop::sample::Index>()) {
+        let at = at.index(log.len());
+        let mut whole = State::new(RING);
+        let mut from_checkpoint = State::new(RING);
+        for (number, batch) in log.iter().enumerate() {
+            if number == at {
+                from_checkpoint = restored(&from_checkpoint);
+            }
+            prop_assert_eq!(whole.apply(batch), from_checkpoint.apply(batch));
+        }
+        assert_equal(&whole, &from_checkpoint);
+        assert_equal(&whole, &restored(&whole));
+    }
+
+    /// Indices and event numbers are dense, and the clock never goes back.
+    #[test]
+    fn numbers_have_no_gaps(log in log()) {
+        let mut state = State::new(RING);
+        let (mut index, mut number, mut time) = (0, 0, LogTime(0));
+        for batch in &log {
+            let outcomes = state.apply(batch);
+            let of_commands = outcomes.len() - batch.commands.len();
+            for (at, Outcome { position, what }) in outcomes.iter().enumerate() {
+                index += u64::from(at >= of_commands || matches!(what, What::Rejection(_)));
+                if matches!(what, What::Tick) {
+                    prop_assert!(batch.commands.is_empty());
+                    index = position.index.0;
+                }
+                number += u64::from(matches!(what, What::Event(_)));
+                prop_assert_eq!(position.event.0, number);
+                prop_assert!(position.time >= time);
+                time = position.time;
+            }
+            prop_assert_eq!(state.position().event.0, number);
+        }
+        let commands: usize = log.iter().map(|batch| batch.commands.len()).sum();
+        prop_assert_eq!(state.position().index.0, commands as u64);
+        let _counted = index;
+    }
+
+    /// No key outlives its deadline, and none with a deadline is forgotten.
+    #[test]
+    fn deadlines_are_those_of_the_tree(log in log()) {
+        let mut state = State::new(RING);
+        for batch in &log {
+            state.apply(batch);
+            let mut of_tree: Vec<_> = state
+                .tree()
+                .iter()
+                .filter_map(|(key, node)| match node {
+                    Node::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
+                    Node::File { deadline: None, .. } | Node::Directory => None,
+                })
+                .collect();
+            of_tree.sort();
+            let of_index = state.expiry().iter().map(|(deadline, key)| (deadline, key.clone()));
+            prop_assert_eq!(&of_tree, &of_index.collect::<Vec<_>>());
+            prop_assert!(of_tree.iter().all(|(deadline, _)| *deadline > state.position().time));
+        }
+    }
+
+    /// Everything but the root has a directory above it, and no file has a child.
+    #[test]
+    fn tree_is_a_tree(log in log()) {
+        let mut state = State::new(RING);
+        for batch in &log {
+            state.apply(batch);
+        }
+        for (key, _) in state.tree().iter() {
+            let parent = key.parent().expect("the root is not listed");
+            prop_assert_eq!(state.tree().get(&parent), Some(&Node::Directory));
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Runs the golden scripts: commands in, outcomes and projections out.
+//!
+//! ```text
+//! set KEY=VALUE… [ttl=S]     testandset KEY FROM TO [ttl=S]      delete KEY
+//! sync ID      join NAME NODE [port=P]      leave NAME
+//! sleep S      tick          the next batch is S seconds later; a batch without commands
+//! tree  list KEY  ring  since N  from_index N  deadlines  machines  position  digest
+//! restore [ring=N]           take the state apart, and put it together again
+//! ```
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use etcd_log::{
+    Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogTime, Machine, NodeId,
+    TestAndSet, Ttl,
+};
+use etcd_projections::{Change, Event, Node, Outcome, Record, State, What};
+
+#[test]
+fn scripts() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut scripts = Vec::new();
+    for group in std::fs::read_dir(directory).unwrap() {
+        for script in std::fs::read_dir(group.unwrap().path()).unwrap() {
+            scripts.push(script.unwrap().path());
+        }
+    }
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        goldenscript::run(&mut Runner::new(), &script)
+            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    }
+}
+
+struct Runner {
+    state: State,
+    /// Seconds since the epoch, which the next batch carries.
+    now: u64,
+}
+
+impl Runner {
+    fn new() -> Self {
+        Self { state: State::new(5), now: 0 }
+    }
+
+    fn apply(&mut self, commands: Vec<Command>) -> String {
+        let time = LogTime(self.now * 1_000_000_000);
+        let outcomes = self.state.apply(&Batch { time, commands });
+        outcomes.iter().map(|outcome| format!("{}\n", shown(outcome))).collect()
+    }
+
+    fn query(&self, query: &Action) -> Result<String, Box<dyn Error>> {
+        let state = &self.state;
+        Ok(match query {
+            Action::Tree => {
+                lines(state.tree().iter().map(|(key, node)| format!("{key}{}", node_shown(node))))
+            }
+            Action::List(directory) => {
+                let directory = KeyPath::clean(directory)?;
+                let children = state.tree().children(&directory);
+                lines(children.map(|(key, node)| format!("{}{}", key.name(), node_shown(node))))
+            }
+            Action::Ring => lines(state.ring().iter().map(|event| event_shown(event))),
+            Action::Since(number) if state.ring().holds_from(EventNumber(*number)) => {
+                lines(state.ring().since(EventNumber(*number)).map(|event| event_shown(event)))
+            }
+            Action::FromIndex(index) if state.ring().reaches_back_to(Index(*index)) => {
+                format!("{}\n", state.ring().first_at(Index(*index)))
+            }
+            Action::Since(_) | Action::FromIndex(_) => "older than the ring\n".to_owned(),
+            Action::Deadlines => lines(
+                state.expiry().iter().map(|(deadline, key)| format!("{} {key}", seconds(deadline))),
+            ),
+            Action::Machines => lines(state.machines().iter().map(|machine| {
+                let Machine { name, node, peer_url, client_url } = machine;
+                format!("{name} {node} {peer_url} {client_url}")
+            })),
+            Action::Position => {
+                let position = state.position();
+                format!("{} {} {}\n", position.index, position.event, seconds(position.time))
+            }
+            Action::Digest => format!("{}\n", state.digest()),
+            other => return Err(format!("no query: {other:?}").into()),
+        })
+    }
+}
+
+/// The commands of a script.
+#[derive(Debug, goldenscript::Command)]
+enum Action {
+    Set {
+        #[arg(key, optional)]
+        ttl: Option<u64>,
+        pairs: Vec<(String, String)>,
+    },
+    #[command(name = "testandset")]
+    TestAndSet {
+        key: String,
+        from: String,
+        to: String,
+        #[arg(key, optional)]
+        ttl: Option<u64>,
+    },
+    Delete(String),
+    Sync(u64),
+    Join {
+        name: String,
+        node: u64,
+        #[arg(key, optional)]
+        port: Option<u16>,
+    },
+    Leave(String),
+    Sleep(u64),
+    Tick,
+    Restore {
+        #[arg(key, optional)]
+        ring: Option<usize>,
+    },
+    Tree,
+    List(String),
+    Ring,
+    Since(u64),
+    FromIndex(u64),
+    Deadlines,
+    Machines,
+    Position,
+    Digest,
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = Action;
+
+    fn run(
+        &mut self,
+        action: &Action,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let commands = match action {
+            Action::Set { ttl, pairs } => {
+                let set = |(key, value): &(String, String)| {
+                    let (key, value) = (KeyPath::clean(key)?, Arc::from(&**value));
+                    Ok(Command::Set { key, value, ttl: ttl.and_then(Ttl::new) })
+                };
+                pairs.iter().map(set).collect::<Result<_, InvalidKey>>()?
+            }
+            Action::TestAndSet { key, from, to, ttl } => {
+                let (key, ttl) = (KeyPath::clean(key)?, ttl.and_then(Ttl::new));
+                let (prev_value, value) = (Arc::from(&**from), Arc::from(&**to));
+                vec![Command::TestAndSet(TestAndSet { key, prev_value, value, ttl })]
+            }
+            Action::Delete(key) => vec![Command::Delete { key: KeyPath::clean(key)? }],
+            Action::Sync(cluster) => vec![Command::Sync { cluster: ClusterId(*cluster) }],
+            Action::Join { name, node, port } => vec![Command::Join(Machine {
+                name: Arc::from(&**name),
+                node: NodeId(*node),
+                peer_url: Arc::from(format!("http://h:{}", port.unwrap_or(7001))),
+                client_url: Arc::from("http://h:4001"),
+            })],
+            Action::Leave(name) => vec![Command::Leave { name: Arc::from(&**name) }],
+            Action::Tick => vec![],
+            Action::Sleep(seconds) => {
+                self.now += seconds;
+                return Ok(String::new());
+            }
+            Action::Restore { ring } => {
+                let records: Vec<Record> = self.state.records().collect();
+                self.state =
+                    State::from_records(&self.state.summary(), records, ring.unwrap_or(5))?;
+                return Ok(String::new());
+            }
+            query => return self.query(query),
+        };
+        Ok(self.apply(commands))
+    }
+}
+
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    lines.map(|line| line + "\n").collect()
+}
+
+fn shown(outcome: &Outcome) -> String {
+    match &outcome.what {
+        What::Event(event) => event_shown(event),
+        What::Rejection(rejection) => format!("{} refused: {rejection}", outcome.position.index),
+        What::Tick => format!("tick at {}", seconds(outcome.position.time)),
+    }
+}
+
+fn event_shown(event: &Event) -> String {
+    let Event { number, index, key, change, .. } = event;
+    let change = match change {
+        Change::Set { value, prev, deadline } => {
+            let prev = prev.as_ref().map_or("new".to_owned(), |prev| format!("was {prev}"));
+            let until = deadline
+                .map(|deadline| format!(" until {}", seconds(deadline)))
+                .unwrap_or_default();
+            format!("set {key}={value}{until}, {prev}")
+        }
+        Change::Delete { prev, deadline } => {
+            let until = deadline
+                .map(|deadline| format!(" until {}", seconds(deadline)))
+                .unwrap_or_default();
+            format!("delete {key}, was {prev}{until}")
+        }
+        Change::Expire { prev, deadline } => {
+            format!("expire {key}, was {prev} until {}", seconds(*deadline))
+        }
+    };
+    format!("{number} {index} {change}")
+}
+
+fn node_shown(node: &Node) -> String {
+    match node {
+        Node::File { value, deadline: None } => format!("={value}"),
+        Node::File { value, deadline: Some(deadline) } => {
+            format!("={value} until {}", seconds(*deadline))
+        }
+        Node::Directory => "/".to_owned(),
+    }
+}
+
+fn seconds(time: LogTime) -> String {
+    format!("{}s", time.0 / 1_000_000_000)
+}
