@@ -1,0 +1,355 @@
+//! Runs the golden scripts of the log: what is written, cut, flipped and opened
+//! again. Every write goes to the in-memory twin as well, and what the two hold
+//! is compared after each command.
+//!
+//! ```text
+//! append TERM VALUE…       one entry a value, each a batch with one set
+//! blank TERM               vote TERM NODE [committed=true]
+//! truncate SINCE           purge TERM INDEX           committed TERM INDEX
+//! close  open              kill                       close without the last words
+//! state  entries [from=N] [to=N]   frames             what the log holds; what lies on disk
+//! cut N  zero N            the last N bytes of the newest segment gone, or zero
+//! flip AT                  one bit of the byte AT of the newest segment
+//! remove  swap  blank_segment                         files gone, exchanged, made
+//! ```
+
+use std::error::Error;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use etcd_log::{
+    Batch, Command, Entry, KeyPath, LogId, LogReader, LogStorage, LogTime, MemoryLog, NodeId,
+    Payload, RaftIndex, Record, Term, Vote, Wal, WalOptions, Write,
+};
+use tempfile::TempDir;
+
+const NODE: NodeId = NodeId(0xa1);
+
+#[test]
+fn scripts() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut scripts: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|script| script.unwrap().path()).collect();
+    scripts.sort();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        goldenscript::run(&mut Runner::new(), &script)
+            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    }
+}
+
+#[derive(Debug, goldenscript::Command)]
+enum Action {
+    Append(u64, Vec<String>),
+    Blank(u64),
+    Vote {
+        term: u64,
+        node: u64,
+        #[arg(key, optional)]
+        committed: bool,
+    },
+    Truncate(u64),
+    Purge(u64, u64),
+    Committed(u64, u64),
+    Close,
+    Open,
+    Kill,
+    State,
+    Entries {
+        #[arg(key, optional)]
+        from: Option<u64>,
+        #[arg(key, optional)]
+        to: Option<u64>,
+    },
+    Frames,
+    Cut(u64),
+    Zero(u64),
+    Flip(u64),
+    Remove,
+    BlankSegment(u64),
+    Foreign,
+}
+
+struct Runner {
+    dir: TempDir,
+    /// Where the log lies now; a kill leaves the old place to the old process.
+    generation: u32,
+    wal: Option<Wal>,
+    twin: MemoryLog,
+}
+
+impl Runner {
+    fn new() -> Self {
+        let mut runner =
+            Self { dir: TempDir::new().unwrap(), generation: 0, wal: None, twin: MemoryLog::new() };
+        runner.open(NODE).unwrap();
+        runner
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(format!("wal{}", self.generation))
+    }
+
+    fn open(&mut self, node: NodeId) -> Result<String, Box<dyn Error>> {
+        let options = WalOptions {
+            dir: self.path(),
+            node,
+            cache_bytes: 200,
+            on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+        };
+        let (wal, recovered) = Wal::open(&options)?;
+        if recovered.torn.is_some() {
+            // The twin forgets what was cut off. The script shows how much it was.
+            let since = wal.state().last.map_or(RaftIndex(0), |last| last.index.next());
+            self.twin.write(Write::Truncate { since }, Box::new(drop));
+        }
+        self.wal = Some(wal);
+        Ok(recovered.torn.map_or(String::new(), |torn| {
+            mask(&format!("torn at byte {}, {} bytes: {}\n", torn.offset, torn.bytes, torn.what))
+        }))
+    }
+
+    /// Leaves the log as a killed process would: a copy of the files is all that
+    /// the next one gets.
+    fn kill(&mut self) {
+        let from = self.path();
+        self.generation += 1;
+        let to = self.path();
+        fs::create_dir(&to).unwrap();
+        for file in fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        self.wal = None;
+    }
+
+    fn write(&self, write: &Write) -> Result<String, Box<dyn Error>> {
+        let wal = self.wal.as_ref().ok_or("the log is not open")?;
+        for log in [&wal as &dyn Writable, &&self.twin] {
+            let (sender, done) = mpsc::channel();
+            log.write_and(write.clone(), sender);
+            done.recv()??;
+        }
+        Ok(String::new())
+    }
+
+    fn append(&self, payloads: Vec<Payload>, term: u64) -> Result<String, Box<dyn Error>> {
+        let wal = self.wal.as_ref().ok_or("the log is not open")?;
+        let next = wal.state().last.map_or(0, |last| last.index.0 + 1);
+        let entries = payloads.into_iter().zip(next..).map(|(payload, index)| {
+            let id = LogId { term: Term(term), node: NODE, index: RaftIndex(index) };
+            Arc::new(Entry { id, payload })
+        });
+        self.write(&Write::Append(entries.collect()))
+    }
+
+    /// The newest segment, and how much of it is not zero.
+    fn newest(&self) -> (PathBuf, u64) {
+        let mut segments: Vec<_> =
+            fs::read_dir(self.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        segments.sort_by_key(|path| {
+            path.to_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap()
+        });
+        let newest = segments.pop().unwrap();
+        let bytes = fs::read(&newest).unwrap();
+        let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        (newest, length as u64)
+    }
+
+    fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
+        OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+    }
+
+    fn damage(&self, action: &Action) -> Result<String, Box<dyn Error>> {
+        if self.wal.is_some() {
+            return Err("close the log first".into());
+        }
+        let (newest, length) = self.newest();
+        match action {
+            Action::Cut(bytes) => {
+                OpenOptions::new().write(true).open(&newest)?.set_len(length - bytes)?;
+            }
+            Action::Zero(bytes) => {
+                Self::overwrite(&newest, length - bytes, &vec![0; usize::try_from(*bytes)?]);
+            }
+            Action::Flip(at) => {
+                let byte = fs::read(&newest)?[usize::try_from(*at)?];
+                Self::overwrite(&newest, *at, &[byte ^ 1]);
+            }
+            Action::Remove => fs::remove_file(&newest)?,
+            Action::BlankSegment(bytes) => {
+                let next = 1 + self.last_commit();
+                fs::write(
+                    self.path().join(format!("wal-{next}")),
+                    vec![0; usize::try_from(*bytes)?],
+                )?;
+            }
+            other => return Err(format!("no damage: {other:?}").into()),
+        }
+        Ok(String::new())
+    }
+
+    fn last_commit(&self) -> u64 {
+        let bytes = fs::read(self.newest().0).unwrap();
+        // Commits are numbered from 1, and no payload here holds a zero byte.
+        let starts = bytes.windows(9).filter(|window| window[0] == 1 && window[2..9] == [0; 7]);
+        starts.map(|window| u64::from(window[1])).max().unwrap_or(0)
+    }
+
+    /// What lies on disk, frame by frame.
+    fn frames(&self) -> Result<String, Box<dyn Error>> {
+        let mut output = String::new();
+        let (_, recovered) = LogReader::open(&self.path(), &mut |visit| {
+            let file = visit.path.file_name().unwrap().to_str().unwrap();
+            let record = match visit.record {
+                Record::Base(base) => {
+                    format!("base {} last {:?}", base.index, base.last.map(|id| id.to_string()))
+                }
+                Record::Entry(entry) => format!("entry {}{}", entry.id, value_of(entry)),
+                Record::Vote(vote) => format!("vote {vote}"),
+                Record::Truncate { since } => format!("truncate since {since}"),
+                Record::Purge { upto } => format!("purge up to {upto}"),
+                Record::Committed { upto } => format!("committed up to {upto}"),
+            };
+            output += &format!("{file}:{} {record}\n", visit.offset);
+        })?;
+        if let Some(torn) = recovered.torn {
+            output += &format!("torn at byte {}\n", torn.offset);
+        }
+        Ok(output)
+    }
+
+    fn compare_with_twin(&self) {
+        let Some(wal) = &self.wal else { return };
+        let (state, twin) = (wal.state(), self.twin.state());
+        assert_eq!((state.vote, state.last, state.purged), (twin.vote, twin.last, twin.purged));
+        let first = wal.reader().first();
+        let all = first..RaftIndex(u64::MAX);
+        assert_eq!(
+            wal.entries(all.clone(), usize::MAX).unwrap(),
+            self.twin.entries(all, usize::MAX).unwrap()
+        );
+    }
+}
+
+/// A log to write to, without its type.
+trait Writable {
+    fn write_and(&self, write: Write, done: mpsc::Sender<Result<(), etcd_log::LogError>>);
+}
+
+impl<L: LogStorage> Writable for &L {
+    fn write_and(&self, write: Write, done: mpsc::Sender<Result<(), etcd_log::LogError>>) {
+        self.write(write, Box::new(move |result| done.send(result).unwrap()));
+    }
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = Action;
+
+    fn run(
+        &mut self,
+        action: &Action,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        let output = match action {
+            Action::Append(term, values) => {
+                self.append(values.iter().map(|value| batch(value)).collect(), *term)
+            }
+            Action::Blank(term) => self.append(vec![Payload::Blank], *term),
+            Action::Vote { term, node, committed } => {
+                let (term, node, committed) = (Term(*term), NodeId(*node), *committed);
+                self.write(&Write::Vote(Vote { term, node, committed }))
+            }
+            Action::Truncate(since) => self.write(&Write::Truncate { since: RaftIndex(*since) }),
+            Action::Purge(term, index) => self.write(&Write::Purge { upto: id(*term, *index) }),
+            Action::Committed(term, index) => {
+                self.wal.as_ref().ok_or("the log is not open")?.note_committed(id(*term, *index));
+                Ok(String::new())
+            }
+            Action::Close => {
+                if let Some(wal) = self.wal.take() {
+                    wal.close()?;
+                }
+                Ok(String::new())
+            }
+            Action::Kill => {
+                self.kill();
+                Ok(String::new())
+            }
+            // An error to open is what many scripts are about.
+            Action::Open => Ok(self.open(NODE).unwrap_or_else(|error| self.shown(&*error))),
+            Action::Foreign => {
+                Ok(self.open(NodeId(0xb2)).unwrap_or_else(|error| self.shown(&*error)))
+            }
+            Action::State => {
+                let state = self.wal.as_ref().ok_or("the log is not open")?.state();
+                let shown = |id: Option<LogId>| id.map_or("none".to_owned(), |id| id.to_string());
+                let vote = state.vote.map_or("none".to_owned(), |vote| vote.to_string());
+                Ok(format!(
+                    "vote {vote}, purged {}, committed {}, last {}\n",
+                    shown(state.purged),
+                    shown(state.committed),
+                    shown(state.last)
+                ))
+            }
+            Action::Entries { from, to } => {
+                let reader = self.wal.as_ref().ok_or("the log is not open")?.reader();
+                let from = from.map_or(reader.first(), RaftIndex);
+                let to = RaftIndex(to.unwrap_or(u64::MAX));
+                let entries: Result<Vec<_>, _> = reader.iter(from..to).collect();
+                Ok(entries?
+                    .iter()
+                    .map(|entry| format!("{}{}\n", entry.id, value_of(entry)))
+                    .collect())
+            }
+            Action::Frames => self.frames(),
+            damage => self.damage(damage),
+        }?;
+        self.compare_with_twin();
+        Ok(output)
+    }
+}
+
+impl Runner {
+    fn shown(&self, error: &dyn Error) -> String {
+        let path = format!("{}/", self.path().display());
+        let text = format!("{error}\n").replace(&path, "");
+        mask(&text.replace(&*self.path().to_string_lossy(), "the log"))
+    }
+}
+
+/// Hides checksums: they depend on a segment's random salt.
+fn mask(text: &str) -> String {
+    let is_checksum =
+        |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let words = text.split_inclusive(|character: char| !character.is_alphanumeric());
+    words
+        .map(|word| match word.strip_suffix(|character: char| !character.is_alphanumeric()) {
+            Some(bare) if is_checksum(bare) => format!("{}{}", "x".repeat(8), &word[8..]),
+            _ => word.to_owned(),
+        })
+        .collect()
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId { term: Term(term), node: NODE, index: RaftIndex(index) }
+}
+
+fn batch(value: &str) -> Payload {
+    let key = KeyPath::clean("/k").unwrap();
+    let commands = vec![Command::Set { key, value: Arc::from(value), ttl: None }];
+    Payload::Batch(Arc::new(Batch { time: LogTime(0), commands }))
+}
+
+fn value_of(entry: &Entry) -> String {
+    match &entry.payload {
+        Payload::Batch(batch) => match &batch.commands[0] {
+            Command::Set { value, .. } => format!(" {value}"),
+            other => format!(" {other:?}"),
+        },
+        Payload::Blank => " blank".to_owned(),
+        Payload::Membership(_) => " membership".to_owned(),
+    }
+}

@@ -1,0 +1,167 @@
+//! A log of several segments: what it says when one of them is not as it was.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use etcd_log::{
+    Batch, Command, Entry, KeyPath, LogError, LogId, LogReader, LogStorage as _, LogTime, NodeId,
+    Payload, RaftIndex, Recovered, Term, Wal, WalOptions, Write,
+};
+use tempfile::TempDir;
+use tokio_stream::StreamExt as _;
+
+const ENTRIES: u64 = 44;
+
+/// A value of one mebibyte, so that a segment is full after fifteen.
+fn entry(index: u64) -> Arc<Entry> {
+    let key = KeyPath::clean("/k").unwrap();
+    let value = Arc::from(format!("{index:02}").repeat(1 << 19));
+    let commands = vec![Command::Set { key, value, ttl: None }];
+    let payload = Payload::Batch(Arc::new(Batch { time: LogTime(index), commands }));
+    Arc::new(Entry {
+        id: LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) },
+        payload,
+    })
+}
+
+fn open(dir: &Path) -> Result<(Wal, Recovered), LogError> {
+    Wal::open(&WalOptions {
+        dir: dir.to_owned(),
+        node: NodeId(1),
+        cache_bytes: 4 << 20,
+        on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+    })
+}
+
+fn append(wal: &Wal, indices: Range<u64>) {
+    for index in indices {
+        let (sender, done) = mpsc::channel();
+        let write = Write::Append(vec![entry(index)]);
+        wal.write(write, Box::new(move |result| sender.send(result).unwrap()));
+        done.recv().unwrap().unwrap();
+    }
+}
+
+/// A closed log of three segments.
+fn written() -> (TempDir, Vec<PathBuf>) {
+    let dir = TempDir::new().unwrap();
+    let (wal, _) = open(dir.path()).unwrap();
+    append(&wal, 0..ENTRIES);
+    wal.close().unwrap();
+    let mut segments: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    segments.sort_by_key(|path| {
+        path.to_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap()
+    });
+    assert_eq!(segments.len(), 3, "{segments:?}");
+    (dir, segments)
+}
+
+fn refused(dir: &TempDir) -> String {
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, LogError::Damage(_)), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn reopened_log_is_whole_and_goes_on() {
+    let (dir, _) = written();
+    let (wal, recovered) = open(dir.path()).unwrap();
+    assert_eq!((recovered.segments, recovered.torn), (3, None));
+    append(&wal, ENTRIES..ENTRIES + 2);
+    let all: Result<Vec<_>, _> = wal.reader().iter(RaftIndex(0)..RaftIndex(u64::MAX)).collect();
+    assert_eq!(all.unwrap(), (0..ENTRIES + 2).map(entry).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn stream_crosses_segments_and_the_live_tail() {
+    let (dir, _) = written();
+    let (wal, _) = open(dir.path()).unwrap();
+    append(&wal, ENTRIES..ENTRIES + 1);
+    let stream = wal.reader().read(RaftIndex(13)..RaftIndex(ENTRIES + 1));
+    let read: Result<Vec<_>, _> = stream.collect().await;
+    assert_eq!(read.unwrap(), (13..=ENTRIES).map(entry).collect::<Vec<_>>());
+}
+
+#[test]
+fn reader_of_a_stopped_log_changes_nothing() {
+    let (dir, segments) = written();
+    let before: Vec<_> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
+    let mut frames = 0;
+    let (reader, recovered) = LogReader::open(dir.path(), &mut |_| frames += 1).unwrap();
+    assert_eq!(recovered.frames, frames);
+    assert_eq!(reader.iter(RaftIndex(0)..RaftIndex(u64::MAX)).count() as u64, ENTRIES);
+    let after: Vec<_> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn missing_middle_segment_is_refused() {
+    let (dir, segments) = written();
+    fs::remove_file(&segments[1]).unwrap();
+    assert!(refused(&dir).contains("one is missing or doubled"));
+}
+
+#[test]
+fn missing_oldest_segment_is_refused() {
+    let (dir, segments) = written();
+    fs::remove_file(&segments[0]).unwrap();
+    assert!(refused(&dir).contains("those before it are missing"));
+}
+
+#[test]
+fn empty_middle_segment_is_refused() {
+    let (dir, segments) = written();
+    fs::write(&segments[1], []).unwrap();
+    assert!(refused(&dir).contains("one is missing or doubled"));
+}
+
+#[test]
+fn swapped_segments_are_refused() {
+    let (dir, segments) = written();
+    let aside = dir.path().join("aside");
+    fs::rename(&segments[0], &aside).unwrap();
+    fs::rename(&segments[1], &segments[0]).unwrap();
+    fs::rename(&aside, &segments[1]).unwrap();
+    refused(&dir);
+}
+
+#[test]
+fn doubled_segment_is_refused() {
+    let (dir, segments) = written();
+    fs::copy(&segments[1], dir.path().join("wal-1000")).unwrap();
+    refused(&dir);
+}
+
+#[test]
+fn torn_commit_before_another_segment_is_refused() {
+    let (dir, segments) = written();
+    let bytes = fs::read(&segments[0]).unwrap();
+    let length = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    fs::write(&segments[0], &bytes[..length - 100]).unwrap();
+    let error = refused(&dir);
+    assert!(
+        error.contains("the log goes on in") && error.contains("entry r14, command #15"),
+        "{error}"
+    );
+}
+
+#[test]
+fn torn_commit_before_a_segment_without_commits_is_cut_off() {
+    let (dir, segments) = written();
+    // As after a crash between filling the one and the first commit of the other.
+    fs::remove_file(&segments[2]).unwrap();
+    let next: u64 = segments[2].to_str().unwrap().rsplit('-').next().unwrap().parse().unwrap();
+    let bytes = fs::read(&segments[1]).unwrap();
+    let length = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    fs::write(&segments[1], &bytes[..length - 100]).unwrap();
+    fs::write(dir.path().join(format!("wal-{}", next - 1)), &bytes[..9]).unwrap();
+    let (wal, recovered) = open(dir.path()).unwrap();
+    let last = wal.state().last.unwrap().index;
+    assert_eq!((recovered.torn.is_some(), last), (true, RaftIndex(next - 3)));
+    append(&wal, next - 2..next + 3);
+    wal.close().unwrap();
+    assert!(open(dir.path()).unwrap().1.torn.is_none());
+}
