@@ -184,6 +184,9 @@ impl SegmentScan<'_> {
                 }
             }
         }
+        if at == segment::FILE_HEADER {
+            self.scanned.blank.push(self.path.to_owned());
+        }
         self.scanned.recovered.bytes += at as u64;
         Ok(())
     }
@@ -375,13 +378,19 @@ impl SegmentScan<'_> {
         if bytes == 0 {
             return Ok(());
         }
-        // A frame of a later commit proves that this one was acknowledged.
+        // A frame of a later commit proves that this one was acknowledged. In a
+        // segment that seems to have been cut short while it was made, so does a
+        // frame of any other commit: it is not what its name says.
         let last = self.scanned.chain.sequence;
-        let later = |header: &Header| header.commit > commit && header.sequence > last;
-        if let Some((distance, header)) = segment::find_frame(&rest[..bytes], later) {
+        let proves = |header: &Header| {
+            if nothing_whole {
+                return header.commit != commit;
+            }
+            header.commit > commit && header.sequence > last
+        };
+        if let Some((distance, header)) = segment::find_frame(&rest[..bytes], proves) {
             let (what, at) = (fault.what, at + distance);
-            let what =
-                format!("{what}; the log goes on with commit {} at byte {at}", header.commit);
+            let what = format!("{what}; there is a frame of commit {} at byte {at}", header.commit);
             return Err(self.damage(fault.offset, what));
         }
         if !nothing_whole {
