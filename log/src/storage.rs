@@ -15,6 +15,8 @@ pub struct LogState {
     pub purged: Option<LogId>,
     /// The last entry known to be committed; it may lag.
     pub committed: Option<LogId>,
+    /// The first entry kept; if there is none, the one that would come.
+    pub first: RaftIndex,
     /// The last entry; if there is none, the last purged.
     pub last: Option<LogId>,
 }

@@ -79,6 +79,7 @@ impl Tail {
             vote: self.vote,
             purged: self.purged,
             committed: self.committed,
+            first: self.first(),
             last: self.last(),
         }
     }

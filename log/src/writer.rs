@@ -185,7 +185,7 @@ impl Writer {
     }
 
     fn base(&self) -> Base {
-        let LogState { vote, purged, committed, last } = self.written.state;
+        let LogState { vote, purged, committed, last, .. } = self.written.state;
         let (node, index) = (self.node, self.written.index);
         Base { format: FORMAT, node, vote, purged, last, committed, index }
     }

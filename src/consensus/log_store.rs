@@ -54,8 +54,8 @@ impl<L: LogStorage> RaftLogReader<TypeConfig> for LogStore<L> {
         &mut self,
         range: R,
     ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
-        // What has been purged is "not found" here, and no error.
-        let purged = self.log.state().purged.map_or(0, |id| id.index.0 + 1);
+        // What is not kept any longer is "not found" here, and no error.
+        let first = self.log.state().first.0;
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
             Bound::Excluded(start) => start + 1,
@@ -67,7 +67,7 @@ impl<L: LogStorage> RaftLogReader<TypeConfig> for LogStore<L> {
             Bound::Unbounded => u64::MAX,
         };
         let mut entries = Vec::new();
-        let mut next = start.max(purged);
+        let mut next = start.max(first);
         while next < end {
             let chunk = self.read(next..end, usize::MAX)?;
             if chunk.is_empty() {
@@ -137,7 +137,18 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
         I: IntoIterator<Item = openraft::Entry<TypeConfig>> + Send,
         I::IntoIter: Send,
     {
-        let entries = entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
+        let state = self.log.state();
+        // openraft's suite appends entries that have been purged, and such that
+        // are there already. The first need not be written, the second take the
+        // place of those that are there.
+        let purged = state.purged.map(|id| id.index);
+        let entries = entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
+        let entries: Vec<_> = entries.filter(|entry| Some(entry.id.index) > purged).collect();
+        let since = entries.first().map(|entry| entry.id.index);
+        let last = state.last.map(|id| id.index);
+        if let Some(since) = since.filter(|since| Some(*since) <= last) {
+            self.log.write(Write::Truncate { since }, Box::new(drop));
+        }
         let done = move |result: Result<(), LogError>| {
             callback.log_io_completed(result.map_err(std::io::Error::other));
         };

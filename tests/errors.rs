@@ -1,0 +1,199 @@
+//! Every row of the table of errors, and the limits at the door.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use support::Server;
+use tempfile::TempDir;
+
+fn fresh() -> (TempDir, Server) {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/file", &[("value", "x")]);
+    server.post("/v1/keys/dir/file", &[("value", "x")]);
+    (dir, server)
+}
+
+/// Sends bytes as they are, and reads until the connection closes.
+fn raw(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn bad_requests_get_one_plain_line() {
+    let (_dir, server) = fresh();
+    let post = |path: &str, form: &[(&str, &str)]| server.post(path, form);
+    let ttl = "Set: TTL Must Be A Whole Number Of Seconds, 1 Or More\n";
+    let cases = [
+        (server.get("/v1/keys/nothing"), 404, "404 page not found\n"),
+        (server.delete("/v1/keys/nothing"), 404, "404 page not found\n"),
+        (server.get("/v1/list/nothing"), 404, "404 page not found\n"),
+        (
+            post("/v1/testAndSet/nothing", &[("prevValue", "a"), ("value", "b")]),
+            404,
+            "404 page not found\n",
+        ),
+        (
+            post("/v1/testAndSet/file", &[("prevValue", "a"), ("value", "b")]),
+            400,
+            "Test x==a fails\n",
+        ),
+        (post("/v1/keys/file", &[]), 400, "Set: Value Required\n"),
+        (post("/v1/keys/file", &[("value", "")]), 400, "Set: Value Required\n"),
+        (post("/v1/testAndSet/file", &[("prevValue", "x")]), 400, "TestAndSet: Value Required\n"),
+        (post("/v1/testAndSet/file", &[("value", "x")]), 400, "TestAndSet: PrevValue Required\n"),
+        (post("/v1/keys/file", &[("value", "x"), ("ttl", "0")]), 400, ttl),
+        (post("/v1/keys/file", &[("value", "x"), ("ttl", "1.5")]), 400, ttl),
+        (post("/v1/keys/file", &[("value", "x"), ("ttl", "soon")]), 400, ttl),
+        (
+            post("/v1/watch/file", &[("index", "x")]),
+            400,
+            "Watch From Index: Valid Index Required\n",
+        ),
+        (server.get("/v1/watch/file?index=-1"), 400, "Watch From Index: Valid Index Required\n"),
+        (post("/v1/keys/dir", &[("value", "x")]), 400, "Not A File: /dir\n"),
+        (server.delete("/v1/keys/dir"), 400, "Not A File: /dir\n"),
+        (post("/v1/keys/", &[("value", "x")]), 400, "Not A File: /\n"),
+        (post("/v1/keys/file/below", &[("value", "x")]), 400, "Not A Directory: /file\n"),
+        (server.get("/v1/list/file"), 400, "Not A Directory: /file\n"),
+        (server.get("/v1/keys/%FF"), 400, "Key Must Be UTF-8\n"),
+        (post("/v1/keys/_etcd/x", &[("value", "x")]), 403, "Reserved For The System: /_etcd/x\n"),
+        (server.delete("/v1/keys/_etcd/cluster"), 403, "Reserved For The System: /_etcd/cluster\n"),
+        (server.get("/"), 404, "404 page not found\n"),
+        (server.get("/v1/keysfoo"), 404, "404 page not found\n"),
+        (server.get("/v2/keys/foo"), 404, "404 page not found\n"),
+    ];
+    for (reply, status, body) in cases {
+        assert_eq!((reply.status, &*reply.body), (status, body));
+        assert_eq!(reply.header("content-type"), "text/plain; charset=utf-8");
+    }
+}
+
+#[test]
+fn refused_at_the_door_takes_no_index() {
+    let (_dir, server) = fresh();
+    let before = server.get("/health").number("x-etcd-index");
+    server.post("/v1/keys/file", &[]);
+    server.post("/v1/keys/_etcd/x", &[("value", "x")]);
+    server.post("/v1/keys/file", &[("value", "x"), ("ttl", "-1")]);
+    assert_eq!(server.get("/health").number("x-etcd-index"), before);
+    // What the log had to decide takes one.
+    server.post("/v1/keys/dir", &[("value", "x")]);
+    assert_eq!(server.get("/health").number("x-etcd-index"), before + 1);
+}
+
+#[test]
+fn other_methods_are_told_which_ones_go() {
+    let (_dir, server) = fresh();
+    for (method, path, allow) in [
+        ("PATCH", "/v1/keys/file", "GET, POST, PUT, DELETE"),
+        ("GET", "/v1/testAndSet/file", "POST, PUT"),
+        ("POST", "/v1/list/dir", "GET"),
+        ("DELETE", "/v1/watch/dir", "GET, POST"),
+        ("POST", "/version", "GET"),
+        ("OPTIONS", "/v1/machines", "GET"),
+    ] {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let reply = raw(&server, request.as_bytes()).to_lowercase();
+        assert!(reply.starts_with("http/1.1 405"), "{method} {path}: {reply}");
+        assert!(reply.contains(&format!("allow: {}\r\n", allow.to_lowercase())), "{reply}");
+    }
+}
+
+#[test]
+fn value_and_key_may_be_any_text() {
+    let (_dir, server) = fresh();
+    let value = "\u{0}\n\"quoted\" & <tagged> = 100% + ÄÖÜ 🗝";
+    let set = server.post("/v1/keys/w%C3%B6rter/a%20b%3F", &[("value", value)]);
+    assert!(set.body.contains(r#""key":"/wörter/a b?""#), "{}", set.body);
+    let line: serde_json::Value =
+        serde_json::from_str(&server.get("/v1/keys/w%C3%B6rter/a%20b%3F").body).unwrap();
+    assert_eq!(line["value"], value);
+    let bad = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nConnection: close\r\n\r\nvalue=%FF";
+    assert!(raw(&server, bad.as_bytes()).ends_with("Value Must Be UTF-8\n"));
+}
+
+#[test]
+fn field_in_body_and_query_is_taken_from_the_body() {
+    let (_dir, server) = fresh();
+    let set = server.post("/v1/keys/a?value=query&ttl=100", &[("value", "body")]);
+    assert!(
+        set.body.contains(r#""value":"body""#) && set.body.contains("expiration"),
+        "{}",
+        set.body
+    );
+    assert!(server.post("/v1/keys/b?value=query", &[]).body.contains(r#""value":"query""#));
+}
+
+#[test]
+fn prev_value_on_a_set_tests_first() {
+    let (_dir, server) = fresh();
+    let failed = server.post("/v1/keys/file", &[("value", "y"), ("prevValue", "z")]);
+    assert_eq!((failed.status, &*failed.body), (400, "Test x==z fails\n"));
+    assert_eq!(server.post("/v1/keys/file", &[("value", "y"), ("prevValue", "x")]).status, 200);
+}
+
+#[test]
+fn body_over_the_limit_is_refused_cleanly() {
+    let (_dir, server) = fresh();
+    let fits = "v".repeat((1 << 20) - "value=".len());
+    assert_eq!(server.post("/v1/keys/big", &[("value", &fits)]).status, 200);
+    let over = "v".repeat(1 << 20);
+    let reply = server.post("/v1/keys/big", &[("value", &over)]);
+    assert_eq!((reply.status, &*reply.body), (413, "Body Must Be Of At Most 1 MiB\n"));
+    assert_eq!(reply.header("connection"), "close");
+    // Of a body in pieces the length is known only in the end.
+    let mut chunked =
+        b"POST /v1/keys/big HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..3 {
+        chunked.extend_from_slice(b"80000\r\n");
+        chunked.extend_from_slice(&[b'v'; 0x80000]);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    assert!(raw(&server, &chunked).starts_with("HTTP/1.1 413"));
+    // Who asks first is told before sending anything.
+    let asks = "POST /v1/keys/big HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n";
+    assert!(raw(&server, asks.as_bytes()).starts_with("HTTP/1.1 413"));
+}
+
+#[test]
+fn head_over_the_limit_is_refused() {
+    let (_dir, server) = fresh();
+    let head = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20 << 10));
+    assert!(raw(&server, head.as_bytes()).starts_with("HTTP/1.1 431"));
+    let garbage = raw(&server, b"\x00\x01\x02 nonsense\r\n\r\n");
+    assert!(garbage.starts_with("HTTP/1.1 400") || garbage.is_empty(), "{garbage}");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn key_over_the_limit_is_refused() {
+    let (_dir, server) = fresh();
+    let deep = "/x".repeat(200);
+    let reply = server.post(&format!("/v1/keys{deep}"), &[("value", "x")]);
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (400, "Key Must Be Of At Most 4096 Bytes And 128 Parts\n")
+    );
+}
+
+#[test]
+fn reads_may_say_how_fresh_they_must_be() {
+    let (_dir, server) = fresh();
+    let index = server.post("/v1/keys/a", &[("value", "1")]).number("x-etcd-index");
+    assert_eq!(server.get("/v1/keys/a?stale=true").status, 200);
+    assert_eq!(server.get(&format!("/v1/keys/a?min_index={index}")).status, 200);
+    let early = server.get(&format!("/v1/keys/a?min_index={}&timeout=0.05", index + 1));
+    assert_eq!((early.status, early.header("retry-after")), (503, "1"));
+    assert_eq!(server.get("/v1/keys/a?stale=maybe").body, "stale Must Be true Or false\n");
+    assert_eq!(server.get("/v1/keys/a?timeout=soon").body, "Timeout Must Be A Number Of Seconds\n");
+}

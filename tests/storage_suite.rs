@@ -1,0 +1,76 @@
+//! openraft's own suite for storage, on the log on disk and on its in-memory twin.
+
+use std::sync::Arc;
+
+use etcd::checkpoint::{Checkpoint, CheckpointStore};
+use etcd::consensus::log_store::LogStore;
+use etcd::consensus::state_machine::StateMachine;
+use etcd::consensus::types::TypeConfig;
+use etcd::published;
+use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
+use etcd_projections::State;
+use openraft::StorageError;
+use openraft::testing::{StoreBuilder, Suite};
+use tempfile::TempDir;
+
+/// Not the node that the suite votes for: one's own vote is demoted when read.
+const ME: NodeId = NodeId(77);
+
+fn state_machine(dir: &TempDir) -> StateMachine {
+    let start = Checkpoint::empty(State::new(10));
+    let (publisher, _) = published::channel(start.state.clone(), None);
+    let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
+    StateMachine::new(start, publisher, store, usize::MAX)
+}
+
+struct OnDisk;
+
+impl StoreBuilder<TypeConfig, LogStore<Wal>, StateMachine, TempDir> for OnDisk {
+    async fn build(&self) -> Result<(TempDir, LogStore<Wal>, StateMachine), StorageError<u64>> {
+        let dir = TempDir::new().unwrap();
+        let options = WalOptions {
+            dir: dir.path().join("wal"),
+            node: ME,
+            cache_bytes: 1000,
+            on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+        };
+        let (wal, _) = Wal::open(&options).unwrap();
+        let state_machine = state_machine(&dir);
+        Ok((dir, LogStore::new(wal, ME), state_machine))
+    }
+}
+
+struct InMemory;
+
+impl StoreBuilder<TypeConfig, LogStore<MemoryLog>, StateMachine, TempDir> for InMemory {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, LogStore<MemoryLog>, StateMachine), StorageError<u64>> {
+        let dir = TempDir::new().unwrap();
+        let state_machine = state_machine(&dir);
+        Ok((dir, LogStore::new(MemoryLog::new(), ME), state_machine))
+    }
+}
+
+#[test]
+fn log_on_disk() {
+    Suite::test_all(OnDisk).unwrap();
+}
+
+#[test]
+fn log_in_memory() {
+    Suite::test_all(InMemory).unwrap();
+}
+
+/// A machine that led must not lead on after a restart without an election.
+#[tokio::test]
+async fn own_vote_is_demoted_when_read_back() {
+    use openraft::storage::RaftLogStorage as _;
+    let log = MemoryLog::new();
+    let vote = etcd_log::Vote { term: etcd_log::Term(3), node: ME, committed: true };
+    log.write(etcd_log::Write::Vote(vote), Box::new(drop));
+    let read = LogStore::new(log.clone(), ME).read_vote().await.unwrap().unwrap();
+    assert_eq!((read.committed, read.leader_id.term), (false, 3));
+    let other = LogStore::new(log, NodeId(1)).read_vote().await.unwrap().unwrap();
+    assert!(other.committed);
+}

@@ -1,0 +1,197 @@
+//! A real process of this program, on ports that were free, and an ordinary
+//! HTTP client to talk to it.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(unreachable_pub, reason = "these are the words of a library of its own")]
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a busy machine: reaching it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process of this program that serves.
+pub struct Server {
+    child: Child,
+    /// What it goes on to say.
+    lines: Mutex<Receiver<String>>,
+    /// Where clients reach it.
+    pub url: String,
+    /// Where other machines would.
+    pub peer_url: String,
+    /// What it said at its start.
+    pub announced: Vec<String>,
+}
+
+/// The program, with these arguments.
+pub fn etcd(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_etcd"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+impl Server {
+    /// Starts on a directory, on any free ports.
+    pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &["-c", "0", "-s", "0"])
+    }
+
+    /// Starts on a directory with further arguments.
+    ///
+    /// # Panics
+    ///
+    /// If the process ends before it is ready.
+    pub fn start_with(dir: &Path, args: &[&str]) -> Self {
+        let mut child = etcd(args).arg("-d").arg(dir).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let (mut url, mut peer_url, mut announced) = (String::new(), String::new(), Vec::new());
+        loop {
+            let line = lines
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("not ready: {announced:#?}"));
+            if let Some((_, urls)) = line.split_once("clients: ") {
+                let (clients, peers) = urls.split_once("  peers: ").unwrap();
+                (url, peer_url) = (clients.to_owned(), peers.to_owned());
+            }
+            let ready = line.contains("ready in");
+            announced.push(line);
+            if ready {
+                return Self { child, lines: Mutex::new(lines), url, peer_url, announced };
+            }
+        }
+    }
+
+    /// Asks for a path.
+    pub fn get(&self, path: &str) -> Reply {
+        Reply::of(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// Sends a form.
+    pub fn post(&self, path: &str, form: &[(&str, &str)]) -> Reply {
+        Reply::of(agent().post(format!("{}{path}", self.url)).send_form(form.iter().copied()))
+    }
+
+    /// Deletes.
+    pub fn delete(&self, path: &str) -> Reply {
+        Reply::of(agent().delete(format!("{}{path}", self.url)).call())
+    }
+
+    /// Opens a stream, and reads it line by line.
+    pub fn lines(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
+        let mut request = agent().get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let reply = request.call().unwrap();
+        assert_eq!(reply.status(), 200);
+        Lines { lines: BufReader::new(Box::new(reply.into_body().into_reader())) }
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills the process as a power cut would: no signal that it could catch.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks the process to stop, and returns how it ended.
+    pub fn stop(mut self, signal: &str) -> (ExitStatus, Vec<String>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let status = self.wait();
+        (status, self.lines.lock().unwrap().iter().collect())
+    }
+
+    /// Waits until the process ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the process does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended before; if not, it must not outlive its test.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub body: String,
+    headers: ureq::http::HeaderMap,
+}
+
+impl Reply {
+    fn of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
+        let reply = result.unwrap();
+        let (parts, mut body) = reply.into_parts();
+        let body = body.with_config().limit(1 << 30).read_to_string().unwrap();
+        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    /// A header's value; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// A header's value as a number.
+    pub fn number(&self, name: &str) -> u64 {
+        self.header(name).parse().unwrap_or_else(|_| panic!("{name}: {:?}", self.header(name)))
+    }
+}
+
+/// A stream, line by line.
+pub struct Lines {
+    lines: BufReader<Box<dyn Read>>,
+}
+
+impl Iterator for Lines {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        let mut line = String::new();
+        (self.lines.read_line(&mut line).unwrap() > 0)
+            .then(|| line.trim_end_matches('\n').to_owned())
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(PATIENCE)).build().new_agent()
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+///
+/// If it is not so after a long time.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

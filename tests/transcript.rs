@@ -1,0 +1,184 @@
+//! The transcript of the first etcd's README, against a real process.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::Server;
+use tempfile::TempDir;
+
+fn fresh() -> (TempDir, Server) {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir.path().join("node"));
+    (dir, server)
+}
+
+/// Takes the expiration out of a line, and checks its form: RFC 3339 with
+/// nanoseconds and an offset.
+fn without_expiration(line: &str) -> String {
+    let (before, rest) = line.split_once(r#""expiration":""#).expect("an expiration");
+    let (expiration, after) = rest.split_once(r#"","#).expect("a field behind it");
+    let time = chrono::DateTime::parse_from_rfc3339(expiration).expect("RFC 3339");
+    assert_eq!(time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, false), expiration);
+    format!("{before}{after}")
+}
+
+#[test]
+fn every_line_of_the_transcript() {
+    let (_dir, server) = fresh();
+    let message = "/v1/keys/message";
+    assert_eq!(
+        server.post(message, &[("value", "Hello world")]).body,
+        "{\"action\":\"SET\",\"key\":\"/message\",\"value\":\"Hello world\",\"newKey\":true,\"index\":3}\n"
+    );
+    assert_eq!(
+        server.get(message).body,
+        "{\"action\":\"GET\",\"key\":\"/message\",\"value\":\"Hello world\",\"index\":3}\n"
+    );
+    assert_eq!(
+        server.post(message, &[("value", "Hello etcd")]).body,
+        "{\"action\":\"SET\",\"key\":\"/message\",\"prevValue\":\"Hello world\",\"value\":\"Hello etcd\",\"index\":4}\n"
+    );
+    assert_eq!(
+        server.delete(message).body,
+        "{\"action\":\"DELETE\",\"key\":\"/message\",\"prevValue\":\"Hello etcd\",\"index\":5}\n"
+    );
+
+    let set = server.post("/v1/keys/foo", &[("value", "bar"), ("ttl", "5")]);
+    assert_eq!(
+        without_expiration(&set.body),
+        "{\"action\":\"SET\",\"key\":\"/foo\",\"value\":\"bar\",\"newKey\":true,\"ttl\":4,\"index\":6}\n"
+    );
+    let expired = server.get("/v1/watch/foo?timeout=30");
+    assert_eq!(
+        without_expiration(&expired.body),
+        "{\"action\":\"DELETE\",\"key\":\"/foo\",\"prevValue\":\"bar\",\"index\":6}\n"
+    );
+    let gone = server.get("/v1/keys/foo");
+    assert_eq!((gone.status, &*gone.body), (404, "404 page not found\n"));
+
+    let barbar = "{\"action\":\"SET\",\"key\":\"/foo/foo\",\"value\":\"barbar\",\"newKey\":true,\"index\":7}\n";
+    std::thread::scope(|scope| {
+        // Whether the watch or the set comes first, the watch from this index sees it.
+        let watch = scope.spawn(|| server.post("/v1/watch/foo", &[("index", "7")]).body);
+        assert_eq!(server.post("/v1/keys/foo/foo", &[("value", "barbar")]).body, barbar);
+        assert_eq!(watch.join().unwrap(), barbar);
+    });
+    assert_eq!(server.post("/v1/watch/foo", &[("index", "7")]).body, barbar);
+    locks_and_listings(&server);
+}
+
+fn locks_and_listings(server: &Server) {
+    assert_eq!(
+        server.post("/v1/keys/testAndSet", &[("value", "one")]).body,
+        "{\"action\":\"SET\",\"key\":\"/testAndSet\",\"value\":\"one\",\"newKey\":true,\"index\":8}\n"
+    );
+    let failed =
+        server.post("/v1/testAndSet/testAndSet", &[("prevValue", "two"), ("value", "three")]);
+    assert_eq!((failed.status, &*failed.body), (400, "Test one==two fails\n"));
+    assert_eq!(
+        server.post("/v1/testAndSet/testAndSet", &[("prevValue", "one"), ("value", "two")]).body,
+        "{\"action\":\"SET\",\"key\":\"/testAndSet\",\"prevValue\":\"one\",\"value\":\"two\",\"index\":10}\n"
+    );
+    assert_eq!(
+        server.post("/v1/keys/foo/foo_dir/bar", &[("value", "barbarbar")]).body,
+        "{\"action\":\"SET\",\"key\":\"/foo/foo_dir/bar\",\"value\":\"barbarbar\",\"newKey\":true,\"index\":11}\n"
+    );
+    assert_eq!(
+        server.get("/v1/list/foo/").body,
+        "{\"Key\":\"foo\",\"Value\":\"barbar\",\"Type\":\"f\"} {\"Key\":\"foo_dir\",\"Value\":\".\",\"Type\":\"d\"}\n"
+    );
+    assert_eq!(
+        server.get("/v1/keys/foo").body,
+        "[{\"action\":\"GET\",\"key\":\"/foo/foo\",\"value\":\"barbar\",\"index\":11},\
+         {\"action\":\"GET\",\"key\":\"/foo/foo_dir\",\"dir\":true,\"index\":11}]\n"
+    );
+}
+
+#[test]
+fn live_watch_sees_the_next_event() {
+    let (_dir, server) = fresh();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| server.get("/v1/watch/foo?timeout=50"));
+        // The watch begins somewhen: one of these sets is the next event for it.
+        while !watch.is_finished() {
+            server.post("/v1/keys/other", &[("value", "x")]);
+            server.post("/v1/keys/foo/foo", &[("value", "barbar")]);
+        }
+        let seen = watch.join().unwrap();
+        assert!(seen.body.starts_with(r#"{"action":"SET","key":"/foo/foo""#), "{}", seen.body);
+    });
+}
+
+#[test]
+fn cluster_and_program_tell_who_they_are() {
+    let (_dir, server) = fresh();
+    for path in ["/leader", "/v1/leader"] {
+        assert_eq!(server.get(path).body, format!("{}\n", server.peer_url));
+    }
+    assert_eq!(server.get("/v1/machines").body, format!("{}\n", server.url));
+    assert_eq!(server.get("/version").body, format!("etcd {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(server.get("/health").body, "{\"health\":\"true\"}\n");
+    let machine = server.get("/v1/keys/_etcd/machines/node").body;
+    assert!(machine.contains(&server.url) && machine.contains(&server.peer_url), "{machine}");
+}
+
+#[test]
+fn every_answer_says_which_state_gave_it() {
+    let (_dir, server) = fresh();
+    let set = server.post("/v1/keys/a", &[("value", "1")]);
+    assert_eq!((set.number("x-etcd-index"), set.number("x-etcd-event")), (3, 3));
+    let missing = server.delete("/v1/keys/b");
+    assert_eq!((missing.status, missing.number("x-etcd-index")), (404, 4));
+    let get = server.get("/v1/keys/a");
+    assert_eq!((get.number("x-etcd-index"), get.number("x-raft-term")), (4, 1));
+    assert_eq!(get.header("content-type"), "application/json");
+    assert_eq!(server.get("/version").header("content-type"), "text/plain; charset=utf-8");
+    // Raft's own first entries are one of membership and one of the new leader.
+    assert_eq!(get.number("x-raft-index"), 5);
+    let cluster = server.get("/v1/keys/_etcd/cluster");
+    assert!(
+        cluster.body.contains(&format!(r#""value":"{}""#, cluster.header("x-etcd-cluster-id")))
+    );
+}
+
+#[test]
+fn key_expires_on_time_for_watches_and_streams() {
+    let (_dir, server) = fresh();
+    let mut stream = server.lines("/v1/watch/?stream=true&index=3", &[]);
+    let set = server.post("/v1/keys/soon", &[("value", "x"), ("ttl", "1")]);
+    let asked = Instant::now();
+    assert!(stream.next().unwrap().contains(r#""action":"SET","key":"/soon""#));
+    let expired = stream.next().unwrap();
+    let waited = asked.elapsed();
+    // Never early; how late it may be is measured by the benchmarks, not here.
+    assert!(waited > Duration::from_millis(950), "{waited:?}");
+    assert!(
+        expired.starts_with(r#"{"action":"EXPIRE","key":"/soon","prevValue":"x""#),
+        "{expired}"
+    );
+    let deadline = time_in(&set.body, "expiration");
+    assert!(time_in(&expired, "time") >= deadline, "{expired}");
+    assert_eq!(time_in(&expired, "expiration"), deadline);
+}
+
+fn time_in(line: &str, field: &str) -> chrono::DateTime<chrono::FixedOffset> {
+    let (_, rest) =
+        line.split_once(&format!(r#""{field}":""#)).unwrap_or_else(|| panic!("{field} in {line}"));
+    rest.split('"').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn keys_that_fell_due_while_the_machine_was_down_expire_when_it_leads_again() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let set = server.post("/v1/keys/soon", &[("value", "x"), ("ttl", "1")]);
+    let index = set.number("x-etcd-index");
+    server.kill();
+    let deadline = time_in(&set.body, "expiration");
+    support::eventually("the deadline has passed", || chrono::Utc::now() > deadline);
+    let server = Server::start(dir.path());
+    let seen = server.get(&format!("/v1/watch/soon?index={index}&stream=true&timeout=2"));
+    assert!(seen.body.contains(r#"{"action":"EXPIRE","key":"/soon""#), "{}", seen.body);
+    assert_eq!(server.get("/v1/keys/soon").status, 404);
+}

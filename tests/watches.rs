@@ -1,0 +1,166 @@
+//! Watches against a real process: streams, cursors, history, time limits.
+
+mod support;
+
+use std::io::Read as _;
+
+use support::Server;
+use tempfile::TempDir;
+
+fn small_ring() -> (TempDir, Server) {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start_with(dir.path(), &["-c", "0", "-s", "0", "-m", "10"]);
+    (dir, server)
+}
+
+fn write(server: &Server, from: usize, to: usize) {
+    for number in from..to {
+        let reply = server.post(&format!("/v1/keys/k/{number}"), &[("value", "x")]);
+        assert_eq!(reply.status, 200);
+    }
+}
+
+#[test]
+fn stream_crosses_history_ring_and_live_without_gap_or_repeat() {
+    let (_dir, server) = small_ring();
+    write(&server, 0, 100);
+    let mut stream = server.lines("/v1/watch/k?stream=true&index=1", &[]);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write(&server, 100, 200));
+        for number in 0..200 {
+            let line = stream.next().unwrap();
+            assert!(line.contains(&format!(r#""key":"/k/{number}""#)), "{number}: {line}");
+            // Two events come before: the cluster's founding and its first machine.
+            assert!(line.contains(&format!(r#""event":{},"#, number + 3)), "{number}: {line}");
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn watch_older_than_the_ring_is_served_from_the_log() {
+    let (_dir, server) = small_ring();
+    write(&server, 0, 50);
+    for index in [3, 10, 30, 52] {
+        let line = server.get(&format!("/v1/watch/k?index={index}")).body;
+        let expected = format!(
+            "{{\"action\":\"SET\",\"key\":\"/k/{}\",\"value\":\"x\",\"newKey\":true,\"index\":{index}}}\n",
+            index - 3
+        );
+        assert_eq!(line, expected);
+    }
+}
+
+#[test]
+fn old_watch_gets_the_bytes_that_a_live_one_got() {
+    let (_dir, server) = small_ring();
+    let mut live = server.lines("/v1/watch/?stream=true&after=2", &[]);
+    server.post("/v1/keys/ttl", &[("value", "x"), ("ttl", "100")]);
+    write(&server, 0, 30);
+    let live: Vec<_> = (0..31).map(|_| live.next().unwrap()).collect();
+    let old: Vec<_> =
+        server.lines("/v1/watch/?stream=true&after=2&timeout=5", &[]).take(31).collect();
+    assert_eq!(live, old);
+}
+
+#[test]
+fn server_sent_events_resume_by_their_id() {
+    let (_dir, server) = small_ring();
+    write(&server, 0, 20);
+    let accept = ("Accept", "text/event-stream");
+    let mut stream = server.lines("/v1/watch/k?index=1", &[accept]);
+    assert_eq!(stream.next().unwrap(), "id: 3");
+    assert!(stream.next().unwrap().starts_with(r#"data: {"action":"SET","key":"/k/0","#));
+    assert_eq!(stream.next().unwrap(), "");
+    drop(stream);
+    let mut stream = server.lines("/v1/watch/k?index=1", &[accept, ("Last-Event-ID", "7")]);
+    assert_eq!(stream.next().unwrap(), "id: 8");
+    let mut stream = server.lines("/v1/watch/k?after=21", &[accept]);
+    assert_eq!(stream.next().unwrap(), "id: 22");
+}
+
+#[test]
+fn watch_that_runs_out_of_time_says_where_to_go_on() {
+    let (_dir, server) = small_ring();
+    write(&server, 0, 3);
+    let nothing = server.get("/v1/watch/elsewhere?timeout=0.05");
+    assert_eq!((nothing.status, &*nothing.body), (204, ""));
+    assert_eq!(nothing.number("x-etcd-event"), 5);
+    server.post("/v1/keys/elsewhere", &[("value", "x")]);
+    let next = server.get("/v1/watch/elsewhere?after=5");
+    assert_eq!(next.number("x-etcd-event"), 6);
+    // A stream whose time is over just ends.
+    let ended = server.get("/v1/watch/elsewhere?stream=true&after=6&timeout=0.05");
+    assert_eq!((ended.status, &*ended.body), (200, ""));
+}
+
+#[test]
+fn watch_covers_whole_parts_of_a_key() {
+    let (_dir, server) = small_ring();
+    server.post("/v1/keys/foobar", &[("value", "x")]);
+    server.post("/v1/keys/foo/bar", &[("value", "x")]);
+    assert!(server.get("/v1/watch/foo?index=1").body.contains(r#""key":"/foo/bar""#));
+}
+
+#[test]
+fn rejections_wake_no_watch() {
+    let (_dir, server) = small_ring();
+    server.delete("/v1/keys/a");
+    server.post("/v1/testAndSet/a", &[("prevValue", "x"), ("value", "y")]);
+    let nothing = server.get("/v1/watch/a?index=1&timeout=0.05");
+    assert_eq!((nothing.status, nothing.number("x-etcd-index")), (204, 4));
+}
+
+#[test]
+fn client_that_does_not_read_holds_up_nobody() {
+    let (_dir, server) = small_ring();
+    let address = server.url.trim_start_matches("http://");
+    let request = "GET /v1/watch/k?stream=true&index=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut sleepers: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let big = "x".repeat(1 << 19);
+    for _ in 0..40 {
+        assert_eq!(server.post("/v1/keys/k/0", &[("value", &big)]).status, 200);
+    }
+    // Another watch, old and new, is served meanwhile.
+    assert!(server.get("/v1/watch/k?index=40").body.contains(r#""index":40}"#));
+    // And the one that wakes up finds everything, in order.
+    let mut woken = sleepers.pop().unwrap();
+    let mut read = Vec::new();
+    let mut chunk = vec![0; 1 << 16];
+    let last = br#""event":42,"#;
+    while !read.windows(last.len()).any(|window| window == last) {
+        let length = woken.read(&mut chunk).unwrap();
+        assert!(length > 0, "the stream ended");
+        // Only the ends of lines are of interest: the values are long.
+        read.extend(chunk[..length].iter().filter(|byte| **byte != b'x'));
+    }
+    let text = String::from_utf8_lossy(&read);
+    let places: Vec<_> =
+        (3..=42).map(|event| text.find(&format!(r#""event":{event},"#)).unwrap()).collect();
+    assert!(places.is_sorted());
+}
+
+#[test]
+fn watches_end_politely_when_the_machine_stops() {
+    let (_dir, server) = small_ring();
+    let mut stream = server.lines("/v1/watch/k?stream=true&index=1", &[]);
+    write(&server, 0, 1);
+    stream.next().unwrap();
+    std::thread::scope(|scope| {
+        let url = server.url.clone();
+        let waiting = scope
+            .spawn(move || ureq::get(format!("{url}/v1/watch/other?after=99")).call().unwrap());
+        write(&server, 1, 2);
+        assert_eq!(stream.next().unwrap().matches("/k/1").count(), 1);
+        let (status, _) = server.stop("-TERM");
+        assert!(status.success());
+        assert_eq!(stream.next(), None);
+        assert_eq!(waiting.join().unwrap().status(), 204);
+    });
+}
