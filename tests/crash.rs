@@ -1,0 +1,115 @@
+//! kill -9 under load, round after round: nothing that was acknowledged is lost.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use support::{Server, eventually};
+use tempfile::TempDir;
+
+const ROUNDS: usize = 10;
+const WRITERS: usize = 8;
+/// How many acknowledged writes a round waits for before the kill.
+const WRITES: usize = 400;
+
+/// What a writer knows of its key: the last value that was acknowledged, and the
+/// one that was under way.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    acknowledged: usize,
+    under_way: usize,
+}
+
+#[test]
+fn nothing_acknowledged_is_lost() {
+    let dir = TempDir::new().unwrap();
+    let mut known = vec![Known::default(); WRITERS];
+    let mut last_index = 0;
+    for round in 0..ROUNDS {
+        let server = Server::start(dir.path());
+        check(&server, &known, last_index, round);
+        last_index = write_until_killed(server, &mut known);
+    }
+    let server = Server::start(dir.path());
+    check(&server, &known, last_index, ROUNDS);
+    check_history(&server);
+    server.stop("-TERM");
+    let verified = support::etcd(&["log", "verify", "-d"]).arg(dir.path()).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+}
+
+/// Writes with several clients until the process is killed in the middle of it.
+/// Returns the highest index that was acknowledged.
+fn write_until_killed(server: Server, known: &mut [Known]) -> u64 {
+    let (killed, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let highest = Mutex::new(0);
+    std::thread::scope(|scope| {
+        for (writer, known) in known.iter_mut().enumerate() {
+            let url = format!("{}/v1/keys/writer/{writer}", server.url);
+            let (killed, written, highest) = (&killed, &written, &highest);
+            scope.spawn(move || {
+                while !killed.load(Ordering::Relaxed) {
+                    known.under_way = known.acknowledged.max(known.under_way) + 1;
+                    let value = known.under_way.to_string();
+                    let Ok(reply) = ureq::post(&url).send_form([("value", &*value)]) else {
+                        continue;
+                    };
+                    if reply.status() == 200 {
+                        let index: u64 =
+                            reply.headers()["x-etcd-index"].to_str().unwrap().parse().unwrap();
+                        let mut highest = highest.lock().unwrap();
+                        *highest = index.max(*highest);
+                        known.acknowledged = known.under_way;
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        eventually("enough was written", || written.load(Ordering::Relaxed) >= WRITES);
+        server.kill();
+        killed.store(true, Ordering::Relaxed);
+    });
+    highest.into_inner().unwrap()
+}
+
+fn check(server: &Server, known: &[Known], last_index: u64, round: usize) {
+    let index = server.get("/health").number("x-etcd-index");
+    assert!(index >= last_index, "round {round}: went back to {index} from {last_index}");
+    for (writer, known) in known.iter().enumerate() {
+        let reply = server.get(&format!("/v1/keys/writer/{writer}"));
+        if known.acknowledged == 0 && reply.status == 404 {
+            continue;
+        }
+        let line: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let value: usize = line["value"].as_str().unwrap().parse().unwrap();
+        assert!(
+            (known.acknowledged..=known.under_way).contains(&value),
+            "round {round}: writer {writer} finds {value}, knows {known:?}"
+        );
+    }
+}
+
+/// Every event since the beginning can be watched, none is there twice, and each
+/// writer's values only go up.
+fn check_history(server: &Server) {
+    let last = server.get("/health").number("x-etcd-index");
+    let mut latest: BTreeMap<String, usize> = BTreeMap::new();
+    let mut next = 1;
+    for line in server.lines("/v1/watch/?stream=true&index=0", &[]) {
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["event"], next, "{line}");
+        next += 1;
+        let key = event["key"].as_str().unwrap().to_owned();
+        if key.starts_with("/writer/") {
+            let value = event["value"].as_str().unwrap().parse().unwrap();
+            let before = latest.insert(key, value).unwrap_or(0);
+            assert!(value > before, "{line}");
+        }
+        if event["index"] == last {
+            return;
+        }
+    }
+    panic!("the stream ended at event {next}");
+}

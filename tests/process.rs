@@ -1,0 +1,194 @@
+//! The process: how it starts, why it does not, and how it stops.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Instant;
+
+use support::{Server, etcd};
+use tempfile::TempDir;
+
+/// Runs until the end, which must be a failure, and returns its last words.
+fn refusal(args: &[&str]) -> String {
+    let output = etcd(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn port_in_use_is_refused_on_one_line() {
+    let dir = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let line = refusal(&["-d", text(dir.path()), "-c", &port, "-s", "0"]);
+    assert_eq!(
+        line,
+        format!("etcd: cannot listen on 127.0.0.1:{port}: Address already in use (os error 98)")
+    );
+    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", &port]);
+    assert!(line.starts_with(&format!("etcd: cannot listen on 127.0.0.1:{port}")), "{line}");
+}
+
+#[test]
+fn directory_in_use_is_refused_on_one_line() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let expected = format!("etcd: {} is in use by another process", text(dir.path()));
+    assert_eq!(refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0"]), expected);
+    for tool in ["show", "replay", "verify", "export"] {
+        assert_eq!(refusal(&["log", tool, "-d", text(dir.path())]), expected);
+    }
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn directory_that_cannot_be_made_is_refused_on_one_line() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let below = file.join("below");
+    let line = refusal(&["-d", text(&below), "-c", "0", "-s", "0"]);
+    assert_eq!(
+        line,
+        format!("etcd: cannot create {}: Not a directory (os error 20)", text(&below))
+    );
+}
+
+#[test]
+fn directory_of_a_newer_format_is_refused_on_one_line() {
+    let dir = TempDir::new().unwrap();
+    Server::start(dir.path()).stop("-TERM");
+    let path = dir.path().join("node.json");
+    let newer = fs::read_to_string(&path)
+        .unwrap()
+        .replace("\"format\":1", "\"format\":2,\"color\":\"red\"");
+    fs::write(&path, newer).unwrap();
+    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0"]);
+    let expected =
+        format!("etcd: {}: format 2 is newer than the 1 that this version knows", text(&path));
+    assert_eq!(line, expected);
+}
+
+#[test]
+fn joining_is_refused_rather_than_ignored() {
+    let dir = TempDir::new().unwrap();
+    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0", "-C", "127.0.0.1:7001"]);
+    assert!(line.starts_with("etcd: cannot join a cluster through 127.0.0.1:7001"), "{line}");
+    assert!(!dir.path().join("node.json").exists(), "a refused start leaves nothing behind");
+}
+
+#[test]
+fn name_that_is_no_part_of_a_key_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let line = refusal(&["-d", text(dir.path()), "-n", "a/b"]);
+    assert_eq!(
+        line,
+        r#"etcd: "a/b" cannot be the name of a machine: it must be one part of a key"#
+    );
+}
+
+#[test]
+fn damaged_log_is_refused_with_place_and_index() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    for _ in 0..5 {
+        server.post("/v1/keys/a", &[("value", "x")]);
+    }
+    server.stop("-TERM");
+    let segment = dir.path().join("wal/wal-1");
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(6).position(|window| window == b"\"/a\",\"").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    for args in [vec!["-c", "0", "-s", "0"], vec!["log", "verify"]] {
+        let line = refusal(&[args, vec!["-d", text(dir.path())]].concat());
+        let expected = format!("etcd: {} is damaged at byte ", text(&segment));
+        assert!(line.starts_with(&expected) && line.contains("command #3"), "{line}");
+    }
+}
+
+#[test]
+fn start_says_what_it_is_where_and_what_it_recovered() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let announced = server.announced.join("\n");
+    for part in [
+        "etcd 0.1.0: machine",
+        "of cluster",
+        "clients: http://127.0.0.1:",
+        "data: ",
+        "a new cluster",
+    ] {
+        assert!(announced.contains(part), "{announced}");
+    }
+    server.post("/v1/keys/a", &[("value", "x")]);
+    server.kill();
+    let announced = Server::start(dir.path()).announced.join("\n");
+    assert!(
+        announced.contains("recovered up to command #4, 5 keys and directories"),
+        "{announced}"
+    );
+}
+
+#[test]
+fn restart_on_the_same_ports_takes_no_index() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let port = |url: &str| url.rsplit(':').next().unwrap().to_owned();
+    let (clients, peers) = (port(&server.url), port(&server.peer_url));
+    server.post("/v1/keys/a", &[("value", "x")]);
+    server.stop("-TERM");
+    let server = Server::start_with(dir.path(), &["-c", &clients, "-s", &peers]);
+    let get = server.get("/v1/keys/a");
+    assert_eq!(get.body, "{\"action\":\"GET\",\"key\":\"/a\",\"value\":\"x\",\"index\":3}\n");
+    assert_eq!(get.number("x-raft-term"), 2);
+}
+
+#[test]
+fn signals_end_the_process_politely() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = TempDir::new().unwrap();
+        let server = Server::start(dir.path());
+        server.post("/v1/keys/a", &[("value", "x")]);
+        let asked = Instant::now();
+        let (status, lines) = server.stop(signal);
+        assert!(status.success(), "{signal}: {status}");
+        assert!(asked.elapsed().as_secs() < 5);
+        assert!(lines.last().unwrap().contains("the log is complete on disk"), "{lines:?}");
+    }
+}
+
+#[test]
+fn starting_anew_sets_aside_what_was_there() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a", &[("value", "x")]);
+    server.stop("-TERM");
+    let server = Server::start_with(dir.path(), &["-c", "0", "-s", "0", "-i"]);
+    assert!(
+        server.announced.iter().any(|line| line.contains("set aside in")),
+        "{:?}",
+        server.announced
+    );
+    assert_eq!(server.get("/v1/keys/a").status, 404);
+    assert_eq!(server.post("/v1/keys/a", &[("value", "y")]).number("x-etcd-index"), 3);
+    let mut entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let aside = entries.find(|path| path.join("node.json").exists()).unwrap();
+    let replayed = etcd(&["log", "replay", "-d", text(&aside)]).output().unwrap();
+    assert!(String::from_utf8(replayed.stdout).unwrap().contains(r#"/a = "x""#));
+}
+
+#[test]
+fn peer_port_tells_the_version() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let mut reply = ureq::get(format!("{}/version", server.peer_url)).call().unwrap();
+    assert_eq!(reply.body_mut().read_to_string().unwrap(), "etcd 0.1.0\n");
+}

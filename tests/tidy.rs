@@ -1,0 +1,67 @@
+//! What the compiler cannot check: every file opens with its idea, every script
+//! with its claim, and no file outgrows its idea.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn files(below: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(below)];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+fn sources() -> impl Iterator<Item = PathBuf> {
+    let below =
+        ["src", "log/src", "log/tests", "projections/src", "projections/tests", "tests", "benches"];
+    let all = below.into_iter().flat_map(files);
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+}
+
+#[test]
+fn every_file_opens_with_its_idea() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("//! "), "{}", path.display());
+    }
+}
+
+#[test]
+fn no_file_outgrows_its_idea() {
+    for path in sources() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 600, "{}: {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_script_opens_with_its_claim() {
+    for below in ["log/tests/scripts", "projections/tests/scripts", "tests/scripts"] {
+        for path in files(below) {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("# "), "{}", path.display());
+            assert!(text.lines().count() <= 80, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_dependency_has_its_reason() {
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let (_, rest) = manifest.split_once("[workspace.dependencies]").unwrap();
+    let (dependencies, _) = rest.split_once("\n[").unwrap();
+    let wanted =
+        ["chrono", "clap", "hyper", "okaywal", "serde", "serde_json", "tokio", "tokio-stream"];
+    for line in
+        dependencies.lines().filter(|line| line.contains(" = ") && !line.contains("path = "))
+    {
+        let name = line.split(' ').next().unwrap();
+        assert!(wanted.contains(&name) || line.contains(" # "), "{line}");
+    }
+}
