@@ -178,10 +178,12 @@ impl DataDir {
             return Err(DataDirError::NotEmpty(self.path.clone()));
         }
         let (path, draft) = (self.path.join("node.json"), self.path.join("node.json.tmp"));
-        let mut text = serde_json::to_vec(identity).expect("an identity is plain data");
-        text.push(b'\n');
+        let text = serde_json::to_vec(identity);
+        let text =
+            text.map_err(|source| DataDirError::Unreadable { path: path.clone(), source })?;
         let written = File::create(&draft).and_then(|mut file| {
             file.write_all(&text)?;
+            file.write_all(b"\n")?;
             file.sync_all()
         });
         written.map_err(failed("write", &draft))?;
@@ -196,15 +198,15 @@ impl DataDir {
     ///
     /// If the operating system refuses.
     pub fn set_aside(&self) -> Result<Option<PathBuf>, DataDirError> {
-        let present = CONTENTS.map(|name| self.path.join(name));
-        let present: Vec<_> = present.into_iter().filter(|path| path.exists()).collect();
+        let present = CONTENTS.iter().filter(|name| self.path.join(name).exists());
+        let present: Vec<_> = present.collect();
         if present.is_empty() {
             return Ok(None);
         }
         let aside = self.path.join(Utc::now().format("replaced-%Y%m%dT%H%M%S%.3fZ").to_string());
         fs::create_dir(&aside).map_err(failed("create", &aside))?;
-        for path in present {
-            let name = path.file_name().expect("each has a name");
+        for name in present {
+            let path = self.path.join(name);
             fs::rename(&path, aside.join(name)).map_err(failed("set aside", &path))?;
         }
         self.sync()?;

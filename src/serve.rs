@@ -6,7 +6,7 @@
 //!      exit ◀─ sync ◀─ finish requests, end watches ◀─ signal ◀─ serve ◀──────┘
 //! ```
 //!
-//! A disk that fails ends the process at once: see [`end_process`].
+//! A disk that fails ends the process at once: see `end_process`.
 
 use std::future::Future;
 use std::io;

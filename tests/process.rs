@@ -1,4 +1,5 @@
 //! The process: how it starts, why it does not, and how it stops.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! openraft's own suite for storage, on the log on disk and on its in-memory twin.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use etcd::consensus::log_store::LogStore;
 use etcd::consensus::state_machine::StateMachine;
 use etcd::consensus::types::TypeConfig;
 use etcd::published;
-use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
+use etcd_log::{LogStorage as _, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};

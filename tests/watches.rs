@@ -1,4 +1,5 @@
 //! Watches against a real process: streams, cursors, history, time limits.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -12,8 +12,10 @@
 //! flip AT                  one bit of the byte AT of the newest segment
 //! remove  swap  blank_segment                         files gone, exchanged, made
 //! ```
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -213,10 +215,10 @@ impl Runner {
                 Record::Purge { upto } => format!("purge up to {upto}"),
                 Record::Committed { upto } => format!("committed up to {upto}"),
             };
-            output += &format!("{file}:{} {record}\n", visit.offset);
+            writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;
         if let Some(torn) = recovered.torn {
-            output += &format!("torn at byte {}\n", torn.offset);
+            writeln!(output, "torn at byte {}", torn.offset)?;
         }
         Ok(output)
     }
@@ -299,10 +301,11 @@ impl goldenscript::Runner for Runner {
                 let from = from.map_or(reader.first(), RaftIndex);
                 let to = RaftIndex(to.unwrap_or(u64::MAX));
                 let entries: Result<Vec<_>, _> = reader.iter(from..to).collect();
-                Ok(entries?
+                let lines: Vec<_> = entries?
                     .iter()
-                    .map(|entry| format!("{}{}\n", entry.id, value_of(entry)))
-                    .collect())
+                    .map(|entry| format!("{}{}", entry.id, value_of(entry)))
+                    .collect();
+                Ok(lines.join("\n"))
             }
             Action::Frames => self.frames(),
             damage => self.damage(damage),

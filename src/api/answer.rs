@@ -95,7 +95,9 @@ impl Answer {
         headers.insert(X_ETCD_INDEX, HeaderValue::from(now.state.position().index.0));
         headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
         headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
-        headers.insert(X_ETCD_CLUSTER_ID, node.cluster_header());
+        if let Ok(cluster) = HeaderValue::try_from(node.cluster().to_string()) {
+            headers.insert(X_ETCD_CLUSTER_ID, cluster);
+        }
         if let Some(event) = self.event {
             headers.insert(X_ETCD_EVENT, HeaderValue::from(event.0));
         }

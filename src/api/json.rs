@@ -47,16 +47,16 @@ impl<'a> Line<'a> {
             time: None,
         }
     }
+}
 
-    fn to_vec(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a line is plain data")
-    }
+fn to_vec(line: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(line).expect("a line is plain data")
 }
 
 /// Writes an event as the v1 API shows it: an expiry looks like a delete. The
 /// same event gives the same bytes to everybody, at any time.
 pub fn event(event: &Event) -> Vec<u8> {
-    line(event).to_vec()
+    to_vec(&line(event))
 }
 
 /// Writes an event as streams show it: with its number and time, and with an
@@ -68,7 +68,7 @@ pub fn streamed_event(event: &Event) -> Vec<u8> {
     if matches!(event.change, Change::Expire { .. }) {
         line.action = "EXPIRE";
     }
-    line.to_vec()
+    to_vec(&line)
 }
 
 fn line(event: &Event) -> Line<'_> {
@@ -102,7 +102,7 @@ pub fn node(key: &KeyPath, node: &Node, index: Index, now: LogTime) -> Vec<u8> {
         },
         Node::Directory => Line { dir: true, ..line },
     };
-    line.to_vec()
+    to_vec(&line)
 }
 
 /// Writes a child of a directory as a listing shows it.
@@ -118,7 +118,7 @@ pub fn child(name: &str, node: &Node) -> Vec<u8> {
         Node::File { value, .. } => (&**value, "f"),
         Node::Directory => (".", "d"),
     };
-    serde_json::to_vec(&Child { key: name, value, r#type }).expect("a child is plain data")
+    to_vec(&Child { key: name, value, r#type })
 }
 
 /// Returns how many whole seconds remain at the least, looking at a time shortly

@@ -9,17 +9,17 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, Bad, Problem};
 use super::json;
-use super::request::{self, Fields, REQUEST_LIMIT};
+use super::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
 use crate::published::Published;
 
 /// Answers with what a key holds, or with the children of a directory.
 pub(super) async fn get<B>(
     node: &Node,
-    path: &str,
+    key: KeyPath,
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
-    let (key, now) = read(node, path, request).await?;
+    let now = read(node, request).await?;
     let (tree, index) = (now.state.tree(), now.state.position().index);
     let time = node.time(&now);
     match tree.get(&key).ok_or(Problem::NotFound)? {
@@ -36,15 +36,15 @@ pub(super) async fn get<B>(
 /// Answers with the children of a directory, by name.
 pub(super) async fn list<B>(
     node: &Node,
-    path: &str,
+    key: KeyPath,
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
-    let (directory, now) = read(node, path, request).await?;
+    let now = read(node, request).await?;
     let tree = now.state.tree();
-    match tree.get(&directory).ok_or(Problem::NotFound)? {
-        TreeNode::File { .. } => Err(Rejection::NotADirectory(directory).into()),
+    match tree.get(&key).ok_or(Problem::NotFound)? {
+        TreeNode::File { .. } => Err(Rejection::NotADirectory(key).into()),
         TreeNode::Directory => {
-            let children = tree.children(&directory);
+            let children = tree.children(&key);
             let children = children.map(|(key, node)| json::child(key.name(), node));
             Ok(Answer::json(join(b"", children, b" ", b"")))
         }
@@ -54,10 +54,10 @@ pub(super) async fn list<B>(
 /// Sets a key; with a previous value, tests it first.
 pub(super) async fn set(
     node: &Node,
-    path: &str,
+    key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let (key, fields) = write(path, request).await?;
+    let fields = write(&key, request).await?;
     let value = fields.value()?.ok_or(Bad::SetValue)?;
     let ttl = fields.ttl()?;
     let command = match fields.prev_value()? {
@@ -70,10 +70,10 @@ pub(super) async fn set(
 /// Sets a key if it holds a given value.
 pub(super) async fn test_and_set(
     node: &Node,
-    path: &str,
+    key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let (key, fields) = write(path, request).await?;
+    let fields = write(&key, request).await?;
     let prev_value = fields.prev_value()?.ok_or(Bad::PrevValue)?;
     let value = fields.value()?.ok_or(Bad::TestAndSetValue)?;
     let ttl = fields.ttl()?;
@@ -83,37 +83,30 @@ pub(super) async fn test_and_set(
 /// Deletes a key.
 pub(super) async fn delete(
     node: &Node,
-    path: &str,
+    key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let (key, fields) = write(path, request).await?;
+    let fields = write(&key, request).await?;
     propose(node, Command::Delete { key }, &fields).await
 }
 
-/// Reads what a request for reading says, and gets a state that is fresh enough.
-async fn read<B>(
-    node: &Node,
-    path: &str,
-    request: &Request<B>,
-) -> Result<(KeyPath, Arc<Published>), Problem> {
-    let key = request::key(path)?;
+/// Gets a state that is as fresh as the request wants it.
+async fn read<B>(node: &Node, request: &Request<B>) -> Result<Arc<Published>, Problem> {
     let fields = Fields::of_query(request);
     let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
-    let now = node.read(fields.freshness()?, limit).await?;
-    Ok((key, now))
+    Ok(node.read(fields.freshness()?, limit).await?)
 }
 
 /// Reads what a request for writing says, and refuses what no client may write.
-async fn write(path: &str, request: Request<Incoming>) -> Result<(KeyPath, Fields), Problem> {
-    let key = request::key(path)?;
+async fn write(key: &KeyPath, request: Request<Incoming>) -> Result<Fields, Problem> {
     let fields = Fields::of_request(request).await?;
-    if is_reserved(&key) {
-        return Err(Rejection::Reserved(key).into());
+    if is_reserved(key) {
+        return Err(Rejection::Reserved(key.clone()).into());
     }
     if key.is_root() {
-        return Err(Rejection::NotAFile(key).into());
+        return Err(Rejection::NotAFile(key.clone()).into());
     }
-    Ok((key, fields))
+    Ok(fields)
 }
 
 async fn propose(node: &Node, command: Command, fields: &Fields) -> Result<Answer, Problem> {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Bad input is answered here and never reaches the log. Errors are one plain
-//! line; each has one place, in [`answer`].
+//! line; each has one place, in [`mod@answer`].
 
 mod admin;
 pub mod answer;
@@ -28,36 +28,40 @@ use answer::{Answer, Body, Problem};
 pub use server::{serve_clients, serve_peers};
 
 /// Answers a request of a client.
-async fn answer(node: Node, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn respond(node: Node, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let answer = route(&node, request).await.unwrap_or_else(Problem::into_answer);
     Ok(answer.into_response(&node))
 }
 
 async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
     let path = request.uri().path();
-    if let Some(key) = below(path, "/v1/keys") {
+    if let Some(path) = below(path, "/v1/keys") {
+        let key = request::key(path)?;
         return match *request.method() {
             Method::GET => keys::get(node, key, &request).await,
-            Method::POST | Method::PUT => keys::set(node, &key.to_owned(), request).await,
-            Method::DELETE => keys::delete(node, &key.to_owned(), request).await,
+            Method::POST | Method::PUT => keys::set(node, key, request).await,
+            Method::DELETE => keys::delete(node, key, request).await,
             _ => Err(Problem::Method("GET, POST, PUT, DELETE")),
         };
     }
-    if let Some(key) = below(path, "/v1/testAndSet") {
+    if let Some(path) = below(path, "/v1/testAndSet") {
+        let key = request::key(path)?;
         return match *request.method() {
-            Method::POST | Method::PUT => keys::test_and_set(node, &key.to_owned(), request).await,
+            Method::POST | Method::PUT => keys::test_and_set(node, key, request).await,
             _ => Err(Problem::Method("POST, PUT")),
         };
     }
-    if let Some(key) = below(path, "/v1/list") {
+    if let Some(path) = below(path, "/v1/list") {
+        let key = request::key(path)?;
         return match *request.method() {
             Method::GET => keys::list(node, key, &request).await,
             _ => Err(Problem::Method("GET")),
         };
     }
-    if let Some(key) = below(path, "/v1/watch") {
+    if let Some(path) = below(path, "/v1/watch") {
+        let prefix = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::POST => watch::watch(node, &key.to_owned(), request).await,
+            Method::GET | Method::POST => watch::watch(node, prefix, request).await,
             _ => Err(Problem::Method("GET, POST")),
         };
     }

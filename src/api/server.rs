@@ -1,6 +1,5 @@
 //! The listeners: connections in, one task each.
 
-use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -28,8 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// under way finish.
 pub async fn serve_clients(listener: TcpListener, node: Node) {
     let closing = node.closing();
-    let answer = move |request: Request<Incoming>| super::answer(node.clone(), request);
-    serve(listener, closing, move || service_fn(answer.clone())).await;
+    let respond = move |request: Request<Incoming>| super::respond(node.clone(), request);
+    serve(listener, closing, move || service_fn(respond.clone())).await;
 }
 
 /// Serves the peer port until the machine closes. There are no peers yet: it
@@ -79,35 +78,33 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-fn connection<S, B>(stream: TcpStream, service: S, mut closing: Closing) -> impl Future<Output = ()>
+async fn connection<S, B>(stream: TcpStream, service: S, mut closing: Closing)
 where
     S: HttpService<Incoming, ResBody = B> + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    async move {
-        if let Err(error) = prepare(&stream) {
-            tracing::debug!("a connection was lost: {error}");
-            return;
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!("a connection was lost: {error}");
+        return;
+    }
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = closing.begun() => {
+            served.as_mut().graceful_shutdown();
+            served.await
         }
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
-            .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut served = std::pin::pin!(served);
-        let ended = tokio::select! {
-            ended = served.as_mut() => ended,
-            () = closing.begun() => {
-                served.as_mut().graceful_shutdown();
-                served.await
-            }
-        };
-        // Clients come and go as they like; only who looks for it wants to know.
-        if let Err(error) = ended {
-            tracing::debug!("a connection ended: {error}");
-        }
+    };
+    // Clients come and go as they like; only who looks for it wants to know.
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended: {error}");
     }
 }
 

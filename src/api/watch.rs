@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_log::EventNumber;
+use etcd_log::{EventNumber, KeyPath};
 use etcd_projections::Event;
 use futures_util::stream;
 use hyper::body::{Frame, Incoming};
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
-use super::request::{self, Fields};
+use super::request::Fields;
 use crate::node::{Node, Start, Watch, WatchError};
 
 /// How often a quiet stream of server-sent events shows that it is alive.
@@ -25,10 +25,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Answers with the next event at a prefix or below it, or with all of them.
 pub(super) async fn watch(
     node: &Node,
-    path: &str,
+    prefix: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let prefix = request::key(path)?;
     let server_sent_events = accepts_event_stream(&request);
     let last_event_id = last_event_id(&request)?;
     let fields = Fields::of_request(request).await?;

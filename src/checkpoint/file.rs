@@ -172,19 +172,19 @@ pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, Chec
 /// The lines of a checkpoint that is being read.
 struct Lines<'a> {
     path: &'a Path,
-    lines: BufReader<File>,
+    file: BufReader<File>,
     number: usize,
     hash: Xxh3,
 }
 
 impl<'a> Lines<'a> {
     fn new(path: &'a Path, file: File) -> Self {
-        Self { path, lines: BufReader::with_capacity(1 << 18, file), number: 0, hash: Xxh3::new() }
+        Self { path, file: BufReader::with_capacity(1 << 18, file), number: 0, hash: Xxh3::new() }
     }
 
     fn next(&mut self) -> Result<Option<Vec<u8>>, CheckpointError> {
         let mut line = Vec::new();
-        let read = self.lines.read_until(b'\n', &mut line);
+        let read = self.file.read_until(b'\n', &mut line);
         let length = read.map_err(CheckpointError::io("read", self.path))?;
         self.number += 1;
         Ok((length > 0).then_some(line))

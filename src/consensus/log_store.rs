@@ -1,4 +1,5 @@
 //! The log, as openraft wants it: a translation, and no more.
+#![expect(clippy::result_large_err, reason = "openraft's error is what its traits return")]
 
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};

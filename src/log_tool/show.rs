@@ -25,10 +25,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn takes(&self, outcome: &Outcome, key: &Option<KeyPath>) -> bool {
+    fn takes(&self, outcome: &Outcome, key: Option<&KeyPath>) -> bool {
         let in_range = (self.from..=self.to).contains(&outcome.position.index.0);
         let wanted = self.key.as_ref();
-        in_range && wanted.is_none_or(|wanted| key.as_ref().is_some_and(|key| wanted.covers(key)))
+        in_range && wanted.is_none_or(|wanted| key.is_some_and(|key| wanted.covers(key)))
     }
 
     /// Whether entries without commands are of interest.
@@ -72,7 +72,7 @@ fn show_batch(
     for (at, outcome) in outcomes.iter().enumerate() {
         let command = at.checked_sub(expired).map(|at| &batch.commands[at]);
         let key = command.map_or_else(|| key_of_event(outcome), key_of_command);
-        if !selection.takes(outcome, &key) {
+        if !selection.takes(outcome, key.as_ref()) {
             continue;
         }
         if selection.json {

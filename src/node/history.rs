@@ -108,7 +108,7 @@ impl History {
         let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
         let end = target.applied.map_or(next, |id| id.index.next());
         if next < self.log.first() {
-            let (wanted, oldest) = (self.wanted(cursor), self.oldest());
+            let (wanted, oldest) = (cursor.index(), self.oldest());
             return Err(WatchError::Gone { wanted, oldest });
         }
         let mut replay = Replay::new(start.state, self.log.read(next..end));
@@ -139,13 +139,6 @@ impl History {
         // A checkpoint is a cache: without one, the replay starts at the beginning.
         let newest = newest.ok().and_then(Result::ok).flatten();
         newest.unwrap_or_else(|| Checkpoint::empty(State::new(self.ring_capacity)))
-    }
-
-    fn wanted(&self, cursor: Cursor) -> Index {
-        match cursor {
-            Cursor::Index(index) => index,
-            Cursor::Number(_) => Index(0),
-        }
     }
 
     fn oldest(&self) -> Index {

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use etcd_log::{ClusterId, Command, Index, KeyPath, LogReader, LogTime, Machine};
 use etcd_projections::Outcome;
-use hyper::header::HeaderValue;
 use tokio::sync::watch as latest;
 
 use crate::checkpoint::CheckpointStore;
@@ -86,7 +85,6 @@ pub struct Node {
 #[derive(Debug)]
 struct Inner {
     cluster: ClusterId,
-    cluster_header: HeaderValue,
     machine: Machine,
     consensus: Consensus,
     published: Reader,
@@ -109,18 +107,8 @@ impl Node {
             options.ring_capacity,
         );
         let (closing, _) = latest::channel(false);
-        let cluster_header = HeaderValue::try_from(cluster.to_string());
-        let inner = Inner {
-            cluster,
-            cluster_header: cluster_header.expect("hexadecimal digits"),
-            machine,
-            consensus,
-            published,
-            proposer,
-            barrier,
-            history,
-            closing,
-        };
+        let inner =
+            Inner { cluster, machine, consensus, published, proposer, barrier, history, closing };
         Self { inner: Arc::new(inner) }
     }
 
@@ -189,9 +177,9 @@ impl Node {
         self.inner.published.now()
     }
 
-    /// Returns the cluster, as a header says it.
-    pub fn cluster_header(&self) -> HeaderValue {
-        self.inner.cluster_header.clone()
+    /// Returns the cluster that the machine belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
     }
 
     /// Returns the time at which a state is looked at: by this machine's clock,

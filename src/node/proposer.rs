@@ -40,7 +40,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const RETRY: Duration = Duration::from_millis(20);
 
 /// How long a batch may take until its outcome counts as unknown.
-const BATCH_LIMIT: Duration = Duration::from_secs(60);
+const BATCH_LIMIT: Duration = Duration::from_mins(1);
 
 /// The sending end of the queue.
 #[derive(Clone, Debug)]

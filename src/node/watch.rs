@@ -73,6 +73,16 @@ pub(super) enum Cursor {
     Number(EventNumber),
 }
 
+impl Cursor {
+    /// Returns the index that is looked for; 0 if it is an event instead.
+    pub(super) fn index(self) -> Index {
+        match self {
+            Self::Index(index) => index,
+            Self::Number(_) => Index(0),
+        }
+    }
+}
+
 impl Watch {
     pub(super) fn new(
         prefix: KeyPath,
@@ -154,14 +164,9 @@ impl Watch {
 
     /// Takes the next event from the log; nothing, if the ring is reached.
     async fn replay(&mut self) -> Result<Option<Arc<Event>>, WatchError> {
-        let replaying = match &mut self.replaying {
-            Some(replaying) => replaying,
-            None => {
-                let replaying =
-                    self.history.replay(self.cursor, self.prefix.clone(), self.from_index);
-                self.replaying.insert(replaying)
-            }
-        };
+        let replaying = self.replaying.get_or_insert_with(|| {
+            self.history.replay(self.cursor, self.prefix.clone(), self.from_index)
+        });
         let found = tokio::select! {
             found = replaying.next() => found,
             () = self.closing.begun() => return Err(WatchError::Closing),

@@ -1,6 +1,7 @@
 //! A real process of this program, on ports that were free, and an ordinary
 //! HTTP client to talk to it.
 #![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 use std::io::{BufRead as _, BufReader, Read};
@@ -11,7 +12,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine: reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A process of this program that serves.
 pub struct Server {
@@ -51,21 +52,28 @@ impl Server {
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let (mut url, mut peer_url, mut announced) = (String::new(), String::new(), Vec::new());
-        loop {
-            let line = lines
-                .recv_timeout(PATIENCE)
-                .unwrap_or_else(|_| panic!("not ready: {announced:#?}"));
-            if let Some((_, urls)) = line.split_once("clients: ") {
-                let (clients, peers) = urls.split_once("  peers: ").unwrap();
-                (url, peer_url) = (clients.to_owned(), peers.to_owned());
-            }
-            let ready = line.contains("ready in");
-            announced.push(line);
-            if ready {
-                return Self { child, lines: Mutex::new(lines), url, peer_url, announced };
-            }
+        let mut server = Self {
+            child,
+            lines: Mutex::new(lines),
+            url: String::new(),
+            peer_url: String::new(),
+            announced: Vec::new(),
+        };
+        while !server.announced.last().is_some_and(|line| line.contains("ready in")) {
+            server.hear();
         }
+        server
+    }
+
+    /// Takes in one line of what a process says at its start.
+    fn hear(&mut self) {
+        let line = self.lines.lock().unwrap().recv_timeout(PATIENCE);
+        let line = line.unwrap_or_else(|_| panic!("not ready: {:#?}", self.announced));
+        if let Some((_, urls)) = line.split_once("clients: ") {
+            let (clients, peers) = urls.split_once("  peers: ").unwrap();
+            (self.url, self.peer_url) = (clients.to_owned(), peers.to_owned());
+        }
+        self.announced.push(line);
     }
 
     /// Asks for a path.

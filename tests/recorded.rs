@@ -1,0 +1,137 @@
+//! Recorded logs: every projection, at several indices, must be what it was when
+//! the log was recorded. A change here is a change of the log's meaning.
+//!
+//! ```text
+//! load NAME          read tests/recorded/NAME.jsonl; the ring holds 20 events here
+//! at INDEX           everything that the log says up to this command
+//! digest INDEX…      the digests only
+//! end                everything, ticks after the last command included
+//! ```
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use etcd_log::{Batch, Index, RecordedBatch};
+use etcd_projections::{Node, Record, State};
+
+const RING: usize = 20;
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn load(path: &Path) -> Result<Vec<Batch>, Box<dyn Error>> {
+    let (mut batches, mut next) = (Vec::new(), Index(1));
+    for (at, line) in fs::read_to_string(path)?.lines().enumerate() {
+        if let Some(batch) = RecordedBatch::read(at + 1, line, next)? {
+            next = Index(next.0 + batch.commands.len() as u64);
+            batches.push(batch.into_batch());
+        }
+    }
+    Ok(batches)
+}
+
+/// Replays up to a command, which may be in the middle of a batch.
+fn replay(batches: &[Batch], to: u64) -> State {
+    let mut state = State::new(RING);
+    for batch in batches {
+        let index = state.position().index.0;
+        if index >= to {
+            break;
+        }
+        let room = usize::try_from(to - index).unwrap_or(usize::MAX);
+        let commands = batch.commands.iter().take(room).cloned().collect();
+        state.apply(&Batch { time: batch.time, commands });
+    }
+    state
+}
+
+#[test]
+fn scripts() {
+    for script in fs::read_dir(directory("scripts/recorded")).unwrap() {
+        let script = script.unwrap().path();
+        goldenscript::run(&mut Runner::default(), &script)
+            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    }
+}
+
+/// Any recorded log, replayed from a checkpoint after any batch, leads to the
+/// same state as replayed whole.
+#[test]
+fn any_checkpoint_leads_to_the_same_state() {
+    for recording in fs::read_dir(directory("recorded")).unwrap() {
+        let batches = load(&recording.unwrap().path()).unwrap();
+        let whole = shown(&replay(&batches, u64::MAX)).unwrap();
+        for at in 0..batches.len() {
+            let mut state = State::new(RING);
+            batches[..at].iter().for_each(|batch| drop(state.apply(batch)));
+            let records: Vec<Record> = state.records().collect();
+            let mut state = State::from_records(&state.summary(), records, RING).unwrap();
+            batches[at..].iter().for_each(|batch| drop(state.apply(batch)));
+            assert_eq!(shown(&state).unwrap(), whole, "checkpoint after batch {at}");
+        }
+    }
+}
+
+#[derive(Debug, goldenscript::Command)]
+enum Action {
+    Load(String),
+    At(u64),
+    Digest(Vec<u64>),
+    End,
+}
+
+#[derive(Default)]
+struct Runner {
+    batches: Vec<Batch>,
+}
+
+impl goldenscript::Runner for Runner {
+    type Command = Action;
+
+    fn run(
+        &mut self,
+        action: &Action,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn Error>> {
+        match action {
+            Action::Load(name) => {
+                self.batches = load(&directory("recorded").join(format!("{name}.jsonl")))?;
+                Ok(String::new())
+            }
+            Action::At(index) => shown(&replay(&self.batches, *index)),
+            Action::End => shown(&replay(&self.batches, u64::MAX)),
+            Action::Digest(indices) => {
+                let digest = |index: &u64| replay(&self.batches, *index).digest().clone();
+                let lines: Vec<_> =
+                    indices.iter().map(|index| format!("#{index} {}", digest(index))).collect();
+                Ok(lines.join("\n"))
+            }
+        }
+    }
+}
+
+fn shown(state: &State) -> Result<String, Box<dyn Error>> {
+    let mut out = String::new();
+    for (key, node) in state.tree().iter() {
+        match node {
+            Node::File { value, .. } => writeln!(out, "tree {key} = {value}")?,
+            Node::Directory => writeln!(out, "tree {key}/")?,
+        }
+    }
+    if let (Some(first), Some(last)) = (state.ring().first(), state.ring().last()) {
+        writeln!(out, "ring {} {} to {} {}", first.number, first.index, last.number, last.index)?;
+    }
+    for (deadline, key) in state.expiry().iter() {
+        writeln!(out, "deadline {deadline} {key}")?;
+    }
+    for machine in state.machines().iter() {
+        writeln!(out, "machine {} {} {}", machine.name, machine.peer_url, machine.client_url)?;
+    }
+    let position = state.position();
+    writeln!(out, "position {} {} {}", position.index, position.event, position.time)?;
+    writeln!(out, "digest {}", state.digest())?;
+    Ok(out)
+}
