@@ -1,0 +1,174 @@
+//! How fast one machine is, beside its ceiling, measured with `wrk`.
+//!
+//! ```text
+//! cargo bench --bench throughput            medians of 5 runs of 5 s each
+//! cargo bench --bench throughput -- 3 2     medians of 3 runs of 2 s each
+//! ```
+//!
+//! Each row is measured on a fresh machine of this program, with the load
+//! generator on the same computer; the ceiling is hyper alone, answering a fixed
+//! body, measured in the same run. Needs `wrk` on the path.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
+
+use std::convert::Infallible;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+
+/// 10,000 keys, in an order that is not that of their names; 256-byte values.
+const SCRIPT: &str = r#"
+local n, value, method = 0, string.rep("v", 256), METHOD
+local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
+request = function()
+  n = n + 1
+  local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
+  if method == "GET" then return wrk.format("GET", path) end
+  return wrk.format("PUT", path, headers, "value=" .. value)
+end
+"#;
+
+fn main() {
+    // Cargo adds `--bench`; what else there is are two numbers.
+    let mut numbers =
+        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let runs = numbers.next().unwrap_or(5);
+    let seconds = numbers.next().unwrap_or(5);
+    let dir = TempDir::new().unwrap();
+    let load = Load { dir: dir.path(), runs, seconds };
+
+    println!(
+        "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"
+    );
+    let address = spawn_ceiling();
+    load.row("hyper alone, GET, 64 connections", "GET", 64, &format!("http://{address}"));
+    load.row("hyper alone, PUT, 256 connections", "PUT", 256, &format!("http://{address}"));
+
+    let machine = Machine::start(&dir.path().join("data"));
+    println!(
+        "{:<40} {:>9} ms",
+        "start of an empty machine to healthy",
+        machine.healthy_after.as_millis()
+    );
+    println!("{:<40} {:>9} KiB", "resident memory when idle", machine.resident_kib());
+    load.row("durable PUT, 1 connection", "PUT", 1, &machine.url);
+    load.row("durable PUT, 64 connections", "PUT", 64, &machine.url);
+    load.row("durable PUT, 256 connections", "PUT", 256, &machine.url);
+    load.row("linearizable GET, 64 connections", "GET", 64, &machine.url);
+    println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
+}
+
+/// How to measure.
+struct Load<'a> {
+    dir: &'a Path,
+    runs: usize,
+    seconds: usize,
+}
+
+impl Load<'_> {
+    fn row(&self, name: &str, method: &str, connections: usize, url: &str) {
+        let mut measured: Vec<_> =
+            (0..self.runs).map(|_| self.measure(method, connections, url)).collect();
+        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
+        let (rate, latency) = &measured[measured.len() / 2];
+        println!("{name:<40} {rate:>9.0}/s  {latency}");
+    }
+
+    fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {
+        let script = self.dir.join(format!("{method}.lua"));
+        std::fs::write(&script, SCRIPT.replace("METHOD", &format!("{method:?}"))).unwrap();
+        let output = Command::new("wrk")
+            .args(["-t1", &format!("-c{connections}"), &format!("-d{}", self.seconds), "--latency"])
+            .arg("-s")
+            .arg(&script)
+            .arg(url)
+            .output()
+            .expect("wrk is on the path");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let after = |label: &str| {
+            let (_, rest) = text.split_once(label).unwrap_or_else(|| panic!("no {label}: {text}"));
+            rest.split_whitespace().next().unwrap().to_owned()
+        };
+        assert!(!text.contains("Non-2xx") || url.is_empty() || method == "GET", "{text}");
+        (after("Requests/sec:").parse().unwrap(), after("99%"))
+    }
+}
+
+/// A machine of this program, in a process of its own.
+struct Machine {
+    child: Child,
+    url: String,
+    healthy_after: Duration,
+}
+
+impl Machine {
+    fn start(dir: &Path) -> Self {
+        let started = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_etcd"))
+            .args(["-c", "0", "-s", "0", "-d"])
+            .arg(dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("clients: ") {
+                rest.split(' ').next().unwrap().clone_into(&mut url);
+            }
+            if line.contains("ready in") {
+                break;
+            }
+        }
+        while ureq::get(format!("{url}/health")).call().is_err() {}
+        Self { child, url, healthy_after: started.elapsed() }
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Serves a fixed body with hyper alone, set up as this program does it, and
+/// returns where.
+fn spawn_ceiling() -> SocketAddr {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let answer = service_fn(|request: Request<Incoming>| async move {
+                    drop(request);
+                    let body = Full::new(Bytes::from_static(&[b'x'; 256]));
+                    Ok::<_, Infallible>(Response::new(body))
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+    });
+    receiver.recv().unwrap()
+}
