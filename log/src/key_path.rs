@@ -54,6 +54,9 @@ impl KeyPath {
     /// If what remains is longer than [`Self::MAX_BYTES`] or deeper than
     /// [`Self::MAX_PARTS`].
     pub fn clean(path: &str) -> Result<Self, InvalidKey> {
+        if Self::is_clean(path) {
+            return Ok(Self::from_clean(Arc::from(path)));
+        }
         let mut parts = Vec::new();
         for part in path.split('/') {
             match part {
@@ -67,6 +70,18 @@ impl KeyPath {
             return Err(InvalidKey(text));
         }
         Ok(Self::from_clean(Arc::from(text)))
+    }
+
+    /// Returns whether a path is clean already and within the bounds, as most
+    /// are: then it need not be taken apart.
+    fn is_clean(path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else { return false };
+        let mut parts = 0;
+        let clean = rest.split('/').all(|part| {
+            parts += 1;
+            !matches!(part, "" | "." | "..")
+        });
+        path == "/" || (clean && path.len() <= Self::MAX_BYTES && parts <= Self::MAX_PARTS)
     }
 
     /// Takes a text that is known to be clean.
@@ -166,9 +181,10 @@ impl TryFrom<Arc<str>> for KeyPath {
     type Error = InvalidKey;
 
     fn try_from(text: Arc<str>) -> Result<Self, Self::Error> {
-        match Self::clean(&text) {
-            Ok(key) if *key.text == *text => Ok(key),
-            Ok(_) | Err(_) => Err(InvalidKey(text.as_ref().to_owned())),
+        if Self::is_clean(&text) {
+            Ok(Self::from_clean(text))
+        } else {
+            Err(InvalidKey(text.as_ref().to_owned()))
         }
     }
 }

@@ -82,12 +82,11 @@ impl Answer {
     }
 
     /// Adds the headers that say which state answered.
-    pub fn into_response(self, node: &Node) -> Response<Body> {
+    pub fn into_response(self, node: &Node, cluster: &HeaderValue) -> Response<Body> {
         let now = node.now();
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.reserve(8);
         if let Some(content_type) = self.content_type {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
@@ -95,9 +94,7 @@ impl Answer {
         headers.insert(X_ETCD_INDEX, HeaderValue::from(now.state.position().index.0));
         headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
         headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
-        if let Ok(cluster) = HeaderValue::try_from(node.cluster().to_string()) {
-            headers.insert(X_ETCD_CLUSTER_ID, cluster);
-        }
+        headers.insert(X_ETCD_CLUSTER_ID, cluster.clone());
         if let Some(event) = self.event {
             headers.insert(X_ETCD_EVENT, HeaderValue::from(event.0));
         }

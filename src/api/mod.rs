@@ -20,6 +20,7 @@ mod watch;
 use std::convert::Infallible;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 
 use crate::node::Node;
@@ -28,9 +29,13 @@ use answer::{Answer, Body, Problem};
 pub use server::{serve_clients, serve_peers};
 
 /// Answers a request of a client.
-async fn respond(node: Node, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn respond(
+    node: Node,
+    cluster: HeaderValue,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let answer = route(&node, request).await.unwrap_or_else(Problem::into_answer);
-    Ok(answer.into_response(&node))
+    Ok(answer.into_response(&node, &cluster))
 }
 
 async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {

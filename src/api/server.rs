@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response, StatusCode};
@@ -25,9 +26,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves clients until the machine closes; then lets the requests that are
 /// under way finish.
+///
+/// # Panics
+///
+/// Never: a cluster's identity can stand in a header.
 pub async fn serve_clients(listener: TcpListener, node: Node) {
     let closing = node.closing();
-    let respond = move |request: Request<Incoming>| super::respond(node.clone(), request);
+    let cluster = HeaderValue::try_from(node.cluster().to_string());
+    let cluster = cluster.expect("hexadecimal digits can stand in a header");
+    let respond =
+        move |request: Request<Incoming>| super::respond(node.clone(), cluster.clone(), request);
     serve(listener, closing, move || service_fn(respond.clone())).await;
 }
 
