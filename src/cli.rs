@@ -18,12 +18,13 @@ use crate::log_tool;
 use crate::one_line::OneLine;
 use crate::serve;
 
-/// A replicated key-value store that keeps every change in a log.
-///
-/// Without a command it runs a machine: `etcd` alone serves clients at
-/// 127.0.0.1:4001 and keeps its data in ./default.etcd.
+/// A replicated key-value store that keeps every change in a log
 #[derive(Debug, Parser)]
 #[command(name = "etcd", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(
+    after_help = "Without a command, etcd runs a machine. With no options it serves clients at\n\
+                        127.0.0.1:4001 and keeps its data in ./default.etcd."
+)]
 pub struct Cli {
     #[command(flatten)]
     serve: ServeArgs,
