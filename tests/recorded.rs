@@ -10,11 +10,12 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use etcd_log::{Batch, Index, RecordedBatch};
-use etcd_projections::{Node, Record, State};
+use etcd_log::{Batch, RecordedBatch};
+use etcd_projections::{Node, Piece, State};
 
 const RING: usize = 20;
 
@@ -22,15 +23,15 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
+fn files(name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory(name)).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 fn load(path: &Path) -> Result<Vec<Batch>, Box<dyn Error>> {
-    let (mut batches, mut next) = (Vec::new(), Index(1));
-    for (at, line) in fs::read_to_string(path)?.lines().enumerate() {
-        if let Some(batch) = RecordedBatch::read(at + 1, line, next)? {
-            next = Index(next.0 + batch.commands.len() as u64);
-            batches.push(batch.into_batch());
-        }
-    }
-    Ok(batches)
+    Ok(RecordedBatch::read_all(BufReader::new(File::open(path)?))?)
 }
 
 /// Replays up to a command, which may be in the middle of a batch.
@@ -41,17 +42,16 @@ fn replay(batches: &[Batch], to: u64) -> State {
         if index >= to {
             break;
         }
-        let room = usize::try_from(to - index).unwrap_or(usize::MAX);
-        let commands = batch.commands.iter().take(room).cloned().collect();
-        state.apply(&Batch { time: batch.time, commands });
+        state.apply(&batch.first(usize::try_from(to - index).unwrap_or(usize::MAX)));
     }
     state
 }
 
 #[test]
 fn scripts() {
-    for script in fs::read_dir(directory("scripts/recorded")).unwrap() {
-        let script = script.unwrap().path();
+    let scripts = files("scripts/recorded");
+    assert!(!scripts.is_empty());
+    for script in scripts {
         goldenscript::run(&mut Runner::default(), &script)
             .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     }
@@ -61,14 +61,16 @@ fn scripts() {
 /// same state as replayed whole.
 #[test]
 fn any_checkpoint_leads_to_the_same_state() {
-    for recording in fs::read_dir(directory("recorded")).unwrap() {
-        let batches = load(&recording.unwrap().path()).unwrap();
+    let recordings = files("recorded");
+    assert!(!recordings.is_empty());
+    for recording in recordings {
+        let batches = load(&recording).unwrap();
         let whole = shown(&replay(&batches, u64::MAX)).unwrap();
         for at in 0..batches.len() {
             let mut state = State::new(RING);
             batches[..at].iter().for_each(|batch| drop(state.apply(batch)));
-            let records: Vec<Record> = state.records().collect();
-            let mut state = State::from_records(&state.summary(), records, RING).unwrap();
+            let pieces: Vec<Piece> = state.pieces().collect();
+            let mut state = State::from_pieces(&state.summary(), pieces, RING).unwrap();
             batches[at..].iter().for_each(|batch| drop(state.apply(batch)));
             assert_eq!(shown(&state).unwrap(), whole, "checkpoint after batch {at}");
         }
@@ -104,7 +106,7 @@ impl goldenscript::Runner for Runner {
             Action::At(index) => shown(&replay(&self.batches, *index)),
             Action::End => shown(&replay(&self.batches, u64::MAX)),
             Action::Digest(indices) => {
-                let digest = |index: &u64| replay(&self.batches, *index).digest().clone();
+                let digest = |index: &u64| replay(&self.batches, *index).digest();
                 let lines: Vec<_> =
                     indices.iter().map(|index| format!("#{index} {}", digest(index))).collect();
                 Ok(lines.join("\n"))

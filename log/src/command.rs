@@ -101,6 +101,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Returns the batch with its first commands only: what a replay up to one of
+    /// them applies.
+    pub fn first(&self, commands: usize) -> Self {
+        Self { time: self.time, commands: self.commands.iter().take(commands).cloned().collect() }
+    }
+
     /// Returns about how many bytes of text the batch holds: what a bound on
     /// memory or log counts with.
     pub fn size(&self) -> usize {

@@ -1,24 +1,16 @@
 //! What can go wrong with the log: the disk, or what it gives back.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::{Index, RaftIndex};
+use crate::{Index, IoError, RaftIndex};
 
 /// A failure of the log. None is retried: the caller stops the node.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried, as a verb: "read", "sync".
-        action: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The log does not hold what was written to it.
     #[error(transparent)]
     Damage(#[from] Box<Damage>),
@@ -53,14 +45,6 @@ pub enum LogError {
     /// The writer has stopped, by a failure before or because the log is closed.
     #[error("the log is closed")]
     Closed,
-}
-
-impl LogError {
-    /// Wraps an error of the operating system: `result.map_err(LogError::io("read", path))`.
-    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
-    }
 }
 
 /// A place where the log does not hold what was written, and is not merely the

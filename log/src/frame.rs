@@ -282,14 +282,14 @@ fn decode_entry(payload: &[u8]) -> Result<Entry, String> {
     Ok(entry)
 }
 
-/// Returns the format that a base frame names, even if the rest of it is in
+/// Returns the format that a record in JSON names, even if the rest of it is in
 /// words of a later version.
-pub(crate) fn format_of(payload: &[u8]) -> Option<u32> {
+pub fn format_of(payload: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
-    serde_json::from_slice::<Format>(payload).ok().map(|base| base.format)
+    serde_json::from_slice::<Format>(payload).ok().map(|record| record.format)
 }
 
 const BASE: u8 = 1;

@@ -16,6 +16,7 @@
 mod command;
 mod entry;
 mod error;
+mod files;
 mod frame;
 mod key_path;
 mod memory;
@@ -32,7 +33,8 @@ mod writer;
 pub use command::{Batch, Command, Machine, TestAndSet, Ttl};
 pub use entry::{Entry, LogId, Membership, Payload, Vote};
 pub use error::{Damage, LogError};
-pub use frame::Record;
+pub use files::{IoError, sync_dir, write_durably};
+pub use frame::{Base, Record, format_of};
 pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
 pub use numbers::{ClusterId, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};

@@ -61,14 +61,7 @@ impl LogStorage for MemoryLog {
     }
 
     fn write(&self, write: Write, done: Done) {
-        let mut tail = self.tail();
-        match write {
-            Write::Append(entries) => entries.into_iter().for_each(|entry| tail.push(entry)),
-            Write::Vote(vote) => tail.set_vote(vote),
-            Write::Truncate { since } => tail.truncate(since),
-            Write::Purge { upto } => tail.purge(upto),
-        }
-        drop(tail);
+        self.tail().apply(&write);
         done(Ok(()));
     }
 

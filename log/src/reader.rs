@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,17 @@ use crate::frame::{self, HEADER};
 use crate::scan::{self, Scanned};
 use crate::segment;
 use crate::tail::{Found, Place, Tail};
-use crate::{Entry, Index, LogError, LogState, RaftIndex, Record, Recovered, Visit};
+use crate::{Entry, Index, IoError, LogError, LogState, RaftIndex, Record, Recovered, Visit};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// How many entries are looked up at once.
 const CHUNK_ENTRIES: u64 = 1024;
+
+/// How many entries a stream is ahead of its reader: they are in memory already,
+/// for they were read a chunk at a time.
+const AHEAD: usize = 64;
 
 /// How many open segments are kept at hand.
 const OPEN_FILES: usize = 8;
@@ -34,8 +39,8 @@ pub struct LogReader {
 struct Shared {
     dir: PathBuf,
     tail: Mutex<Tail>,
-    /// The segments read last, newest first.
-    files: Mutex<VecDeque<(Place, Arc<File>)>>,
+    /// The segments opened last, newest first.
+    files: Mutex<VecDeque<(NonZeroU64, Arc<File>)>>,
 }
 
 impl LogReader {
@@ -77,7 +82,7 @@ impl LogReader {
     }
 
     /// Returns the index of the last command in the log, committed or not.
-    pub fn last_index(&self) -> Index {
+    pub fn last_command(&self) -> Index {
         self.tail().index()
     }
 
@@ -106,7 +111,7 @@ impl LogReader {
         for found in found {
             let entry = match found {
                 Found::Cached(entry) => entry,
-                Found::OnDisk(index, place) => Arc::new(self.read_entry(index, place)?),
+                Found::OnDisk(place, first) => Arc::new(self.read_entry(place, first)?),
             };
             bytes += entry.size();
             if bytes > max_bytes && !entries.is_empty() {
@@ -120,9 +125,10 @@ impl LogReader {
     /// Streams the entries from `range.start` on, up to its end. The stream ends
     /// early where the log does.
     ///
-    /// A reader that goes slowly holds a few chunks of entries, and no lock.
+    /// A reader that goes slowly holds a chunk of entries, those that it is behind,
+    /// and a thread of those that may block; it holds no lock.
     pub fn read(&self, range: Range<RaftIndex>) -> ReceiverStream<Result<Arc<Entry>, LogError>> {
-        let (sender, receiver) = tokio::sync::mpsc::channel(64);
+        let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
         let reader = self.clone();
         tokio::task::spawn_blocking(move || {
             for entry in reader.iter(range) {
@@ -174,33 +180,30 @@ impl LogReader {
         Ok((range.start.0..end).map_while(|index| tail.get(RaftIndex(index))).collect())
     }
 
-    fn read_entry(&self, index: RaftIndex, place: Place) -> Result<Entry, LogError> {
-        let path = self.shared.dir.join(format!("wal-{}", place.segment));
-        let file = self.file(place, &path)?;
+    /// Reads an entry, and makes sure that it is the one which was written there.
+    fn read_entry(&self, place: Place, first: (RaftIndex, Index)) -> Result<Entry, LogError> {
+        let path = segment::path(&self.shared.dir, place.segment.get());
+        let file = self.file(place.segment, &path)?;
         let mut bytes = vec![0; place.length as usize];
-        file.read_exact_at(&mut bytes, place.offset.into()).map_err(LogError::io("read", &path))?;
+        file.read_exact_at(&mut bytes, place.offset.into()).map_err(IoError::at("read", &path))?;
         let record =
             frame::check(&bytes).and_then(|header| frame::decode(&header, &bytes[HEADER..]));
-        match record {
-            Ok(Record::Entry(entry)) if entry.id.index == index => Ok(entry),
-            other => {
-                let what = match other {
-                    Err(what) => what,
-                    Ok(record) => format!("expected entry {index}, found {record:?}"),
-                };
-                let next = (index, self.tail().index());
-                Err(segment::damage(&path, place.offset as usize, next, what))
-            }
-        }
+        let what = match record {
+            Ok(Record::Entry(entry)) if entry.id.index == first.0 => return Ok(entry),
+            Ok(Record::Entry(entry)) => format!("expected entry {}, found {}", first.0, entry.id),
+            Ok(_) => format!("expected entry {}, found another record", first.0),
+            Err(what) => what,
+        };
+        Err(segment::damage(&path, place.offset as usize, first, what))
     }
 
-    fn file(&self, place: Place, path: &Path) -> Result<Arc<File>, LogError> {
+    fn file(&self, segment: NonZeroU64, path: &Path) -> Result<Arc<File>, LogError> {
         let mut files = lock(&self.shared.files);
-        if let Some((_, file)) = files.iter().find(|(open, _)| open.segment == place.segment) {
+        if let Some((_, file)) = files.iter().find(|(open, _)| *open == segment) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(File::open(path).map_err(LogError::io("open", path))?);
-        files.push_front((place, Arc::clone(&file)));
+        let file = Arc::new(File::open(path).map_err(IoError::at("open", path))?);
+        files.push_front((segment, Arc::clone(&file)));
         files.truncate(OPEN_FILES);
         Ok(file)
     }

@@ -9,6 +9,8 @@
 //! that would come next. It is there for people and as a check: a line that does
 //! not follow the one before is refused.
 
+use std::io::{self, BufRead};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Command, Index, LogTime};
@@ -25,9 +27,12 @@ pub struct RecordedBatch {
     pub commands: Vec<Command>,
 }
 
-/// A line that cannot be read as the next one of a recorded log.
+/// A recorded log that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
+    /// The operating system refused, or the text is not UTF-8.
+    #[error("cannot be read")]
+    Io(#[from] io::Error),
     /// It is not a batch.
     #[error("line {line}: not a batch of commands")]
     Unreadable {
@@ -54,18 +59,29 @@ impl RecordedBatch {
         Self { index, time: batch.time, commands: batch.commands.clone() }
     }
 
-    /// Returns the batch.
-    pub fn into_batch(self) -> Batch {
+    fn into_batch(self) -> Batch {
         Batch { time: self.time, commands: self.commands }
     }
 
-    /// Reads the next line of a recorded log, whose first command must be
-    /// `expected`. An empty line is none.
+    /// Reads a recorded log, from its first line to its last.
     ///
     /// # Errors
     ///
-    /// If the line is not a batch, or not the next one.
-    pub fn read(line: usize, text: &str, expected: Index) -> Result<Option<Self>, RecordingError> {
+    /// If a line cannot be read, is not a batch, or not the next one.
+    pub fn read_all(lines: impl BufRead) -> Result<Vec<Batch>, RecordingError> {
+        let (mut batches, mut next) = (Vec::new(), Index(1));
+        for (at, line) in lines.lines().enumerate() {
+            if let Some(recorded) = Self::read(at + 1, &line?, next)? {
+                next = Index(next.0 + recorded.commands.len() as u64);
+                batches.push(recorded.into_batch());
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Reads the next line, whose first command must be `expected`. An empty line
+    /// is none.
+    fn read(line: usize, text: &str, expected: Index) -> Result<Option<Self>, RecordingError> {
         if text.trim().is_empty() {
             return Ok(None);
         }

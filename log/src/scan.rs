@@ -13,14 +13,15 @@
 //!
 //! The scan changes nothing. What it found can be cut off by [`repair`].
 
-use std::fs::{self, File, OpenOptions};
+use std::fmt;
+use std::fs::{self, OpenOptions};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header};
 use crate::segment::{self, SegmentFile};
 use crate::tail::{Place, Tail};
-use crate::{Index, LogError, NodeId, RaftIndex, Record};
+use crate::{Index, IoError, LogError, LogId, NodeId, RaftIndex, Record, sync_dir};
 
 /// A record that a scan came by, and where it stands.
 #[derive(Debug)]
@@ -46,6 +47,14 @@ pub struct TornTail {
     pub bytes: u64,
     /// Where its first fault is, in words.
     pub what: String,
+}
+
+impl fmt::Display for TornTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, offset, bytes, what } = self;
+        write!(f, "{}: a write was cut short at byte {offset}; its {bytes} bytes", path.display())?;
+        write!(f, " were never acknowledged, and are cut off ({what})")
+    }
 }
 
 /// What a scan found, in numbers.
@@ -106,9 +115,9 @@ pub(crate) fn scan(
         blank: Vec::new(),
     };
     for segment in segment::list(dir)? {
-        let bytes = fs::read(&segment.path).map_err(LogError::io("read", &segment.path))?;
-        let mut scan = SegmentScan { scanned: &mut scanned, path: &segment.path, bytes: &bytes };
-        scan.run(&segment, &mut visit)?;
+        let bytes = fs::read(&segment.path).map_err(IoError::at("read", &segment.path))?;
+        let mut scan = SegmentScan { scanned: &mut scanned, segment: &segment, bytes: &bytes };
+        scan.run(&mut visit)?;
     }
     scanned.tail.clamp_committed();
     Ok(scanned)
@@ -118,74 +127,68 @@ pub(crate) fn scan(
 /// only, and makes sure that all it will see is on disk.
 pub(crate) fn repair(dir: &Path, scanned: &Scanned) -> Result<(), LogError> {
     for path in &scanned.blank {
-        fs::remove_file(path).map_err(LogError::io("remove", path))?;
+        fs::remove_file(path).map_err(IoError::at("remove", path))?;
     }
     if let Some(active) = &scanned.active {
         let path = &active.path;
         let file = OpenOptions::new().write(true).open(path);
-        let file = file.map_err(LogError::io("open", path))?;
+        let file = file.map_err(IoError::at("open", path))?;
         if scanned.recovered.torn.is_some() {
-            file.set_len(scanned.active_length as u64).map_err(LogError::io("cut", path))?;
+            file.set_len(scanned.active_length as u64).map_err(IoError::at("cut", path))?;
         }
         // What was read may still be in memory only, if the last process died
         // before its fsync: nothing may be built on it before it is on disk.
-        file.sync_all().map_err(LogError::io("sync", path))?;
+        file.sync_all().map_err(IoError::at("sync", path))?;
     }
-    sync_dir(dir)
-}
-
-/// Makes the names of a directory's files durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), LogError> {
-    let file = File::open(dir).map_err(LogError::io("open", dir))?;
-    file.sync_all().map_err(LogError::io("sync", dir))
+    Ok(sync_dir(dir)?)
 }
 
 /// The scan of one segment.
 struct SegmentScan<'a> {
     scanned: &'a mut Scanned,
-    path: &'a Path,
+    segment: &'a SegmentFile,
     bytes: &'a [u8],
 }
 
-/// A fault, and where in the file it is.
-struct Fault {
-    offset: usize,
-    what: String,
+/// What stands where a commit may begin.
+enum Found {
+    /// A commit: its frames and where they stand, and where the next one begins.
+    Whole { frames: Vec<(Header, usize)>, end: usize },
+    /// None, or one that is not whole; why not, in words.
+    Broken(String),
 }
 
 impl SegmentScan<'_> {
-    fn run(
-        &mut self,
-        segment: &SegmentFile,
-        visit: &mut Option<Visitor<'_>>,
-    ) -> Result<(), LogError> {
+    fn run(&mut self, visit: &mut Option<Visitor<'_>>) -> Result<(), LogError> {
         self.check_torn_before()?;
         if let Err(what) = segment::check_header(self.bytes) {
-            return self.stop(0, segment.first_commit, Fault { offset: 0, what });
+            return self.stop(0, self.segment.first_commit, what);
         }
         let mut at = segment::FILE_HEADER;
         while at < self.bytes.len() {
-            let number =
-                if at == segment::FILE_HEADER { segment.first_commit } else { self.next() };
+            let first = at == segment::FILE_HEADER;
+            let number = if first { self.segment.first_commit } else { self.next() };
             match self.read_commit(at, number)? {
-                Ok((frames, end)) => {
+                Found::Whole { frames, end } => {
                     for (header, offset) in frames {
-                        self.fold(&header, offset, segment, visit)?;
+                        self.fold(&header, offset, visit)?;
+                    }
+                    if first {
+                        self.scanned.recovered.segments += 1;
+                        self.scanned.active = Some(self.segment.clone());
                     }
                     self.scanned.commit = number;
-                    self.scanned.recovered.segments += usize::from(at == segment::FILE_HEADER);
-                    self.scanned.active = Some(segment.clone());
                     self.scanned.active_length = end;
                     at = end;
                 }
-                Err(fault) => {
+                Found::Broken(what) => {
                     self.scanned.recovered.bytes += at as u64;
-                    return self.stop(at, number, fault);
+                    return self.stop(at, number, what);
                 }
             }
         }
         if at == segment::FILE_HEADER {
-            self.scanned.blank.push(self.path.to_owned());
+            self.scanned.blank.push(self.segment.path.clone());
         }
         self.scanned.recovered.bytes += at as u64;
         Ok(())
@@ -209,29 +212,21 @@ impl SegmentScan<'_> {
     }
 
     /// Reads a commit and its frames without folding any: it counts as a whole.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two kinds of failure: of the scan, and of the commit"
-    )]
-    fn read_commit(
-        &self,
-        at: usize,
-        number: u64,
-    ) -> Result<Result<(Vec<(Header, usize)>, usize), Fault>, LogError> {
+    fn read_commit(&self, at: usize, number: u64) -> Result<Found, LogError> {
         let commit = match segment::read_commit(self.bytes, at, number) {
             Ok(commit) => commit,
-            Err(what) => return Ok(Err(Fault { offset: at, what })),
+            Err(what) => return Ok(Found::Broken(what)),
         };
-        self.check_name(number)?;
+        // okaywal's own checksum was right, so from here on a fault is no torn
+        // write: these bytes were written like this.
+        if at == segment::FILE_HEADER {
+            self.check_name(number)?;
+        }
         let mut frames: Vec<(Header, usize)> = Vec::new();
         let mut offset = commit.frames.start;
         while offset < commit.frames.end {
-            let header = match frame::check(&self.bytes[offset..commit.frames.end]) {
-                Ok(header) => header,
-                Err(what) => return Ok(Err(Fault { offset, what })),
-            };
-            // okaywal's own checksum was right, so from here on a fault is no
-            // torn write: these bytes were written like this.
+            let header = frame::check(&self.bytes[offset..commit.frames.end])
+                .map_err(|what| self.damage(offset, what))?;
             let before = frames.last().map(|(header, _)| header);
             self.check_frame(&header, before, offset, number, at == segment::FILE_HEADER)?;
             frames.push((header, offset));
@@ -240,7 +235,7 @@ impl SegmentScan<'_> {
         if frames.last().is_none_or(|(header, _)| header.left != 0) {
             return Err(self.damage(at, format!("commit {number} lacks its last frames")));
         }
-        Ok(Ok((frames, commit.end)))
+        Ok(Found::Whole { frames, end: commit.end })
     }
 
     /// Checks a frame against the one before it.
@@ -284,14 +279,18 @@ impl SegmentScan<'_> {
         &mut self,
         header: &Header,
         offset: usize,
-        segment: &SegmentFile,
         visit: &mut Option<Visitor<'_>>,
     ) -> Result<(), LogError> {
         let payload = &self.bytes[offset + HEADER..][..header.length];
         if let Some(visit) = visit {
             let record = self.decode(header, payload, offset)?;
             let index_before = self.scanned.tail.index();
-            visit(&Visit { record: &record, index_before, path: self.path, offset: offset as u64 });
+            visit(&Visit {
+                record: &record,
+                index_before,
+                path: &self.segment.path,
+                offset: offset as u64,
+            });
         }
         self.scanned.chain = Chain { sequence: header.sequence, crc: header.crc };
         self.scanned.salt = header.salt;
@@ -299,7 +298,7 @@ impl SegmentScan<'_> {
         if header.kind == frame::ENTRY {
             let head = EntryHead::read(payload).map_err(|what| self.damage(offset, what))?;
             let place = Place {
-                segment: NonZeroU64::new(segment.first_commit).expect("okaywal counts from 1"),
+                segment: NonZeroU64::new(self.segment.first_commit).expect("okaywal counts from 1"),
                 offset: u32::try_from(offset).expect("segments are small"),
                 length: u32::try_from(HEADER + header.length).expect("segments are small"),
             };
@@ -320,7 +319,7 @@ impl SegmentScan<'_> {
         frame::decode(header, payload).map_err(|what| {
             match frame::format_of(payload).filter(|format| *format > FORMAT) {
                 Some(found) => {
-                    let path = self.path.to_owned();
+                    let path = self.segment.path.clone();
                     LogError::NewerFormat { path, found, known: FORMAT }
                 }
                 None => self.damage(offset, what),
@@ -331,7 +330,7 @@ impl SegmentScan<'_> {
     fn fold_entry(&mut self, head: EntryHead, place: Place, offset: usize) -> Result<(), LogError> {
         if self.scanned.tail.next().is_some_and(|next| next != head.id.index) {
             let (id, last) = (head.id, self.scanned.tail.last());
-            return Err(self.damage(offset, format!("entry {id} does not follow {last:?}")));
+            return Err(self.damage(offset, format!("entry {id} does not follow {}", Shown(last))));
         }
         self.scanned.tail.push_written(head.id, head.commands.into(), place);
         Ok(())
@@ -341,14 +340,14 @@ impl SegmentScan<'_> {
     /// what the segments before it have led to.
     fn fold_base(&mut self, base: &Base, offset: usize) -> Result<(), LogError> {
         if base.format > FORMAT {
-            let path = self.path.to_owned();
+            let path = self.segment.path.clone();
             return Err(LogError::NewerFormat { path, found: base.format, known: FORMAT });
         }
         let Some(node) = self.scanned.recovered.node else {
             if base.last > base.purged {
                 let what = format!(
-                    "oldest segment goes on from {:?}: those before it are missing",
-                    base.last
+                    "oldest segment goes on from {}: those before it are missing",
+                    Shown(base.last)
                 );
                 return Err(self.damage(offset, what));
             }
@@ -360,7 +359,14 @@ impl SegmentScan<'_> {
         let expected = (node, state.vote, state.last, self.scanned.tail.index());
         let found = (base.node, base.vote, base.last, base.index);
         if found != expected {
-            let what = format!("segment starts from {found:?}, expected {expected:?}");
+            let what = format!(
+                "segment of node {} starts from {} and {}, expected node {node}, {} and {}",
+                base.node,
+                Shown(base.last),
+                base.index,
+                Shown(state.last),
+                self.scanned.tail.index()
+            );
             return Err(self.damage(offset, what));
         }
         Ok(())
@@ -368,12 +374,12 @@ impl SegmentScan<'_> {
 
     /// Judges the spot where the commits of a segment end: the end of the log,
     /// a torn tail, or damage.
-    fn stop(&mut self, at: usize, commit: u64, fault: Fault) -> Result<(), LogError> {
+    fn stop(&mut self, at: usize, commit: u64, what: String) -> Result<(), LogError> {
         let rest = &self.bytes[at..];
         let bytes = segment::length_without_zeros(rest);
         let nothing_whole = at <= segment::FILE_HEADER;
         if nothing_whole {
-            self.scanned.blank.push(self.path.to_owned());
+            self.scanned.blank.push(self.segment.path.clone());
         }
         if bytes == 0 {
             return Ok(());
@@ -389,13 +395,13 @@ impl SegmentScan<'_> {
             header.commit > commit && header.sequence > last
         };
         if let Some((distance, header)) = segment::find_frame(&rest[..bytes], proves) {
-            let (what, at) = (fault.what, at + distance);
-            let what = format!("{what}; there is a frame of commit {} at byte {at}", header.commit);
-            return Err(self.damage(fault.offset, what));
+            let (other, place) = (header.commit, at + distance);
+            let what = format!("{what}; there is a frame of commit {other} at byte {place}");
+            return Err(self.damage(at, what));
         }
         if !nothing_whole {
-            let (path, offset) = (self.path.to_owned(), at as u64);
-            let torn = TornTail { path, offset, bytes: bytes as u64, what: fault.what };
+            let (path, offset) = (self.segment.path.clone(), at as u64);
+            let torn = TornTail { path, offset, bytes: bytes as u64, what };
             self.scanned.recovered.torn = Some(torn);
         }
         Ok(())
@@ -408,17 +414,29 @@ impl SegmentScan<'_> {
         if segment::length_without_zeros(behind_header) == 0 {
             return Ok(());
         }
-        let what = format!("{}; the log goes on in {}", torn.what, self.path.display());
+        let what = format!("{}; the log goes on in {}", torn.what, self.segment.path.display());
         let offset = usize::try_from(torn.offset).expect("segments are small");
         Err(segment::damage(&torn.path, offset, self.next_entry(), what))
     }
 
     fn damage(&self, offset: usize, what: String) -> LogError {
-        segment::damage(self.path, offset, self.next_entry(), what)
+        segment::damage(&self.segment.path, offset, self.next_entry(), what)
     }
 
     /// The first entry and the first command that are not yet known to be whole.
     fn next_entry(&self) -> (RaftIndex, Index) {
         (self.scanned.tail.next().unwrap_or_default(), self.scanned.tail.index().next())
+    }
+}
+
+/// An entry's id, or that there is none.
+struct Shown(Option<LogId>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => write!(f, "entry {id}"),
+            None => f.write_str("no entry"),
+        }
     }
 }

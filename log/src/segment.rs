@@ -17,9 +17,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::LogError;
 use crate::error::Damage;
 use crate::frame;
+use crate::{IoError, LogError};
 
 /// What okaywal stores as the version of every segment.
 pub(crate) const VERSION: &[u8] = b"etcd";
@@ -61,10 +61,10 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(segments),
-        Err(error) => return Err(LogError::io("list", dir)(error)),
+        Err(error) => return Err(IoError::at("list", dir)(error).into()),
     };
     for entry in entries {
-        let path = entry.map_err(LogError::io("list", dir))?.path();
+        let path = entry.map_err(IoError::at("list", dir))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(first_commit) = name.strip_prefix("wal-").and_then(|n| n.parse().ok()) {
             segments.push(SegmentFile { first_commit, path });
@@ -72,6 +72,11 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
     }
     segments.sort_by_key(|segment| segment.first_commit);
     Ok(segments)
+}
+
+/// Returns the path of the segment that begins with this commit.
+pub(crate) fn path(dir: &Path, first_commit: u64) -> PathBuf {
+    dir.join(format!("wal-{first_commit}"))
 }
 
 /// Checks a segment's own header.

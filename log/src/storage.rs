@@ -40,7 +40,9 @@ pub enum Write {
     },
 }
 
-/// Called once, when what was written is safe on disk, or will never be.
+/// Called once what was written is safe on disk, or cannot be written any more.
+/// Dropped without a call if the disk fails: that is told to
+/// [`OnFatal`](crate::OnFatal).
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A log that a Raft engine can run on.

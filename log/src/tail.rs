@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use crate::storage::LogState;
+use crate::storage::{LogState, Write};
 use crate::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
 /// Where a frame lies.
@@ -32,7 +32,8 @@ pub(crate) struct Place {
 #[derive(Clone, Debug)]
 pub(crate) enum Found {
     Cached(Arc<Entry>),
-    OnDisk(RaftIndex, Place),
+    /// Where it lies, and which entry and command begin there.
+    OnDisk(Place, (RaftIndex, Index)),
 }
 
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl Tail {
     pub(crate) fn last(&self) -> Option<LogId> {
         match self.slots.back() {
             Some(slot) => {
-                Some(LogId { term: slot.term, node: slot.node, index: self.last_index() })
+                Some(LogId { term: slot.term, node: slot.node, index: self.last_raft_index() })
             }
             None => self.purged,
         }
@@ -117,6 +118,24 @@ impl Tail {
         // Entries between the purge point and the segment's start were let go
         // with the older segments, which amounts to the same.
         self.purged = base.last.max(base.purged);
+    }
+
+    /// Does what a write does to a log.
+    ///
+    /// # Panics
+    ///
+    /// If appended entries leave a hole.
+    pub(crate) fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Append(entries) => {
+                for entry in entries {
+                    self.push(Arc::clone(entry));
+                }
+            }
+            Write::Vote(vote) => self.set_vote(*vote),
+            Write::Truncate { since } => self.truncate(*since),
+            Write::Purge { upto } => self.purge(*upto),
+        }
     }
 
     pub(crate) fn set_vote(&mut self, vote: Vote) {
@@ -177,7 +196,7 @@ impl Tail {
 
     /// Drops the entries from `since` on.
     pub(crate) fn truncate(&mut self, since: RaftIndex) {
-        while !self.slots.is_empty() && self.last_index() >= since {
+        while !self.slots.is_empty() && self.last_raft_index() >= since {
             self.forget(VecDeque::pop_back);
         }
         self.uncached = self.uncached.min(self.slots.len());
@@ -197,10 +216,13 @@ impl Tail {
 
     /// Looks up an entry.
     pub(crate) fn get(&self, index: RaftIndex) -> Option<Found> {
-        let slot = &self.slots[self.position(index)?];
+        let at = self.position(index)?;
+        let slot = &self.slots[at];
         match (&slot.entry, slot.place) {
             (Some(entry), _) => Some(Found::Cached(Arc::clone(entry))),
-            (None, Some(place)) => Some(Found::OnDisk(index, place)),
+            (None, Some(place)) => {
+                Some(Found::OnDisk(place, (index, self.index_before(at).next())))
+            }
             (None, None) => unreachable!("{index} left the cache before it was written"),
         }
     }
@@ -209,11 +231,15 @@ impl Tail {
     /// it, and the index of the last command before that entry.
     pub(crate) fn find(&self, index: Index) -> (RaftIndex, Index) {
         let at = self.slots.partition_point(|slot| slot.index < index);
-        let before = if at == 0 { self.index_before } else { self.slots[at - 1].index };
-        (RaftIndex(self.first().0 + at as u64), before)
+        (RaftIndex(self.first().0 + at as u64), self.index_before(at))
     }
 
-    fn last_index(&self) -> RaftIndex {
+    /// The index of the last command before a slot.
+    fn index_before(&self, at: usize) -> Index {
+        if at == 0 { self.index_before } else { self.slots[at - 1].index }
+    }
+
+    fn last_raft_index(&self) -> RaftIndex {
         RaftIndex(self.first.0 + self.slots.len() as u64 - 1)
     }
 

@@ -9,9 +9,9 @@
 //!
 //! Opening reads and checks all segments before okaywal may touch one (`scan`).
 //! Full segments stay: okaywal asks to let one go, and the answer is to wait.
-//! This is where sealed archives take over from segments.
 //!
-//! *Limits*: a full segment keeps a file open and is read again at every start.
+//! *Limits*: a full segment stays for ever, keeps a file open, and is read again
+//! at every start. Once sealed archives hold what is settled, a segment can go.
 
 use std::fmt;
 use std::io;
@@ -27,7 +27,7 @@ use crate::scan::{self, Scanned};
 use crate::segment;
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::writer::{ALLOCATED_BYTES, Request, SEGMENT_BYTES, Writer, Written};
-use crate::{Entry, LogError, LogId, LogReader, NodeId, RaftIndex, Recovered};
+use crate::{Entry, IoError, LogError, LogId, LogReader, NodeId, RaftIndex, Recovered};
 
 /// How much the writer gathers before it calls the operating system. A segment
 /// keeps its buffer, so it is small.
@@ -73,7 +73,7 @@ impl Wal {
     /// operating system refuses.
     pub fn open(options: &WalOptions) -> Result<(Self, Recovered), LogError> {
         let dir = &options.dir;
-        std::fs::create_dir_all(dir).map_err(LogError::io("create", dir))?;
+        std::fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
         let scanned = scan::scan(dir, options.cache_bytes, None)?;
         if let Some(found) = scanned.recovered.node.filter(|node| *node != options.node) {
             return Err(LogError::Foreign { dir: dir.clone(), found, expected: options.node });
@@ -113,7 +113,7 @@ impl Wal {
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())
-            .map_err(LogError::io("start a writer for", &options.dir))?;
+            .map_err(IoError::at("start a writer for", &options.dir))?;
         let writer = WriterHandle { requests, thread: Some(thread) };
         Ok(Self { reader, writer: Arc::new(Mutex::new(writer)) })
     }
@@ -169,16 +169,7 @@ impl LogStorage for Wal {
     fn write(&self, write: Write, done: Done) {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tail = self.reader.tail();
-        match &write {
-            Write::Append(entries) => {
-                for entry in entries {
-                    tail.push(Arc::clone(entry));
-                }
-            }
-            Write::Vote(vote) => tail.set_vote(*vote),
-            Write::Truncate { since } => tail.truncate(*since),
-            Write::Purge { upto } => tail.purge(*upto),
-        }
+        tail.apply(&write);
         let after = Written { state: tail.state(), index: tail.index() };
         // Sent while the tail is locked: the disk sees writes in the tail's order.
         let sent = writer.requests.send(Request::Write { write, after, done });
@@ -205,7 +196,7 @@ fn open_okaywal(dir: &Path, keeper: Keeper) -> Result<WriteAheadLog, LogError> {
         .checkpoint_after_bytes(SEGMENT_BYTES)
         .buffer_bytes(BUFFER_BYTES);
     configuration.version_info = Arc::new(segment::VERSION.to_vec());
-    configuration.open(keeper).map_err(LogError::io("open the segments of", dir))
+    Ok(configuration.open(keeper).map_err(IoError::at("open the segments of", dir))?)
 }
 
 /// Keeps full segments: okaywal calls [`LogManager::checkpoint_to`] to let one

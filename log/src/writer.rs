@@ -28,7 +28,9 @@ use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::Done;
 use crate::tail::Place;
 use crate::wal::Keeper;
-use crate::{Entry, LogError, LogReader, LogState, NodeId, Record, Write, scan};
+use crate::{
+    Entry, IoError, LogError, LogReader, LogState, NodeId, Record, Write, segment, sync_dir,
+};
 
 /// How much okaywal allocates for a segment. Creating one of 64 MiB would stall
 /// a commit for 50 ms.
@@ -95,72 +97,72 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return self.close(None),
             };
-            let mut commit = self.collect(first);
-            if let Err(error) = self.commit(&mut commit) {
+            let mut group = self.collect(first);
+            if let Err(error) = self.write(&mut group) {
                 return (self.on_fatal)(error);
             }
-            commit.dones.into_iter().for_each(|done| done(Ok(())));
-            if commit.close.is_some() {
-                return self.close(commit.close);
+            group.dones.into_iter().for_each(|done| done(Ok(())));
+            if group.close.is_some() {
+                return self.close(group.close);
             }
         }
     }
 
-    /// Takes what waits, up to the bounds of a commit.
-    fn collect(&self, mut next: Option<Request>) -> Commit {
-        let mut commit = Commit { after: self.written, ..Commit::default() };
+    /// Takes what waits, up to the bounds of a commit; the last one may go over.
+    fn collect(&self, mut next: Option<Request>) -> Group {
+        let mut group = Group { after: self.written, ..Group::default() };
         let committed = self.reader.state().committed;
         if let Some(upto) = committed.filter(|_| committed > self.written.state.committed) {
-            commit.items.push(Item::Record(Record::Committed { upto }));
-            commit.after.state.committed = committed;
+            group.items.push(Item::Record(Record::Committed { upto }));
+            group.after.state.committed = committed;
         }
         while let Some(request) = next {
             match request {
                 Request::Write { write, after, done } => {
-                    commit.bytes += size(&write);
-                    push_items(write, &mut commit.items);
-                    let committed = commit.after.state.committed;
-                    commit.after = after;
-                    commit.after.state.committed = committed;
-                    commit.dones.push(done);
+                    group.bytes += size(&write);
+                    push_items(write, &mut group.items);
+                    let committed = group.after.state.committed;
+                    group.after = after;
+                    group.after.state.committed = committed;
+                    group.dones.push(done);
                 }
                 Request::Close(done) => {
-                    commit.close = Some(done);
+                    group.close = Some(done);
                     break;
                 }
             }
-            let full = commit.bytes >= COMMIT_BYTES || commit.items.len() >= COMMIT_RECORDS;
+            let full = group.bytes >= COMMIT_BYTES || group.items.len() >= COMMIT_RECORDS;
             next = if full { None } else { self.requests.try_recv().ok() };
         }
-        commit
+        group
     }
 
-    /// Writes one commit and syncs it.
-    fn commit(&mut self, commit: &mut Commit) -> Result<(), LogError> {
-        if commit.items.is_empty() {
+    /// Writes a group as one commit, and syncs it.
+    fn write(&mut self, group: &mut Group) -> Result<(), LogError> {
+        if group.items.is_empty() {
             return Ok(());
         }
         let opens_segment = self.segment.is_none();
         if opens_segment {
-            self.salt = NodeId::random().0;
-            commit.items.insert(0, Item::Record(Record::Base(self.base())));
+            self.salt = random_salt();
+            group.items.insert(0, Item::Record(Record::Base(self.base())));
         }
         self.commit += 1;
-        let places = self.encode(&commit.items);
-        let path = self.dir.join(format!("wal-{}", self.segment.map_or(self.commit, |(id, _)| id)));
-        let entry = self.wal.begin_entry().map_err(LogError::io("write", &path))?;
+        let places = self.encode(&group.items);
+        let path = segment::path(&self.dir, self.segment.map_or(self.commit, |(first, _)| first));
+        let entry = self.wal.begin_entry().map_err(IoError::at("write", &path))?;
         let (segment, offset) = write_chunk(entry, self.commit, &self.buffer)
-            .map_err(LogError::io("write and sync", &path))?;
+            .map_err(IoError::at("write and sync", &path))?;
         self.check_position(segment, offset);
         if opens_segment {
             // okaywal syncs the directory for files that it has created, not for
             // those that it has renamed.
-            scan::sync_dir(&self.dir)?;
+            sync_dir(&self.dir)?;
         }
         let end = offset + (BEFORE_FRAMES + self.buffer.len() + BEHIND_FRAMES) as u64;
         self.segment = (end < SEGMENT_BYTES).then_some((segment, end));
-        self.note_places(&commit.items, &places, segment, offset);
-        self.written = commit.after;
+        self.note_places(&group.items, &places, segment, offset);
+        self.written = group.after;
         Ok(())
     }
 
@@ -173,7 +175,8 @@ impl Writer {
             Encoder { out: &mut out, chain: &mut self.chain, salt: self.salt, commit: self.commit };
         let mut places = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
-            let left = u16::try_from(items.len() - 1 - at).expect("commits are bounded");
+            let left = u16::try_from(items.len() - 1 - at)
+                .expect("a request is of a few hundred entries at most");
             let start = match item {
                 Item::Record(record) => encoder.write(record, left),
                 Item::Entry(entry) => encoder.write_entry(entry, left),
@@ -222,7 +225,7 @@ impl Writer {
 
 /// What goes to disk with one fsync.
 #[derive(Default)]
-struct Commit {
+struct Group {
     items: Vec<Item>,
     dones: Vec<Done>,
     /// What the log holds after it.
@@ -236,6 +239,10 @@ struct Commit {
 enum Item {
     Record(Record),
     Entry(Arc<Entry>),
+}
+
+fn random_salt() -> u64 {
+    getrandom::u64().expect("the operating system gives random numbers")
 }
 
 fn size(write: &Write) -> usize {

@@ -10,7 +10,8 @@
 //! state  entries [from=N] [to=N]   frames             what the log holds; what lies on disk
 //! cut N  zero N            the last N bytes of the newest segment gone, or zero
 //! flip AT                  one bit of the byte AT of the newest segment
-//! remove  swap  blank_segment                         files gone, exchanged, made
+//! blank_segment N          a new segment of N zero bytes
+//! foreign                  open as another node
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -69,7 +70,6 @@ enum Action {
     Cut(u64),
     Zero(u64),
     Flip(u64),
-    Remove,
     BlankSegment(u64),
     Foreign,
 }
@@ -129,11 +129,8 @@ impl Runner {
 
     fn write(&self, write: &Write) -> Result<String, Box<dyn Error>> {
         let wal = self.wal.as_ref().ok_or("the log is not open")?;
-        for log in [&wal as &dyn Writable, &&self.twin] {
-            let (sender, done) = mpsc::channel();
-            log.write_and(write.clone(), sender);
-            done.recv()??;
-        }
+        write_to(wal, write.clone())?;
+        write_to(&self.twin, write.clone())?;
         Ok(String::new())
     }
 
@@ -180,7 +177,6 @@ impl Runner {
                 let byte = fs::read(&newest)?[usize::try_from(*at)?];
                 Self::overwrite(&newest, *at, &[byte ^ 1]);
             }
-            Action::Remove => fs::remove_file(&newest)?,
             Action::BlankSegment(bytes) => {
                 let next = 1 + self.last_commit();
                 fs::write(
@@ -198,6 +194,26 @@ impl Runner {
         // Commits are numbered from 1, and no payload here holds a zero byte.
         let starts = bytes.windows(9).filter(|window| window[0] == 1 && window[2..9] == [0; 7]);
         starts.map(|window| u64::from(window[1])).max().unwrap_or(0)
+    }
+
+    fn state(&self) -> Result<String, Box<dyn Error>> {
+        let state = self.wal.as_ref().ok_or("the log is not open")?.state();
+        let shown = |id: Option<LogId>| id.map_or("none".to_owned(), |id| id.to_string());
+        let vote = state.vote.map_or("none".to_owned(), |vote| vote.to_string());
+        let (purged, committed) = (shown(state.purged), shown(state.committed));
+        Ok(format!(
+            "vote {vote}, purged {purged}, committed {committed}, last {}\n",
+            shown(state.last)
+        ))
+    }
+
+    fn entries(&self, from: Option<u64>, to: Option<u64>) -> Result<String, Box<dyn Error>> {
+        let reader = self.wal.as_ref().ok_or("the log is not open")?.reader();
+        let from = from.map_or(reader.first(), RaftIndex);
+        let to = RaftIndex(to.unwrap_or(u64::MAX));
+        let entries: Result<Vec<_>, _> = reader.iter(from..to).collect();
+        let shown = |entry: &Arc<Entry>| format!("{}{}", entry.id, value_of(entry));
+        Ok(entries?.iter().map(shown).collect::<Vec<_>>().join("\n"))
     }
 
     /// What lies on disk, frame by frame.
@@ -236,15 +252,11 @@ impl Runner {
     }
 }
 
-/// A log to write to, without its type.
-trait Writable {
-    fn write_and(&self, write: Write, done: mpsc::Sender<Result<(), etcd_log::LogError>>);
-}
-
-impl<L: LogStorage> Writable for &L {
-    fn write_and(&self, write: Write, done: mpsc::Sender<Result<(), etcd_log::LogError>>) {
-        self.write(write, Box::new(move |result| done.send(result).unwrap()));
-    }
+/// Writes, and waits until it is safe.
+fn write_to(log: &impl LogStorage, write: Write) -> Result<(), Box<dyn Error>> {
+    let (sender, done) = mpsc::channel();
+    log.write(write, Box::new(move |result| sender.send(result).unwrap()));
+    Ok(done.recv()??)
 }
 
 impl goldenscript::Runner for Runner {
@@ -268,6 +280,7 @@ impl goldenscript::Runner for Runner {
             Action::Purge(term, index) => self.write(&Write::Purge { upto: id(*term, *index) }),
             Action::Committed(term, index) => {
                 self.wal.as_ref().ok_or("the log is not open")?.note_committed(id(*term, *index));
+                self.twin.note_committed(id(*term, *index));
                 Ok(String::new())
             }
             Action::Close => {
@@ -285,28 +298,8 @@ impl goldenscript::Runner for Runner {
             Action::Foreign => {
                 Ok(self.open(NodeId(0xb2)).unwrap_or_else(|error| self.shown(&*error)))
             }
-            Action::State => {
-                let state = self.wal.as_ref().ok_or("the log is not open")?.state();
-                let shown = |id: Option<LogId>| id.map_or("none".to_owned(), |id| id.to_string());
-                let vote = state.vote.map_or("none".to_owned(), |vote| vote.to_string());
-                Ok(format!(
-                    "vote {vote}, purged {}, committed {}, last {}\n",
-                    shown(state.purged),
-                    shown(state.committed),
-                    shown(state.last)
-                ))
-            }
-            Action::Entries { from, to } => {
-                let reader = self.wal.as_ref().ok_or("the log is not open")?.reader();
-                let from = from.map_or(reader.first(), RaftIndex);
-                let to = RaftIndex(to.unwrap_or(u64::MAX));
-                let entries: Result<Vec<_>, _> = reader.iter(from..to).collect();
-                let lines: Vec<_> = entries?
-                    .iter()
-                    .map(|entry| format!("{}{}", entry.id, value_of(entry)))
-                    .collect();
-                Ok(lines.join("\n"))
-            }
+            Action::State => self.state(),
+            Action::Entries { from, to } => self.entries(*from, *to),
             Action::Frames => self.frames(),
             damage => self.damage(damage),
         }?;

@@ -14,13 +14,13 @@ use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
 use crate::{Change, KeyTree, Node, Rejection, machines};
 
 /// Where the system keeps its own keys: readable by all, written by no client.
-pub const SYSTEM_KEY: &str = "/_etcd";
+const SYSTEM_KEY: &str = "/_etcd";
 
 /// The key that holds the identity of the cluster.
 pub const CLUSTER_KEY: &str = "/_etcd/cluster";
 
 /// The directory with a key for each machine.
-pub const MACHINES_KEY: &str = "/_etcd/machines";
+pub(crate) const MACHINES_KEY: &str = "/_etcd/machines";
 
 /// Returns whether only the system may write a key.
 pub fn is_reserved(key: &KeyPath) -> bool {

@@ -16,18 +16,62 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{Change, Event, Outcome, Position, Projection, Rejection, What};
 
-/// A rolling hash over all outcomes. Printed as 32 hexadecimal digits.
+/// What the hash has come to. Printed as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest(u128);
+
+/// The fold that makes the digest.
 #[derive(Clone, Debug, Default)]
-pub struct Digest {
+pub(crate) struct Digester {
     position: Position,
-    hash: u128,
-    /// Where an outcome is laid out to be hashed; kept to spare allocations.
+    digest: Digest,
+}
+
+impl Digester {
+    pub(crate) fn restore(position: Position, digest: Digest) -> Self {
+        Self { position, digest }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl Projection for Digester {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn fold(&mut self, outcome: &Outcome) {
+        self.position.follow(outcome);
+        let mut layout = Layout { buffer: Vec::with_capacity(512) };
+        layout.buffer.extend_from_slice(&self.digest.0.to_le_bytes());
+        layout.outcome(outcome);
+        self.digest = Digest(xxh3_128(&layout.buffer));
+    }
+}
+
+/// An outcome, laid out to be hashed. The layout is part of the log's format.
+struct Layout {
     buffer: Vec<u8>,
 }
 
-impl Digest {
-    pub(crate) fn restore(position: Position, hash: &Self) -> Self {
-        Self { position, hash: hash.hash, buffer: Vec::new() }
+impl Layout {
+    fn outcome(&mut self, outcome: &Outcome) {
+        self.number(outcome.position.index.0);
+        self.number(outcome.position.event.0);
+        self.number(outcome.position.time.0);
+        match &outcome.what {
+            What::Event(event) => {
+                self.buffer.push(1);
+                self.event(event);
+            }
+            What::Rejection(rejection) => {
+                self.buffer.push(2);
+                self.rejection(rejection);
+            }
+            What::Tick => self.buffer.push(3),
+        }
     }
 
     fn number(&mut self, number: u64) {
@@ -57,12 +101,12 @@ impl Digest {
                 self.buffer.push(1);
                 self.text(value);
                 self.option(prev.as_deref(), Self::text);
-                self.option(*deadline, |digest, deadline| digest.number(deadline.0));
+                self.option(*deadline, |layout, deadline| layout.number(deadline.0));
             }
             Change::Delete { prev, deadline } => {
                 self.buffer.push(2);
                 self.text(prev);
-                self.option(*deadline, |digest, deadline| digest.number(deadline.0));
+                self.option(*deadline, |layout, deadline| layout.number(deadline.0));
             }
             Change::Expire { prev, deadline } => {
                 self.buffer.push(3);
@@ -100,44 +144,9 @@ impl Digest {
     }
 }
 
-impl Projection for Digest {
-    fn position(&self) -> Position {
-        self.position
-    }
-
-    fn fold(&mut self, outcome: &Outcome) {
-        self.position.follow(outcome);
-        self.buffer.clear();
-        self.buffer.extend_from_slice(&self.hash.to_le_bytes());
-        self.number(outcome.position.index.0);
-        self.number(outcome.position.event.0);
-        self.number(outcome.position.time.0);
-        match &outcome.what {
-            What::Event(event) => {
-                self.buffer.push(1);
-                self.event(event);
-            }
-            What::Rejection(rejection) => {
-                self.buffer.push(2);
-                self.rejection(rejection);
-            }
-            What::Tick => self.buffer.push(3),
-        }
-        self.hash = xxh3_128(&self.buffer);
-    }
-}
-
-impl PartialEq for Digest {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash
-    }
-}
-
-impl Eq for Digest {}
-
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.hash)
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -145,7 +154,7 @@ impl FromStr for Digest {
     type Err = std::num::ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self { hash: u128::from_str_radix(text, 16)?, ..Self::default() })
+        u128::from_str_radix(text, 16).map(Self)
     }
 }
 

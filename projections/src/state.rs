@@ -1,12 +1,13 @@
 //! The state: all projections, and the one pipeline that folds them.
 //!
-//! A live machine, a start, an old watch, a read of the past and the log's tools
-//! all call [`State::apply`]: there is no second implementation of it.
+//! A live machine, a start, an old watch and the log's tools all call
+//! [`State::apply`]: there is no second implementation of it.
 
 use std::sync::Arc;
 
 use etcd_log::{Batch, Command, LogTime};
 
+use crate::digest::Digester;
 use crate::{
     Change, Digest, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _,
     WatchRing, What, decide,
@@ -20,7 +21,7 @@ pub struct State {
     pub(crate) ring: WatchRing,
     pub(crate) expiry: ExpiryIndex,
     pub(crate) machines: Machines,
-    pub(crate) digest: Digest,
+    pub(crate) digester: Digester,
 }
 
 impl State {
@@ -36,7 +37,7 @@ impl State {
             ring: WatchRing::new(ring_capacity),
             expiry: ExpiryIndex::default(),
             machines: Machines::default(),
-            digest: Digest::default(),
+            digester: Digester::default(),
         }
     }
 
@@ -47,9 +48,9 @@ impl State {
         ring: WatchRing,
         expiry: ExpiryIndex,
         machines: Machines,
-        digest: Digest,
+        digester: Digester,
     ) -> Self {
-        Self { position, tree, ring, expiry, machines, digest }
+        Self { position, tree, ring, expiry, machines, digester }
     }
 
     /// Returns how far the state has come.
@@ -78,8 +79,8 @@ impl State {
     }
 
     /// Returns the hash over all outcomes so far.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
+    pub fn digest(&self) -> Digest {
+        self.digester.digest()
     }
 
     /// Applies the next committed batch: moves the logged clock on, lets due keys
@@ -136,7 +137,7 @@ impl State {
         self.ring.fold(outcome);
         self.expiry.fold(outcome);
         self.machines.fold(outcome);
-        self.digest.fold(outcome);
+        self.digester.fold(outcome);
     }
 }
 

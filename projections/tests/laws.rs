@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use etcd_log::{Batch, Command, KeyPath, LogTime, TestAndSet, Ttl};
-use etcd_projections::{Node, Outcome, Record, State, What};
+use etcd_projections::{Node, Outcome, Piece, State, What};
 use proptest::prelude::*;
 
 const RING: usize = 8;
@@ -48,11 +48,11 @@ fn log() -> impl Strategy<Value = Vec<Batch>> {
 }
 
 fn restored(state: &State) -> State {
-    let records: Vec<Record> = state.records().collect();
+    let pieces: Vec<Piece> = state.pieces().collect();
     // Through text, as a checkpoint on disk.
-    let text = serde_json::to_string(&records).unwrap();
-    let records: Vec<Record> = serde_json::from_str(&text).unwrap();
-    State::from_records(&state.summary(), records, RING).unwrap()
+    let text = serde_json::to_string(&pieces).unwrap();
+    let pieces: Vec<Piece> = serde_json::from_str(&text).unwrap();
+    State::from_pieces(&state.summary(), pieces, RING).unwrap()
 }
 
 fn assert_equal(left: &State, right: &State) {

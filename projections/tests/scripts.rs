@@ -3,7 +3,8 @@
 //! ```text
 //! set KEY=VALUE… [ttl=S]     testandset KEY FROM TO [ttl=S]      delete KEY
 //! sync ID      join NAME NODE [port=P]      leave NAME
-//! sleep S      tick          the next batch is S seconds later; a batch without commands
+//! sleep S  at S              the next batch is S seconds later; at this second
+//! tick                       a batch without commands
 //! tree  list KEY  ring  since N  from_index N  deadlines  machines  position  digest
 //! restore [ring=N]           take the state apart, and put it together again
 //! ```
@@ -16,7 +17,7 @@ use etcd_log::{
     Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogTime, Machine, NodeId,
     TestAndSet, Ttl,
 };
-use etcd_projections::{Change, Event, Node, Outcome, Record, State, What};
+use etcd_projections::{Change, Event, Node, Outcome, Piece, State, What};
 
 #[test]
 fn scripts() {
@@ -114,6 +115,7 @@ enum Action {
     },
     Leave(String),
     Sleep(u64),
+    At(u64),
     Tick,
     Restore {
         #[arg(key, optional)]
@@ -165,10 +167,13 @@ impl goldenscript::Runner for Runner {
                 self.now += seconds;
                 return Ok(String::new());
             }
+            Action::At(second) => {
+                self.now = *second;
+                return Ok(String::new());
+            }
             Action::Restore { ring } => {
-                let records: Vec<Record> = self.state.records().collect();
-                self.state =
-                    State::from_records(&self.state.summary(), records, ring.unwrap_or(5))?;
+                let pieces: Vec<Piece> = self.state.pieces().collect();
+                self.state = State::from_pieces(&self.state.summary(), pieces, ring.unwrap_or(5))?;
                 return Ok(String::new());
             }
             query => return self.query(query),

@@ -1,10 +1,10 @@
-//! Records: a state taken apart, piece by piece, and put together again.
+//! Pieces: a state taken apart, piece by piece, and put together again.
 //!
 //! A checkpoint is a [`Summary`], then every node of the tree, then every event
 //! of the ring. What other projections hold follows from these: the deadlines
 //! and the machines from the nodes, the digest from the summary.
 //!
-//! Deliberately not here: files and checksums. A record knows its JSON form only.
+//! Deliberately not here: files and checksums. A piece knows its JSON form only.
 
 use std::sync::Arc;
 
@@ -12,10 +12,11 @@ use etcd_log::{Index, KeyPath, LogTime};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digester;
 use crate::machines::is_machine;
 use crate::{Digest, Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
 
-/// A state in a few numbers: what the records that follow must add up to.
+/// A state in a few numbers: what the pieces that follow must add up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {
@@ -34,7 +35,7 @@ pub struct Summary {
 /// A piece of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Record {
+pub enum Piece {
     /// A key and its value.
     File {
         /// The key.
@@ -54,7 +55,7 @@ pub enum Record {
     Event(Arc<Event>),
 }
 
-/// Records that do not add up to the state which their summary promises.
+/// Pieces that do not add up to the state which their summary promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: found {found}, expected {expected}")]
 pub struct RestoreError {
@@ -68,7 +69,7 @@ impl State {
     pub fn summary(&self) -> Summary {
         Summary {
             position: self.position(),
-            digest: self.digest.clone(),
+            digest: self.digest(),
             nodes: self.tree.len(),
             events: self.ring.len(),
             dropped: self.ring.dropped(),
@@ -76,39 +77,39 @@ impl State {
     }
 
     /// Takes the state apart.
-    pub fn records(&self) -> impl Iterator<Item = Record> {
+    pub fn pieces(&self) -> impl Iterator<Item = Piece> {
         let nodes = self.tree.iter().map(|(key, node)| match node {
             Node::File { value, deadline } => {
                 let (key, value) = (key.clone(), Arc::clone(value));
-                Record::File { key, value, deadline: *deadline }
+                Piece::File { key, value, deadline: *deadline }
             }
-            Node::Directory => Record::Directory { key: key.clone() },
+            Node::Directory => Piece::Directory { key: key.clone() },
         });
-        nodes.chain(self.ring.iter().map(|event| Record::Event(Arc::clone(event))))
+        nodes.chain(self.ring.iter().map(|event| Piece::Event(Arc::clone(event))))
     }
 
     /// Puts a state together again, with a ring of so many events.
     ///
     /// # Errors
     ///
-    /// If there are more or fewer records than the summary says.
+    /// If there are more or fewer pieces than the summary says.
     ///
     /// # Panics
     ///
     /// If the ring could not hold a single event.
-    pub fn from_records(
+    pub fn from_pieces(
         summary: &Summary,
-        records: impl IntoIterator<Item = Record>,
+        pieces: impl IntoIterator<Item = Piece>,
         ring_capacity: usize,
     ) -> Result<Self, RestoreError> {
         let (mut nodes, mut events) = (OrdMap::new(), Vec::new());
-        for record in records {
-            match record {
-                Record::File { key, value, deadline } => {
+        for piece in pieces {
+            match piece {
+                Piece::File { key, value, deadline } => {
                     nodes.insert(key, Node::File { value, deadline });
                 }
-                Record::Directory { key } => drop(nodes.insert(key, Node::Directory)),
-                Record::Event(event) => events.push(event),
+                Piece::Directory { key } => drop(nodes.insert(key, Node::Directory)),
+                Piece::Event(event) => events.push(event),
             }
         }
         check("nodes of the tree", nodes.len(), summary.nodes)?;
@@ -118,8 +119,8 @@ impl State {
         let machines = Machines::restore(position, machine_values(&nodes));
         let ring = WatchRing::restore(ring_capacity, position, summary.dropped, events);
         let tree = KeyTree::restore(position, nodes);
-        let digest = Digest::restore(position, &summary.digest);
-        Ok(Self::restore(position, tree, ring, expiry, machines, digest))
+        let digester = Digester::restore(position, summary.digest);
+        Ok(Self::restore(position, tree, ring, expiry, machines, digester))
     }
 }
 
