@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use etcd_log::KeyPath;
+use etcd_log::{Index, KeyPath};
 use etcd_projections::WatchRing;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -63,6 +63,10 @@ struct ServeArgs {
     #[arg(short = 'm', long, value_name = "N", default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ring_size: u32,
+
+    /// Write a checkpoint after this many bytes of log
+    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
+    checkpoint_bytes: usize,
 
     /// Set aside what the directory holds, and start anew
     #[arg(short = 'i', long)]
@@ -167,6 +171,7 @@ impl ServeArgs {
             peer_port: self.peer_port,
             join: self.join,
             ring_capacity: self.ring_size as usize,
+            checkpoint_bytes: self.checkpoint_bytes,
             start_anew: self.ignore,
         })
     }
@@ -175,15 +180,20 @@ impl ServeArgs {
 impl LogCommand {
     fn run(self) -> Result<(), Box<dyn Error>> {
         let mut out = io::BufWriter::new(io::stdout().lock());
-        let done = match self {
-            Self::Show { dir, from, to, key, json } => {
-                log_tool::show(&dir.path, &log_tool::Selection { from, to, key, json }, &mut out)
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let done = runtime.block_on(async {
+            match self {
+                Self::Show { dir, from, to, key, json } => {
+                    let selection =
+                        log_tool::Selection { from: Index(from), to: Index(to), key, json };
+                    log_tool::show(&dir.path, &selection, &mut out).await
+                }
+                Self::Replay { dir, to } => log_tool::replay(&dir.path, Index(to), &mut out).await,
+                Self::Verify { dir } => log_tool::verify(&dir.path, &mut out).await,
+                Self::Export { dir } => log_tool::export(&dir.path, &mut out),
+                Self::Import { file, dir } => log_tool::import(&file, &dir.path, &mut out),
             }
-            Self::Replay { dir, to } => log_tool::replay(&dir.path, to, &mut out),
-            Self::Verify { dir } => log_tool::verify(&dir.path, &mut out),
-            Self::Export { dir } => log_tool::export(&dir.path, &mut out),
-            Self::Import { file, dir } => log_tool::import(&file, &dir.path, &mut out),
-        };
+        });
         let flushed = out.flush();
         match done.and_then(|()| Ok(flushed?)) {
             // Whoever read our output has seen enough.

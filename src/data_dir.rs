@@ -6,6 +6,7 @@
 //!   node.json      who I am: minted once, never changed
 //!   wal/           the log
 //!   checkpoints/   the state at some positions of the log
+//!   archive/       settled history; not used yet
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::Utc;
-use etcd_log::{ClusterId, NodeId};
+use etcd_log::{ClusterId, IoError, NodeId, format_of, sync_dir, write_durably};
 use serde::{Deserialize, Serialize};
 
 /// The version of the directory's layout.
@@ -75,15 +76,8 @@ pub enum DataDirError {
         source: serde_json::Error,
     },
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 /// A data directory that this process has to itself.
@@ -100,10 +94,10 @@ impl DataDir {
     ///
     /// If another process uses it, or it cannot be written.
     pub fn take(path: &Path) -> Result<Self, DataDirError> {
-        fs::create_dir_all(path).map_err(failed("create", path))?;
+        fs::create_dir_all(path).map_err(IoError::at("create", path))?;
         let lock_path = path.join("LOCK");
         let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&lock_path);
-        let lock = lock.map_err(failed("write", &lock_path))?;
+        let lock = lock.map_err(IoError::at("write", &lock_path))?;
         lock_now(&lock, path)?;
         Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
@@ -122,7 +116,7 @@ impl DataDir {
             }
             // A copy of a directory need not have one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed("read", &lock_path)(error)),
+            Err(error) => return Err(IoError::at("read", &lock_path)(error).into()),
         };
         let dir = Self { path: path.to_owned(), _lock: lock };
         let identity = dir.identity()?.ok_or_else(|| DataDirError::Empty(path.to_owned()))?;
@@ -150,22 +144,17 @@ impl DataDir {
     ///
     /// If there is a `node.json` that cannot be read, or of a later version.
     pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
         let path = self.path.join("node.json");
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed("read", &path)(error)),
+            Err(error) => return Err(IoError::at("read", &path)(error).into()),
         };
-        let unreadable = |source| DataDirError::Unreadable { path: path.clone(), source };
-        let Format { format } = serde_json::from_slice(&text).map_err(unreadable)?;
-        if format > FORMAT {
-            return Err(DataDirError::NewerFormat { path, found: format });
+        if let Some(found) = format_of(&text).filter(|format| *format > FORMAT) {
+            return Err(DataDirError::NewerFormat { path, found });
         }
-        serde_json::from_slice(&text).map(Some).map_err(unreadable)
+        let identity = serde_json::from_slice(&text);
+        identity.map(Some).map_err(|source| DataDirError::Unreadable { path, source })
     }
 
     /// Writes who the directory belongs to, durably.
@@ -173,22 +162,13 @@ impl DataDir {
     /// # Errors
     ///
     /// If the directory belongs to a machine already, or cannot be written.
-    pub fn found(&self, identity: &Identity) -> Result<(), DataDirError> {
+    pub fn claim(&self, identity: &Identity) -> Result<(), DataDirError> {
         if self.identity()?.is_some() {
             return Err(DataDirError::NotEmpty(self.path.clone()));
         }
-        let (path, draft) = (self.path.join("node.json"), self.path.join("node.json.tmp"));
-        let text = serde_json::to_vec(identity);
-        let text =
-            text.map_err(|source| DataDirError::Unreadable { path: path.clone(), source })?;
-        let written = File::create(&draft).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.write_all(b"\n")?;
-            file.sync_all()
-        });
-        written.map_err(failed("write", &draft))?;
-        fs::rename(&draft, &path).map_err(failed("write", &path))?;
-        self.sync()
+        let text = serde_json::to_string(identity).expect("an identity is plain data");
+        let write = |mut file: &File| writeln!(file, "{text}");
+        Ok(write_durably(&self.path.join("node.json"), write)?)
     }
 
     /// Sets aside what the directory holds, to start anew. Returns where it went;
@@ -204,18 +184,13 @@ impl DataDir {
             return Ok(None);
         }
         let aside = self.path.join(Utc::now().format("replaced-%Y%m%dT%H%M%S%.3fZ").to_string());
-        fs::create_dir(&aside).map_err(failed("create", &aside))?;
+        fs::create_dir(&aside).map_err(IoError::at("create", &aside))?;
         for name in present {
             let path = self.path.join(name);
-            fs::rename(&path, aside.join(name)).map_err(failed("set aside", &path))?;
+            fs::rename(&path, aside.join(name)).map_err(IoError::at("set aside", &path))?;
         }
-        self.sync()?;
+        sync_dir(&self.path)?;
         Ok(Some(aside))
-    }
-
-    fn sync(&self) -> Result<(), DataDirError> {
-        let synced = File::open(&self.path).and_then(|dir| dir.sync_all());
-        synced.map_err(failed("sync", &self.path))
     }
 }
 
@@ -223,11 +198,6 @@ fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {
     match lock.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(DataDirError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed("lock", dir)(error)),
+        Err(TryLockError::Error(error)) => Err(IoError::at("lock", dir)(error).into()),
     }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
-    let path = path.to_owned();
-    move |source| DataDirError::Io { action, path, source }
 }

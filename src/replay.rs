@@ -1,11 +1,12 @@
 //! Replay: a stream of committed entries in, outcomes out.
 //!
-//! Start-up, watches older than the ring, and the log's tools all read the log
-//! this way; the live machine calls the same [`State::apply`].
+//! Watches older than the ring and the log's tools read the log this way; the
+//! live machine, at its start too, calls the same [`State::apply`] from Raft's
+//! apply.
 
 use std::sync::Arc;
 
-use etcd_log::{Entry, LogError, RaftIndex};
+use etcd_log::{Entry, Index, LogError};
 use etcd_projections::{Outcome, State};
 use tokio_stream::{Stream, StreamExt as _};
 
@@ -14,13 +15,14 @@ use tokio_stream::{Stream, StreamExt as _};
 pub struct Replay<S> {
     state: State,
     entries: S,
+    last: Index,
 }
 
 /// What an entry came to.
 #[derive(Debug)]
 pub struct Step {
     /// The entry.
-    pub raft_index: RaftIndex,
+    pub entry: Arc<Entry>,
     /// The outcomes of its batch; none if it carries no batch.
     pub outcomes: Vec<Outcome>,
 }
@@ -29,18 +31,33 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
     /// Replays the entries on top of a state, which must be that before the first
     /// of them.
     pub fn new(state: State, entries: S) -> Self {
-        Self { state, entries }
+        Self { state, entries, last: Index(u64::MAX) }
     }
 
-    /// Applies the next entry; nothing, at the end of the stream.
+    /// Stops behind a command, which may be in the middle of a batch.
+    pub fn until(self, last: Index) -> Self {
+        Self { last, ..self }
+    }
+
+    /// Applies the next entry; nothing, at the end.
     ///
     /// # Errors
     ///
     /// If the log cannot be read.
     pub async fn next(&mut self) -> Result<Option<Step>, LogError> {
+        let room = self.last.0.saturating_sub(self.state.position().index.0);
+        if room == 0 {
+            return Ok(None);
+        }
         let Some(entry) = self.entries.next().await.transpose()? else { return Ok(None) };
-        let outcomes = entry.batch().map(|batch| self.state.apply(batch)).unwrap_or_default();
-        Ok(Some(Step { raft_index: entry.id.index, outcomes }))
+        let outcomes = match entry.batch() {
+            None => Vec::new(),
+            Some(batch) if entry.commands() <= room => self.state.apply(batch),
+            Some(batch) => {
+                self.state.apply(&batch.first(usize::try_from(room).unwrap_or(usize::MAX)))
+            }
+        };
+        Ok(Some(Step { entry, outcomes }))
     }
 
     /// Returns the state so far.

@@ -30,10 +30,6 @@ use crate::{api, published};
 /// How many bytes of recent entries are kept in memory.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// After how many bytes of batches a checkpoint is written: what a start has to
-/// replay at most.
-const CHECKPOINT_BYTES: usize = 64 << 20;
-
 /// How long the first commands of a machine may take.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
 
@@ -42,6 +38,9 @@ const FINISH_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long consensus may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long work that may be abandoned is given to end by itself.
+const ABANDON_LIMIT: Duration = Duration::from_millis(100);
 
 /// How to run a machine.
 #[derive(Clone, Debug)]
@@ -60,6 +59,9 @@ pub struct Options {
     pub join: Vec<String>,
     /// How many events the watch ring holds.
     pub ring_capacity: usize,
+    /// After how many bytes of batches a checkpoint is written: what a start has
+    /// to replay at most.
+    pub checkpoint_bytes: usize,
     /// Whether to set aside what the directory holds.
     pub start_anew: bool,
 }
@@ -110,18 +112,21 @@ pub enum ServeError {
 ///
 /// # Errors
 ///
-/// If it cannot start. Once it runs, what fails ends the process.
+/// If it cannot start, if consensus fails, or if the log cannot be closed. A disk
+/// that fails ends the process at once.
 pub fn run(options: Options) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .enable_all()
         .build()
         .map_err(system("start threads"))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let stop = stop_signal()?;
-        Server::start(options).await?.run(stop).await;
-        Ok(())
-    })
+        Server::start(options).await?.run(stop).await
+    });
+    // A checkpoint half written, or a replay, is nothing to wait for.
+    runtime.shutdown_timeout(ABANDON_LIMIT);
+    served
 }
 
 /// Half of the cores serve requests; the other half is for the log's writer, the
@@ -161,21 +166,18 @@ impl Server {
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
-        let (publisher, reader) = published::channel(start.state.clone(), start.applied);
+        let (publisher, published) = published::channel(start.state.clone(), start.applied);
         let state_machine =
-            StateMachine::new(start, publisher, checkpoints.clone(), CHECKPOINT_BYTES);
-        let consensus = Consensus::start(ConsensusOptions {
-            me: identity.node,
-            address: machine.peer_url.trim_start_matches("http://").to_owned(),
-            log: wal.clone(),
-            state_machine,
-        });
-        let consensus = consensus.await?;
+            StateMachine::new(start, publisher, checkpoints.clone(), options.checkpoint_bytes);
+        let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
+        let (me, log) = (identity.node, wal.clone());
+        let consensus = ConsensusOptions { me, address, log, state_machine };
+        let consensus = Consensus::start(consensus).await?;
         let node = Node::start(NodeOptions {
             cluster: identity.cluster,
             machine,
             consensus: consensus.clone(),
-            published: reader,
+            published,
             log: wal.reader(),
             checkpoints,
             ring_capacity: options.ring_capacity,
@@ -185,12 +187,15 @@ impl Server {
         Ok(Self { node, consensus, wal, clients, peers, _data_dir: data_dir })
     }
 
-    async fn run(self, stop: impl Future<Output = ()>) {
+    /// Serves until told to stop, or until consensus fails.
+    async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { node, consensus, wal, clients, peers, _data_dir } = self;
         let clients = tokio::spawn(api::serve_clients(clients, node.clone()));
         let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
-        stop.await;
-        tracing::info!("stopping");
+        tokio::select! {
+            () = stop => tracing::info!("stopping"),
+            failure = consensus.failure() => return Err(failure.into()),
+        }
         node.close();
         let finished = async { (clients.await, peers.await) };
         if tokio::time::timeout(FINISH_LIMIT, finished).await.is_err() {
@@ -199,10 +204,9 @@ impl Server {
         if tokio::time::timeout(STOP_LIMIT, consensus.shutdown()).await.is_err() {
             tracing::warn!("consensus took too long to stop");
         }
-        match wal.close() {
-            Ok(()) => tracing::info!("stopped; the log is complete on disk"),
-            Err(error) => tracing::error!("the log was not closed: {error}"),
-        }
+        wal.close()?;
+        tracing::info!("stopped; the log is complete on disk");
+        Ok(())
     }
 }
 
@@ -233,7 +237,7 @@ fn identify(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeErro
         return Err(ServeError::Join(through.clone()));
     }
     let identity = Identity::founder(&options.name);
-    data_dir.found(&identity)?;
+    data_dir.claim(&identity)?;
     Ok(identity)
 }
 
@@ -262,15 +266,7 @@ fn open_log(data_dir: &DataDir, identity: &Identity) -> Result<(Wal, Recovered),
         on_fatal: Arc::new(|error| end_process(&error)),
     })?;
     if let Some(torn) = &recovered.torn {
-        tracing::warn!(
-            "{}: a write was cut short at byte {}; its {} bytes were never acknowledged, and are cut off ({}); \
-             the last good command is {}",
-            torn.path.display(),
-            torn.offset,
-            torn.bytes,
-            torn.what,
-            wal.reader().last_index(),
-        );
+        tracing::warn!("{torn}; the last good command is {}", wal.reader().last_command());
     }
     Ok((wal, recovered))
 }
@@ -281,6 +277,7 @@ fn start_state(
     wal: &Wal,
     ring_capacity: usize,
 ) -> Result<Checkpoint, ServeError> {
+    checkpoints.remove_drafts()?;
     let last = wal.reader().state().last.map(|id| id.index);
     // A checkpoint ahead of the log could only be one of another log.
     let newest = checkpoints.newest(|file| Some(file.raft_index) <= last)?;

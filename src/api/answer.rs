@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_log::{EventNumber, Index, KeyPath};
@@ -12,7 +13,8 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio_stream::Stream;
 
-use crate::node::{Node, Unavailable, WriteError};
+use crate::node::{Cursor, Node, Unavailable, WriteError};
+use crate::published::Published;
 
 /// A stream of pieces of a body.
 pub type Pieces =
@@ -38,13 +40,15 @@ pub struct Answer {
     body: Body,
     /// The event that it is about, or up to which a watch has seen.
     event: Option<EventNumber>,
+    /// The state that it was read from, if not the newest.
+    state: Option<Arc<Published>>,
     extra: Option<(HeaderName, HeaderValue)>,
     closes: bool,
 }
 
 impl Answer {
     fn new(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Self {
-        Self { status, content_type, body, event: None, extra: None, closes: false }
+        Self { status, content_type, body, event: None, state: None, extra: None, closes: false }
     }
 
     /// Makes an answer of one line of JSON. The newline at its end is added here.
@@ -81,9 +85,14 @@ impl Answer {
         Self { event, ..self }
     }
 
+    /// Adds which state the answer was read from.
+    pub fn read_from(self, state: Arc<Published>) -> Self {
+        Self { state: Some(state), ..self }
+    }
+
     /// Adds the headers that say which state answered.
     pub fn into_response(self, node: &Node, cluster: &HeaderValue) -> Response<Body> {
-        let now = node.now();
+        let now = self.state.unwrap_or_else(|| node.now());
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -117,7 +126,7 @@ pub enum Problem {
     Method(&'static str),
     /// Something in the request is not as it must be.
     Bad(Bad),
-    /// A set was refused.
+    /// A command was refused.
     Rejected(Rejection),
     /// The body is over the limit.
     TooLarge,
@@ -129,8 +138,8 @@ pub enum Problem {
     Unknown,
     /// A watch asks for what is no longer kept.
     Gone {
-        /// The index that it asks for.
-        wanted: Index,
+        /// What it asks for.
+        cursor: Cursor,
         /// The oldest index that is kept.
         oldest: Index,
     },
@@ -151,6 +160,8 @@ pub enum Bad {
     Ttl,
     /// An index that is no number.
     Index,
+    /// A least index that is no number.
+    MinIndex,
     /// An event number that is no number.
     After,
     /// A time limit that is no number of seconds.
@@ -175,6 +186,7 @@ impl fmt::Display for Bad {
             Self::PrevValue => f.write_str("TestAndSet: PrevValue Required"),
             Self::Ttl => f.write_str("Set: TTL Must Be A Whole Number Of Seconds, 1 Or More"),
             Self::Index => f.write_str("Watch From Index: Valid Index Required"),
+            Self::MinIndex => f.write_str("min_index: Valid Index Required"),
             Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
             Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
             Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
@@ -216,18 +228,21 @@ impl Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",
             ),
-            Self::Gone { wanted, oldest } => Answer::line(
-                StatusCode::GONE,
-                format_args!(
-                    "Watch From Index: {} Is No Longer Kept; The Oldest Is {}",
-                    wanted.0, oldest.0
-                ),
-            ),
+            Self::Gone { cursor, oldest } => gone(cursor, oldest),
             Self::Unreadable => {
                 Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
             }
         }
     }
+}
+
+fn gone(cursor: Cursor, oldest: Index) -> Answer {
+    let (from, wanted) = match cursor {
+        Cursor::Index(index) => ("From Index", index.0),
+        Cursor::Number(number) => ("From Event", number.0),
+    };
+    let text = format_args!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0);
+    Answer::line(StatusCode::GONE, text)
 }
 
 fn unavailable(which: &str) -> Answer {

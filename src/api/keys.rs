@@ -23,12 +23,15 @@ pub(super) async fn get<B>(
     let (tree, index) = (now.state.tree(), now.state.position().index);
     let time = node.time(&now);
     match tree.get(&key).ok_or(Problem::NotFound)? {
-        file @ TreeNode::File { .. } => Ok(Answer::json(json::node(&key, file, index, time))),
+        file @ TreeNode::File { .. } => {
+            let line = json::node(&key, file, index, time);
+            Ok(Answer::json(line).read_from(now))
+        }
         TreeNode::Directory => {
             let children =
                 tree.children(&key).map(|(key, node)| json::node(key, node, index, time));
             let array = join(b"[", children, b",", b"]");
-            Ok(Answer::json(array))
+            Ok(Answer::json(array).read_from(now))
         }
     }
 }
@@ -46,7 +49,8 @@ pub(super) async fn list<B>(
         TreeNode::Directory => {
             let children = tree.children(&key);
             let children = children.map(|(key, node)| json::child(key.name(), node));
-            Ok(Answer::json(join(b"", children, b" ", b"")))
+            let line = join(b"", children, b" ", b"");
+            Ok(Answer::json(line).read_from(now))
         }
     }
 }
@@ -57,7 +61,7 @@ pub(super) async fn set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = write(&key, request).await?;
+    let fields = fields_of_write(&key, request).await?;
     let value = fields.value()?.ok_or(Bad::SetValue)?;
     let ttl = fields.ttl()?;
     let command = match fields.prev_value()? {
@@ -73,7 +77,7 @@ pub(super) async fn test_and_set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = write(&key, request).await?;
+    let fields = fields_of_write(&key, request).await?;
     let prev_value = fields.prev_value()?.ok_or(Bad::PrevValue)?;
     let value = fields.value()?.ok_or(Bad::TestAndSetValue)?;
     let ttl = fields.ttl()?;
@@ -86,7 +90,7 @@ pub(super) async fn delete(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = write(&key, request).await?;
+    let fields = fields_of_write(&key, request).await?;
     propose(node, Command::Delete { key }, &fields).await
 }
 
@@ -98,7 +102,7 @@ async fn read<B>(node: &Node, request: &Request<B>) -> Result<Arc<Published>, Pr
 }
 
 /// Reads what a request for writing says, and refuses what no client may write.
-async fn write(key: &KeyPath, request: Request<Incoming>) -> Result<Fields, Problem> {
+async fn fields_of_write(key: &KeyPath, request: Request<Incoming>) -> Result<Fields, Problem> {
     let fields = Fields::of_request(request).await?;
     if is_reserved(key) {
         return Err(Rejection::Reserved(key.clone()).into());

@@ -119,16 +119,13 @@ impl Fields {
         if self.flag("stale")? {
             return Ok(Freshness::Stale);
         }
-        let index = self.number("min_index", Bad::Index)?;
+        let index = self.number("min_index", Bad::MinIndex)?;
         Ok(index.map_or(Freshness::Linearizable, |index| Freshness::AtLeast(Index(index))))
     }
 
     fn number(&self, name: &str, bad: Bad) -> Result<Option<u64>, Problem> {
         let Some(bytes) = self.get(name) else { return Ok(None) };
-        // `parse` would take a leading plus sign for part of a number.
-        let digits = bytes.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(bytes).ok().filter(|_| digits);
-        number.and_then(|text| text.parse().ok()).map(Some).ok_or(bad.into())
+        number(bytes).map(Some).ok_or(bad.into())
     }
 
     fn flag(&self, name: &'static str) -> Result<bool, Problem> {
@@ -138,6 +135,12 @@ impl Fields {
             Some(_) => Err(Bad::Flag(name).into()),
         }
     }
+}
+
+/// Reads a number: digits only, where `parse` would take a plus sign as well.
+pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// Reads the key that a path names.

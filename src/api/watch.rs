@@ -16,8 +16,9 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
-use super::request::Fields;
+use super::request::{self, Fields};
 use crate::node::{Node, Start, Watch, WatchError};
+use crate::one_line::OneLine;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -59,9 +60,9 @@ async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Prob
     match event {
         Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
         Err(WatchError::Closing) => Ok(Answer::nothing().with_event(watch.seen())),
-        Err(WatchError::Gone { wanted, oldest }) => Err(Problem::Gone { wanted, oldest }),
+        Err(WatchError::Gone { cursor, oldest }) => Err(Problem::Gone { cursor, oldest }),
         Err(WatchError::Log(error)) => {
-            tracing::error!("a watch ends: {error}");
+            tracing::error!("a watch ends: {}", OneLine(&error));
             Err(Problem::Unreadable)
         }
     }
@@ -96,8 +97,10 @@ impl EventStream {
         match event {
             Ok(event) => Some(self.write(&event)),
             Err(WatchError::Closing) => None,
+            // The body has begun: there is no place left to say why it ends.
+            Err(WatchError::Gone { .. }) => None,
             Err(error) => {
-                tracing::error!("a stream ends: {error}");
+                tracing::error!("a stream ends: {}", OneLine(&error));
                 None
             }
         }
@@ -121,6 +124,6 @@ fn accepts_event_stream<B>(request: &Request<B>) -> bool {
 /// Returns where a server-sent event stream broke off, if the client says so.
 fn last_event_id<B>(request: &Request<B>) -> Result<Option<EventNumber>, Problem> {
     let Some(id) = request.headers().get("last-event-id") else { return Ok(None) };
-    let number = id.to_str().ok().and_then(|id| id.parse().ok());
-    number.map(|number| Some(EventNumber(number))).ok_or(Bad::After.into())
+    let number = request::number(id.as_bytes()).ok_or(Bad::After)?;
+    Ok(Some(EventNumber(number)))
 }

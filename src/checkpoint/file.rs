@@ -1,7 +1,7 @@
 //! A checkpoint's file: JSON lines, and a checksum over all of them.
 //!
 //! ```text
-//! {"format":1,"applied":{…},"membership":{…},"summary":{…}}     what the rest adds up to
+//! {"format":1,"applied":{…},"membership":{…},…,"summary":{…}}   what the rest adds up to
 //! {"directory":{"key":"/foo"}}                                  every node of the tree
 //! {"file":{"key":"/foo/bar","value":"x"}}
 //! {"event":{…}}                                                 every event of the ring
@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use etcd_log::{LogId, Membership};
-use etcd_projections::{Record, RestoreError, State, Summary};
+use etcd_log::{IoError, LogId, Membership, format_of};
+use etcd_projections::{Piece, RestoreError, State, Summary};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -41,17 +41,17 @@ impl Checkpoint {
 /// The first line of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Meta {
+struct Meta {
     /// The version of the format.
-    pub format: u32,
+    format: u32,
     /// The last entry that the state contains.
-    pub applied: Option<LogId>,
+    applied: Option<LogId>,
     /// The last membership up to there.
-    pub membership: Membership,
+    membership: Membership,
     /// The entry that brought it.
-    pub membership_at: Option<LogId>,
-    /// What the records that follow add up to.
-    pub summary: Summary,
+    membership_at: Option<LogId>,
+    /// What the pieces that follow add up to.
+    summary: Summary,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,15 +64,8 @@ struct Footer {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A line is not what should stand there.
     #[error("{}: line {line} cannot be read", path.display())]
     Unreadable {
@@ -104,7 +97,7 @@ pub enum CheckpointError {
         /// Its format.
         found: u32,
     },
-    /// The records do not add up.
+    /// The pieces do not add up.
     #[error("{}: does not add up", path.display())]
     Incomplete {
         /// The file.
@@ -114,28 +107,15 @@ pub enum CheckpointError {
     },
 }
 
-impl CheckpointError {
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
-    }
-}
-
-/// Writes a checkpoint, and makes it durable under this name.
-pub(super) fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let file = File::create(path).map_err(CheckpointError::io("create", path))?;
-    let written = write_lines(&file, checkpoint).and_then(|()| file.sync_all());
-    written.map_err(CheckpointError::io("write", path))
-}
-
-fn write_lines(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
+/// Writes the lines of a checkpoint.
+pub(super) fn write(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
     let mut out = Hashing { out: BufWriter::with_capacity(1 << 18, file), hash: Xxh3::new() };
     let (membership_at, membership) = checkpoint.membership.clone();
     let summary = checkpoint.state.summary();
     let applied = checkpoint.applied;
     out.line(&Meta { format: FORMAT, applied, membership, membership_at, summary })?;
-    for record in checkpoint.state.records() {
-        out.line(&record)?;
+    for piece in checkpoint.state.pieces() {
+        out.line(&piece)?;
     }
     let checksum = format!("{:032x}", out.hash.digest128());
     out.line(&Footer { checksum })?;
@@ -144,22 +124,22 @@ fn write_lines(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
 
 /// Reads a checkpoint, with a ring of so many events.
 pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, CheckpointError> {
-    let file = File::open(path).map_err(CheckpointError::io("open", path))?;
+    let file = File::open(path).map_err(IoError::at("open", path))?;
     let mut lines = Lines::new(path, file);
     let first = lines.next()?.ok_or_else(|| CheckpointError::CutShort(path.to_owned()))?;
-    let meta = lines.parse::<Meta>(&first)?;
-    if meta.format > FORMAT {
-        return Err(CheckpointError::NewerFormat { path: path.to_owned(), found: meta.format });
+    if let Some(found) = format_of(&first).filter(|format| *format > FORMAT) {
+        return Err(CheckpointError::NewerFormat { path: path.to_owned(), found });
     }
+    let meta = lines.parse::<Meta>(&first)?;
     let mut failure = None;
-    let records = std::iter::from_fn(|| match lines.record() {
-        Ok(record) => record,
+    let pieces = std::iter::from_fn(|| match lines.piece() {
+        Ok(piece) => piece,
         Err(error) => {
             failure = Some(error);
             None
         }
     });
-    let state = State::from_records(&meta.summary, records, ring_capacity);
+    let state = State::from_pieces(&meta.summary, pieces, ring_capacity);
     if let Some(error) = failure {
         return Err(error);
     }
@@ -185,13 +165,13 @@ impl<'a> Lines<'a> {
     fn next(&mut self) -> Result<Option<Vec<u8>>, CheckpointError> {
         let mut line = Vec::new();
         let read = self.file.read_until(b'\n', &mut line);
-        let length = read.map_err(CheckpointError::io("read", self.path))?;
+        let length = read.map_err(IoError::at("read", self.path))?;
         self.number += 1;
         Ok((length > 0).then_some(line))
     }
 
-    /// Returns the next record; nothing, if the footer comes and is right.
-    fn record(&mut self) -> Result<Option<Record>, CheckpointError> {
+    /// Returns the next piece; nothing, if the footer comes and is right.
+    fn piece(&mut self) -> Result<Option<Piece>, CheckpointError> {
         let line = self.next()?.ok_or_else(|| CheckpointError::CutShort(self.path.to_owned()))?;
         if !line.starts_with(br#"{"checksum""#) {
             return self.parse(&line).map(Some);

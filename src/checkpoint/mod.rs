@@ -3,6 +3,8 @@
 
 mod file;
 mod store;
+mod writer;
 
-pub use file::{Checkpoint, CheckpointError, Meta};
+pub use file::{Checkpoint, CheckpointError};
 pub use store::{CheckpointFile, CheckpointStore};
+pub use writer::CheckpointWriter;

@@ -10,11 +10,11 @@
 //! its name there is a whole one or none. A damaged one is skipped; the log makes
 //! up for it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use etcd_log::{EventNumber, Index, RaftIndex};
+use etcd_log::{EventNumber, Index, IoError, RaftIndex, write_durably};
 
 use super::file::{self, Checkpoint, CheckpointError};
 use crate::one_line::OneLine;
@@ -49,24 +49,40 @@ impl CheckpointStore {
         Self { dir, ring_capacity }
     }
 
+    /// Removes what a process left that was stopped while it wrote one.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn remove_drafts(&self) -> Result<(), CheckpointError> {
+        for path in self.entries()? {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).map_err(IoError::at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lists the checkpoints, oldest first.
     ///
     /// # Errors
     ///
     /// If the directory cannot be read.
     pub fn list(&self) -> Result<Vec<CheckpointFile>, CheckpointError> {
+        let mut files: Vec<_> =
+            self.entries()?.iter().filter_map(|path| parse_name(path)).collect();
+        files.sort_by_key(|file| file.raft_index);
+        Ok(files)
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, IoError> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(CheckpointError::io("list", &self.dir)(error)),
+            Err(error) => return Err(IoError::at("list", &self.dir)(error)),
         };
-        let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(CheckpointError::io("list", &self.dir))?;
-            files.extend(parse_name(&entry.path()));
-        }
-        files.sort_by_key(|file| file.raft_index);
-        Ok(files)
+        let paths = entries.map(|entry| Ok(entry?.path()));
+        paths.collect::<io::Result<_>>().map_err(IoError::at("list", &self.dir))
     }
 
     /// Reads the newest good checkpoint that `fits`; nothing, if there is none.
@@ -104,12 +120,9 @@ impl CheckpointStore {
     ///
     /// If the operating system refuses.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<CheckpointFile, CheckpointError> {
-        fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
+        fs::create_dir_all(&self.dir).map_err(IoError::at("create", &self.dir))?;
         let file = self.name(checkpoint);
-        let draft = file.path.with_extension("tmp");
-        file::write(&draft, checkpoint)?;
-        fs::rename(&draft, &file.path).map_err(CheckpointError::io("rename", &draft))?;
-        self.sync()?;
+        write_durably(&file.path, |out| file::write(out, checkpoint))?;
         self.drop_oldest()?;
         Ok(file)
     }
@@ -125,14 +138,9 @@ impl CheckpointStore {
     fn drop_oldest(&self) -> Result<(), CheckpointError> {
         let files = self.list()?;
         for file in &files[..files.len().saturating_sub(KEPT)] {
-            fs::remove_file(&file.path).map_err(CheckpointError::io("remove", &file.path))?;
+            fs::remove_file(&file.path).map_err(IoError::at("remove", &file.path))?;
         }
         Ok(())
-    }
-
-    fn sync(&self) -> Result<(), CheckpointError> {
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(CheckpointError::io("sync", &self.dir))
     }
 }
 

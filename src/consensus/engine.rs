@@ -6,21 +6,21 @@ use std::sync::Arc;
 
 use etcd_log::{Batch, LogStorage, NodeId, RaftIndex};
 use etcd_projections::Outcome;
-use openraft::error::{ClientWriteError, InitializeError, RaftError};
-use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
-use tokio::task::AbortHandle;
+use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
+use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 
 use super::log_store::LogStore;
 use super::network::Network;
 use super::state_machine::StateMachine;
 use super::types::TypeConfig;
+use crate::one_line::OneLine;
 
 /// How often a leader says that it leads, in milliseconds. openraft gives up on
 /// an append after this time, so it is no shorter.
 const HEARTBEAT_MS: u64 = 100;
 
-/// How long a follower waits for a leader before it stands for election, in
-/// milliseconds: at least and at most.
+/// For how long a machine that has heard a leader refuses its vote to others, in
+/// milliseconds: at least and at most. openraft's own election timer is off.
 const ELECTION_MS: (u64, u64) = (600, 1200);
 
 /// How long sending a snapshot may take, in milliseconds.
@@ -31,7 +31,6 @@ const SNAPSHOT_MS: u64 = 10_000;
 pub struct Consensus {
     raft: Raft<TypeConfig>,
     me: NodeId,
-    checkpointing: AbortHandle,
 }
 
 /// How to start.
@@ -68,7 +67,7 @@ pub enum ProposeError {
 
 impl Consensus {
     /// Starts the engine: applies what is known to be committed, and founds a
-    /// group of one if the log is empty.
+    /// group of one if the log is empty, or else stands for election in it.
     ///
     /// # Errors
     ///
@@ -77,20 +76,10 @@ impl Consensus {
         options: ConsensusOptions<L>,
     ) -> Result<Self, ConsensusError> {
         let ConsensusOptions { me, address, log, state_machine } = options;
-        let checkpoint_due = state_machine.checkpoint_due();
         let store = LogStore::new(log, me);
         let raft = Raft::new(me.0, Arc::new(config()), Network, store, state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
-        let checkpointed = raft.clone();
-        let checkpointing = tokio::spawn(async move {
-            loop {
-                checkpoint_due.notified().await;
-                if checkpointed.trigger().snapshot().await.is_err() {
-                    return;
-                }
-            }
-        });
-        let consensus = Self { raft, me, checkpointing: checkpointing.abort_handle() };
+        let consensus = Self { raft, me };
         consensus.stand(address).await?;
         Ok(consensus)
     }
@@ -149,19 +138,21 @@ impl Consensus {
         self.leader() == Some(self.me)
     }
 
-    /// Waits until this machine leads.
-    pub async fn lead(&self) -> Result<(), ConsensusError> {
-        let mut metrics = self.raft.server_metrics();
-        let me = Some(self.me.0);
-        let leads = metrics.wait_for(|metrics| metrics.current_leader == me).await;
-        leads.map(drop).map_err(|error| failed("elect a leader", error))
+    /// Waits until the engine fails. It does not go on then, and neither may the
+    /// machine. Waits for ever if it is shut down.
+    pub async fn failure(&self) -> ConsensusError {
+        let mut metrics = self.raft.metrics();
+        let failed_for_good = |metrics: &RaftMetrics<u64, BasicNode>| matches!(&metrics.running_state, Err(fatal) if *fatal != Fatal::Stopped);
+        match metrics.wait_for(failed_for_good).await.map(|metrics| metrics.running_state.clone()) {
+            Ok(Err(fatal)) => failed("go on", fatal),
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Stops the engine. What it was doing is finished or given up.
     pub async fn shutdown(&self) {
-        self.checkpointing.abort();
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!("consensus did not stop cleanly: {error}");
+            tracing::warn!("consensus did not stop cleanly: {}", OneLine(&error));
         }
     }
 }

@@ -16,7 +16,9 @@
 //! leaders, so that timer is off; it builds snapshots in the apply path, so that
 //! only takes a copy in O(1) ([`state_machine`]).
 //!
-//! *Limits*: machines do not join yet, so the network reaches nobody.
+//! *Limits*: machines do not join yet. So the network reaches nobody, there is no
+//! election timer (a machine stands once, at its start), and no checkpoint travels
+//! from one machine to another.
 
 mod engine;
 pub mod log_store;

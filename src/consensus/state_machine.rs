@@ -12,10 +12,11 @@ use openraft::{
     BasicNode, EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
     StorageIOError, StoredMembership,
 };
-use tokio::sync::Notify;
 
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
+};
 use crate::published::Publisher;
 
 type StorageResult<T> = Result<T, StorageError<u64>>;
@@ -33,7 +34,7 @@ pub struct StateMachine {
     uncovered_bytes: usize,
     /// After how many such bytes the next checkpoint is due.
     checkpoint_bytes: usize,
-    checkpoint_due: Arc<Notify>,
+    writer: CheckpointWriter,
 }
 
 /// The checkpoints, and the newest one that openraft has been told of.
@@ -45,6 +46,10 @@ struct Checkpoints {
 
 impl StateMachine {
     /// Makes the state machine, with the state that the publisher shows already.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime.
     pub fn new(
         start: Checkpoint,
         publisher: Publisher,
@@ -56,16 +61,11 @@ impl StateMachine {
             applied: start.applied,
             membership: start.membership,
             publisher,
+            writer: CheckpointWriter::start(store.clone()),
             checkpoints: Checkpoints { store, current: Arc::default() },
             uncovered_bytes: 0,
             checkpoint_bytes,
-            checkpoint_due: Arc::default(),
         }
-    }
-
-    /// Returns what rings when a checkpoint should be written.
-    pub fn checkpoint_due(&self) -> Arc<Notify> {
-        Arc::clone(&self.checkpoint_due)
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -122,9 +122,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             replies.push(Reply { outcomes: of_commands });
         }
         self.publisher.publish(self.state.clone(), self.applied, &outcomes);
-        if self.uncovered_bytes >= self.checkpoint_bytes {
+        if self.uncovered_bytes >= self.checkpoint_bytes && self.writer.offer(|| self.checkpoint())
+        {
             self.uncovered_bytes = 0;
-            self.checkpoint_due.notify_one();
         }
         Ok(replies)
     }

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use etcd_log::{
-    Batch, Command, Entry, Index, LogError, LogId, LogStorage as _, Membership, NodeId, Payload,
+    Batch, Command, Entry, IoError, LogError, LogId, LogStorage as _, Membership, NodeId, Payload,
     RaftIndex, RecordedBatch, Term, Vote, Wal, WalOptions, Write as LogWrite,
 };
 
@@ -33,50 +33,41 @@ pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolEr
     }
     let batches = read(file)?;
     let identity = identity(&batches);
+    let failure = Arc::new(Mutex::new(None));
+    let failed = Arc::clone(&failure);
     let (wal, _) = Wal::open(&WalOptions {
         dir: data_dir.wal(),
         node: identity.node,
         cache_bytes: 0,
-        // The write that failed says so to whoever waits for it.
-        on_fatal: Arc::new(drop),
+        on_fatal: Arc::new(move |error| *lock(&failed) = Some(error)),
     })?;
-    write(&wal, LogWrite::Vote(Vote { term: Term(1), node: identity.node, committed: true }))?;
-    let entries: Vec<_> = entries(identity.node, batches).collect();
-    for chunk in entries.chunks(CHUNK) {
-        write(&wal, LogWrite::Append(chunk.to_vec()))?;
+    if let Err(error) = write_all(&wal, identity.node, batches) {
+        // Why the log was closed says more than that it was.
+        return Err(lock(&failure).take().unwrap_or(error).into());
     }
-    let last = wal.reader().last_index();
+    let last = wal.reader().last_command().0;
     wal.close()?;
     // Only a directory that is whole belongs to somebody.
-    data_dir.found(&identity)?;
-    writeln!(
-        out,
-        "imported {} commands; machine {} of cluster {}",
-        last.0, identity.name, identity.cluster
-    )?;
+    data_dir.claim(&identity)?;
+    let Identity { name, cluster, .. } = identity;
+    writeln!(out, "imported {last} commands; machine {name} of cluster {cluster}")?;
     Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<Batch>, ToolError> {
-    let failed = |source| ToolError::Read { path: path.to_owned(), source };
     let lines: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(BufReader::new(io::stdin()))
     } else {
-        Box::new(BufReader::new(File::open(path).map_err(failed)?))
+        Box::new(BufReader::new(File::open(path).map_err(IoError::at("read", path))?))
     };
-    let mut batches = Vec::new();
-    let mut next = Index(1);
-    for (at, line) in lines.lines().enumerate() {
-        let line = line.map_err(failed)?;
-        let recorded = RecordedBatch::read(at + 1, &line, next);
-        let recorded =
-            recorded.map_err(|source| ToolError::Recording { path: path.to_owned(), source })?;
-        if let Some(recorded) = recorded {
-            next = Index(next.0 + recorded.commands.len() as u64);
-            batches.push(recorded.into_batch());
-        }
-    }
-    Ok(batches)
+    RecordedBatch::read_all(lines)
+        .map_err(|source| ToolError::Recording { path: path.to_owned(), source })
+}
+
+fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
+    write(wal, LogWrite::Vote(Vote { term: Term(1), node, committed: true }))?;
+    let entries: Vec<_> = entries(node, batches).collect();
+    entries.chunks(CHUNK).try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))
 }
 
 /// The recording's own cluster and first machine, with a new node id.
@@ -115,4 +106,8 @@ fn write(wal: &Wal, write: LogWrite) -> Result<(), LogError> {
     let (sender, written) = mpsc::channel();
     wal.write(write, Box::new(move |result| drop(sender.send(result))));
     written.recv().unwrap_or(Err(LogError::Closed))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 
-use etcd_log::{LogError, RecordingError};
+use etcd_log::{IoError, LogError, RecordingError};
 
 use crate::checkpoint::CheckpointError;
 use crate::data_dir::DataDirError;
@@ -49,6 +49,16 @@ pub enum ToolError {
         /// What the log says.
         expected: String,
     },
+    /// A checkpoint is ahead of the log.
+    #[error("{}: written at {raft_index}, the log ends before {end}", path.display())]
+    Ahead {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The last entry that it contains.
+        raft_index: etcd_log::RaftIndex,
+        /// The entry that the log would go on with.
+        end: etcd_log::RaftIndex,
+    },
     /// A recorded log cannot be read.
     #[error("{}", path.display())]
     Recording {
@@ -58,13 +68,8 @@ pub enum ToolError {
         source: RecordingError,
     },
     /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] IoError),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),

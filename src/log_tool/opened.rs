@@ -2,11 +2,20 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
-use etcd_log::{LogReader, Payload, RaftIndex, Record, Recovered};
+use etcd_log::{Entry, LogError, LogReader, Payload, RaftIndex, Record, Recovered};
+use etcd_projections::State;
+use tokio_stream::Stream;
 
 use super::ToolError;
 use crate::data_dir::DataDir;
+use crate::replay::Replay;
+
+/// Entries, as a stream.
+pub(super) trait Entries: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin {}
+
+impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Entries for S {}
 
 /// A stopped machine's log.
 pub(super) struct Opened {
@@ -41,15 +50,15 @@ impl Opened {
         Ok(opened)
     }
 
+    /// Replays the entries that are certain from the beginning, with a ring of so
+    /// many events.
+    pub(super) fn replay(&self, ring_capacity: usize) -> Replay<impl Entries> {
+        Replay::new(State::new(ring_capacity), self.log.read(self.settled.clone()))
+    }
+
     fn remark(&self) {
         if let Some(torn) = &self.recovered.torn {
-            tracing::warn!(
-                "{}: a write was cut short at byte {}; its {} bytes were never acknowledged, and the next start cuts them off ({})",
-                torn.path.display(),
-                torn.offset,
-                torn.bytes,
-                torn.what
-            );
+            tracing::warn!("{torn}, at the next start");
         }
         if self.unsettled > 0 {
             tracing::warn!(

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use etcd_log::{Batch, LogTime};
+use etcd_log::Index;
 use etcd_projections::{Node, State, WatchRing};
 
 use super::ToolError;
@@ -14,27 +14,15 @@ use super::opened::Opened;
 /// # Errors
 ///
 /// If the log cannot be read, or the output not be written.
-pub fn replay(dir: &Path, to: u64, out: &mut dyn Write) -> Result<(), ToolError> {
+pub async fn replay(dir: &Path, to: Index, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
-    let mut state = State::new(WatchRing::DEFAULT_CAPACITY);
-    for entry in opened.log.iter(opened.settled.clone()) {
-        let Some(batch) = entry?.batch().cloned() else { continue };
-        let index = state.position().index.0;
-        if index >= to {
-            break;
-        }
-        let room = usize::try_from(to - index).unwrap_or(usize::MAX);
-        if batch.commands.len() <= room {
-            state.apply(&batch);
-        } else {
-            state.apply(&Batch { time: batch.time, commands: batch.commands[..room].to_vec() });
-        }
-    }
-    print(&state, out)
+    let mut replay = opened.replay(WatchRing::DEFAULT_CAPACITY).until(to);
+    while replay.next().await?.is_some() {}
+    print(replay.state(), out)
 }
 
 /// Prints a state: its tree, its ring's span, its deadlines, and its digest.
-pub(super) fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
+fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     writeln!(out, "tree: {} keys and directories", state.tree().len())?;
     for (key, node) in state.tree().iter() {
         match node {
@@ -58,10 +46,9 @@ pub(super) fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError>
         writeln!(out, "  {deadline} {key}")?;
     }
     let position = state.position();
-    let time: LogTime = position.time;
     writeln!(out, "index: {}", position.index.0)?;
     writeln!(out, "event: {}", position.event.0)?;
-    writeln!(out, "time: {time}")?;
+    writeln!(out, "time: {}", position.time)?;
     writeln!(out, "digest: {}", state.digest())?;
     Ok(())
 }

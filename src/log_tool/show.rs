@@ -4,20 +4,21 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
-use etcd_log::{Batch, Command, Entry, KeyPath, LogTime, Machine, Payload, TestAndSet, Ttl};
-use etcd_projections::{Change, Outcome, State, What, machine_key};
+use etcd_log::{Batch, Command, Entry, Index, KeyPath, LogTime, Machine, Payload, TestAndSet, Ttl};
+use etcd_projections::{Change, Outcome, What, machine_key};
 use serde::Serialize;
 
 use super::ToolError;
 use super::opened::Opened;
+use crate::replay::Step;
 
 /// What to show, and how.
 #[derive(Clone, Debug)]
 pub struct Selection {
     /// The first command.
-    pub from: u64,
+    pub from: Index,
     /// The last command.
-    pub to: u64,
+    pub to: Index,
     /// Only this key, and those below it.
     pub key: Option<KeyPath>,
     /// Lines of JSON instead of text.
@@ -26,14 +27,14 @@ pub struct Selection {
 
 impl Selection {
     fn takes(&self, outcome: &Outcome, key: Option<&KeyPath>) -> bool {
-        let in_range = (self.from..=self.to).contains(&outcome.position.index.0);
+        let in_range = (self.from..=self.to).contains(&outcome.position.index);
         let wanted = self.key.as_ref();
         in_range && wanted.is_none_or(|wanted| key.is_some_and(|key| wanted.covers(key)))
     }
 
     /// Whether entries without commands are of interest.
     fn takes_all(&self) -> bool {
-        self.from == 0 && self.to == u64::MAX && self.key.is_none()
+        self.from == Index(0) && self.to == Index(u64::MAX) && self.key.is_none() && !self.json
     }
 }
 
@@ -42,20 +43,14 @@ impl Selection {
 /// # Errors
 ///
 /// If the log cannot be read, or the output not be written.
-pub fn show(dir: &Path, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
+pub async fn show(dir: &Path, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
-    let mut state = State::new(1);
-    for entry in opened.log.iter(opened.settled.clone()) {
-        let entry = entry?;
-        match &entry.payload {
-            Payload::Batch(batch) => {
-                let outcomes = state.apply(batch);
-                show_batch(&entry, batch, &outcomes, selection, out)?;
-            }
-            Payload::Blank | Payload::Membership(_) if selection.takes_all() && !selection.json => {
-                show_other(&entry, out)?;
-            }
-            Payload::Blank | Payload::Membership(_) => {}
+    let mut replay = opened.replay(1);
+    while let Some(Step { entry, outcomes }) = replay.next().await? {
+        match entry.batch() {
+            Some(batch) => show_batch(&entry, batch, &outcomes, selection, out)?,
+            None if selection.takes_all() => show_other(&entry, out)?,
+            None => {}
         }
     }
     Ok(())

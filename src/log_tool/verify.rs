@@ -3,11 +3,12 @@
 use std::io::Write;
 use std::path::Path;
 
-use etcd_projections::{State, WatchRing};
+use etcd_projections::{Position, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
+use crate::replay::Step;
 
 /// Checks frames, chain and continuity, replays the log, and compares the state
 /// with each checkpoint where it was written.
@@ -15,26 +16,23 @@ use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 /// # Errors
 ///
 /// With the first fault: where it is, what is there and what should be.
-pub fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
+pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
     let ring = WatchRing::DEFAULT_CAPACITY;
     let store = CheckpointStore::new(opened.dir.checkpoints(), ring);
     let checkpoints = store.list()?;
     let mut ahead = checkpoints.iter().peekable();
-    let mut state = State::new(ring);
-    for entry in opened.log.iter(opened.settled.clone()) {
-        let entry = entry?;
-        if let Some(batch) = entry.batch() {
-            state.apply(batch);
-        }
+    let mut replay = opened.replay(ring);
+    while let Some(Step { entry, .. }) = replay.next().await? {
         while let Some(file) = ahead.next_if(|file| file.raft_index == entry.id.index) {
-            compare(file, &store.read(&file.path)?, &state)?;
+            compare(file, &store.read(&file.path)?, replay.state())?;
         }
     }
     if let Some(file) = ahead.next() {
-        let (found, expected) = (file.raft_index.to_string(), opened.settled.end.to_string());
-        return Err(differs(file, "end", found, format!("an end before {expected}")));
+        let (path, raft_index) = (file.path.clone(), file.raft_index);
+        return Err(ToolError::Ahead { path, raft_index, end: opened.settled.end });
     }
+    let state = replay.state();
     let recovered = &opened.recovered;
     let position = state.position();
     writeln!(
@@ -65,16 +63,22 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
     }
     // The ring's length is a machine's own business: only the tree is compared.
     let mut truth = expected.tree().iter();
-    for node in found.state.tree().iter() {
+    for (key, node) in found.state.tree().iter() {
         let expected = truth.next();
-        if expected != Some(node) {
-            return Err(differs(file, "node", format!("{node:?}"), format!("{expected:?}")));
+        if expected != Some((key, node)) {
+            let expected =
+                expected.map_or("nothing there".to_owned(), |(key, _)| format!("another at {key}"));
+            return Err(differs(file, "node", format!("at {key}"), expected));
         }
     }
     match truth.next() {
         None => Ok(()),
-        Some(node) => Err(differs(file, "node", "missing".to_owned(), format!("{node:?}"))),
+        Some((key, _)) => Err(differs(file, "node", "missing".to_owned(), format!("one at {key}"))),
     }
+}
+
+fn shown(position: Position) -> String {
+    format!("{}, {}, {}", position.index, position.event, position.time)
 }
 
 fn differs(

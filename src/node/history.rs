@@ -18,7 +18,7 @@ use etcd_log::{EventNumber, Index, KeyPath, LogReader, RaftIndex};
 use etcd_projections::{Event, Outcome, State, What};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::watch::{Cursor, WatchError};
+use super::watch::{Cursor, WatchError, wanted};
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 use crate::published::{Published, Reader};
 use crate::replay::Replay;
@@ -85,7 +85,7 @@ impl History {
                 Cursor::Index(index) => event.index >= index,
                 Cursor::Number(number) => event.number >= number,
             };
-            reached && event.index >= from && prefix.covers(&event.key)
+            reached && wanted(event, from, &prefix)
         };
         tokio::spawn(async move {
             let result = history.run(cursor, wants, &sender).await;
@@ -108,8 +108,7 @@ impl History {
         let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
         let end = target.applied.map_or(next, |id| id.index.next());
         if next < self.log.first() {
-            let (wanted, oldest) = (cursor.index(), self.oldest());
-            return Err(WatchError::Gone { wanted, oldest });
+            return Err(WatchError::Gone { cursor, oldest: self.oldest() });
         }
         let mut replay = Replay::new(start.state, self.log.read(next..end));
         while let Some(step) = replay.next().await? {

@@ -22,7 +22,7 @@ use barrier::Barrier;
 use history::History;
 use proposer::Proposer;
 
-pub use watch::{Start, Watch, WatchError};
+pub use watch::{Cursor, Start, Watch, WatchError};
 
 /// Why there is no answer to a request that itself is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,6 +10,7 @@
 //! and only then waits. Nothing is kept for it meanwhile, so a slow one costs
 //! nobody anything.
 
+use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -38,11 +39,11 @@ pub enum WatchError {
     #[error("the machine is closing")]
     Closing,
     /// What the watch asks for is no longer kept.
-    #[error("index {wanted} is no longer kept, the oldest is {oldest}")]
+    #[error("{cursor} is no longer kept, the oldest command is {oldest}")]
     Gone {
         /// What it asks for.
-        wanted: Index,
-        /// The oldest index that is kept.
+        cursor: Cursor,
+        /// The oldest command that is kept.
         oldest: Index,
     },
     /// The log cannot be read.
@@ -66,19 +67,18 @@ pub struct Watch {
 
 /// What a watch looks for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cursor {
+pub enum Cursor {
     /// The first event of this index or a later one.
     Index(Index),
     /// The event of this number, or a later one.
     Number(EventNumber),
 }
 
-impl Cursor {
-    /// Returns the index that is looked for; 0 if it is an event instead.
-    pub(super) fn index(self) -> Index {
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Index(index) => index,
-            Self::Number(_) => Index(0),
+            Self::Index(index) => write!(f, "command {index}"),
+            Self::Number(number) => write!(f, "event {number}"),
         }
     }
 }
@@ -123,9 +123,9 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Arc<Event>, WatchError> {
         loop {
             let bell = self.listener.bell();
-            let mut ring = pin!(bell.notified());
+            let mut rung = pin!(bell.notified());
             // From here on no event is missed, whatever is published meanwhile.
-            ring.as_mut().enable();
+            rung.as_mut().enable();
             match self.look()? {
                 Look::Found(event) => return Ok(event),
                 Look::Behind => {
@@ -135,7 +135,7 @@ impl Watch {
                 }
                 Look::Nothing => {
                     tokio::select! {
-                        () = ring => {}
+                        () = rung => {}
                         () = self.closing.begun() => return Err(WatchError::Closing),
                     }
                 }
@@ -190,8 +190,13 @@ impl Watch {
     }
 
     fn wants(&self, event: &Event) -> bool {
-        event.index >= self.from_index && self.prefix.covers(&event.key)
+        wanted(event, self.from_index, &self.prefix)
     }
+}
+
+/// Returns whether an event is one that a watch on a prefix waits for.
+pub(super) fn wanted(event: &Event, from: Index, prefix: &KeyPath) -> bool {
+    event.index >= from && prefix.covers(&event.key)
 }
 
 enum Look {
