@@ -34,6 +34,9 @@ pub enum LogError {
         /// Whose it should be.
         expected: crate::NodeId,
     },
+    /// A file in the log's directory would be taken for a segment, and is none.
+    #[error("{} does not belong there: it would be taken for a segment of the log", .0.display())]
+    Stray(PathBuf),
     /// An entry that was asked for lies before the first one kept.
     #[error("{wanted} is no longer in the log; its first entry is {first}")]
     NoLongerKept {
@@ -41,6 +44,14 @@ pub enum LogError {
         wanted: RaftIndex,
         /// The oldest there is.
         first: RaftIndex,
+    },
+    /// The disk did not finish a write.
+    #[error("{}: a write has not come to an end for {seconds} s", dir.display())]
+    Stalled {
+        /// The log's directory.
+        dir: PathBuf,
+        /// For how long.
+        seconds: u64,
     },
     /// The writer has stopped, by a failure before or because the log is closed.
     #[error("the log is closed")]

@@ -19,7 +19,7 @@ pub struct IoError {
 
 impl IoError {
     /// Wraps an error of the operating system: `result.map_err(IoError::at("read", path))`.
-    pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self { action, path, source }
     }

@@ -28,6 +28,7 @@ mod segment;
 mod storage;
 mod tail;
 mod wal;
+mod watchdog;
 mod writer;
 
 pub use command::{Batch, Command, Machine, TestAndSet, Ttl};

@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Command, Index, LogTime};
 
+/// The longest line, in bytes. A batch of 4 MiB grows sixfold at worst when JSON
+/// escapes all of it.
+const LINE_BYTES: usize = 32 << 20;
+
 /// One line of a recorded log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +44,14 @@ pub enum RecordingError {
         line: usize,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// It is longer than any batch that a machine would write.
+    #[error("line {line}: {length} bytes are more than a batch may have ({LINE_BYTES})")]
+    TooLong {
+        /// The line's number, from 1.
+        line: usize,
+        /// Its length.
+        length: usize,
     },
     /// It does not follow the line before.
     #[error("line {line}: batch begins with command {found}, expected {expected}")]
@@ -84,6 +96,9 @@ impl RecordedBatch {
     fn read(line: usize, text: &str, expected: Index) -> Result<Option<Self>, RecordingError> {
         if text.trim().is_empty() {
             return Ok(None);
+        }
+        if text.len() > LINE_BYTES {
+            return Err(RecordingError::TooLong { line, length: text.len() });
         }
         let batch: Self = serde_json::from_str(text)
             .map_err(|source| RecordingError::Unreadable { line, source })?;

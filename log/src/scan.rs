@@ -399,11 +399,9 @@ impl SegmentScan<'_> {
             let what = format!("{what}; there is a frame of commit {other} at byte {place}");
             return Err(self.damage(at, what));
         }
-        if !nothing_whole {
-            let (path, offset) = (self.segment.path.clone(), at as u64);
-            let torn = TornTail { path, offset, bytes: bytes as u64, what };
-            self.scanned.recovered.torn = Some(torn);
-        }
+        let (path, offset) = (self.segment.path.clone(), at as u64);
+        let torn = TornTail { path, offset, bytes: bytes as u64, what };
+        self.scanned.recovered.torn = Some(torn);
         Ok(())
     }
 

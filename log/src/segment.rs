@@ -54,8 +54,12 @@ pub(crate) struct Commit {
     pub(crate) end: usize,
 }
 
-/// Lists the segments of a directory, oldest first. Files that okaywal has set
-/// aside for recycling (`wal-N-cp`) hold nothing that counts.
+/// Lists the segments of a directory, oldest first.
+///
+/// # Errors
+///
+/// If the directory cannot be read, or holds a file that okaywal would take for
+/// a segment and that is none of ours: `wal-1-bak`, say, for `wal-1`.
 pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
     let mut segments = Vec::new();
     let entries = match fs::read_dir(dir) {
@@ -66,12 +70,20 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
     for entry in entries {
         let path = entry.map_err(IoError::at("list", dir))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(first_commit) = name.strip_prefix("wal-").and_then(|n| n.parse().ok()) {
-            segments.push(SegmentFile { first_commit, path });
+        let Some(first_commit) = number_for_okaywal(name) else { continue };
+        if name != format!("wal-{first_commit}") || first_commit == 0 {
+            return Err(LogError::Stray(path));
         }
+        segments.push(SegmentFile { first_commit, path });
     }
     segments.sort_by_key(|segment| segment.first_commit);
     Ok(segments)
+}
+
+/// Returns the number that okaywal reads from a name, whatever follows it.
+fn number_for_okaywal(name: &str) -> Option<u64> {
+    let mut parts = name.split('-');
+    (parts.next() == Some("wal")).then(|| parts.next()?.parse().ok()).flatten()
 }
 
 /// Returns the path of the segment that begins with this commit.

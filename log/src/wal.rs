@@ -26,6 +26,7 @@ use okaywal::{Configuration, EntryId, LogManager, SegmentReader, WriteAheadLog};
 use crate::scan::{self, Scanned};
 use crate::segment;
 use crate::storage::{Done, LogState, LogStorage, Write};
+use crate::watchdog::Watchdog;
 use crate::writer::{ALLOCATED_BYTES, Request, SEGMENT_BYTES, Writer, Written};
 use crate::{Entry, IoError, LogError, LogId, LogReader, NodeId, RaftIndex, Recovered};
 
@@ -95,7 +96,7 @@ impl Wal {
         let written = Written { state: scanned.tail.state(), index: scanned.tail.index() };
         let active = scanned.active.map(|active| active.first_commit);
         let reader = LogReader::new(&options.dir, scanned.tail);
-        let writer = Writer {
+        let mut writer = Writer {
             wal,
             keeper,
             requests: receiver,
@@ -108,8 +109,10 @@ impl Wal {
             segment: active.map(|first_commit| (first_commit, scanned.active_length as u64)),
             written,
             buffer: Vec::new(),
+            watchdog: Watchdog::start(options.dir.clone(), Arc::clone(&options.on_fatal))?,
             on_fatal: Arc::clone(&options.on_fatal),
         };
+        writer.begin()?;
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())

@@ -14,7 +14,8 @@
 //!   [`SEGMENT_BYTES`], so the writer can tell beforehand, and checks
 //!   afterwards that okaywal did as expected.
 
-use std::mem;
+use std::io::{self, Write as _};
+use std::mem::{self, ManuallyDrop};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::Done;
 use crate::tail::Place;
 use crate::wal::Keeper;
+use crate::watchdog::Watchdog;
 use crate::{
     Entry, IoError, LogError, LogReader, LogState, NodeId, Record, Write, segment, sync_dir,
 };
@@ -78,6 +80,7 @@ pub(crate) struct Writer {
     /// What the log holds as far as it is written, for base frames.
     pub(crate) written: Written,
     pub(crate) buffer: Vec<u8>,
+    pub(crate) watchdog: Watchdog,
     pub(crate) on_fatal: crate::OnFatal,
 }
 
@@ -89,6 +92,15 @@ pub(crate) struct Written {
 }
 
 impl Writer {
+    /// Begins a log that is empty with a base frame: a log that was ever opened is
+    /// not empty, and one that is has been lost.
+    pub(crate) fn begin(&mut self) -> Result<(), LogError> {
+        if self.segment.is_some() {
+            return Ok(());
+        }
+        self.write(&mut Group { begins: true, ..Group::default() })
+    }
+
     /// Serves requests until told to close, or until the disk fails.
     pub(crate) fn run(mut self) {
         loop {
@@ -98,7 +110,10 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return self.close(None),
             };
             let mut group = self.collect(first);
-            if let Err(error) = self.write(&mut group) {
+            self.watchdog.begin();
+            let written = self.write(&mut group);
+            self.watchdog.end();
+            if let Err(error) = written {
                 return (self.on_fatal)(error);
             }
             group.dones.into_iter().for_each(|done| done(Ok(())));
@@ -139,7 +154,7 @@ impl Writer {
 
     /// Writes a group as one commit, and syncs it.
     fn write(&mut self, group: &mut Group) -> Result<(), LogError> {
-        if group.items.is_empty() {
+        if group.items.is_empty() && !group.begins {
             return Ok(());
         }
         let opens_segment = self.segment.is_none();
@@ -231,6 +246,8 @@ struct Group {
     /// What the log holds after it.
     after: Written,
     bytes: usize,
+    /// Whether it begins the log, with a base frame alone.
+    begins: bool,
     /// Set if the log closes behind it.
     close: Option<Done>,
 }
@@ -263,21 +280,17 @@ fn push_items(write: Write, items: &mut Vec<Item>) {
 
 /// Writes one chunk as one okaywal entry and syncs it; returns the segment and
 /// the offset that it got.
-fn write_chunk(
-    mut entry: EntryWriter<'_>,
-    commit: u64,
-    chunk: &[u8],
-) -> std::io::Result<(u64, u64)> {
+fn write_chunk(entry: EntryWriter<'_>, commit: u64, chunk: &[u8]) -> io::Result<(u64, u64)> {
     assert_eq!(entry.id(), EntryId(commit), "okaywal counts its entries as commits are counted");
-    let record = match entry.write_chunk(chunk) {
-        Ok(record) => record,
-        Err(error) => {
-            // Dropping the entry would roll it back, and panic if that fails too.
-            mem::forget(entry);
-            return Err(error);
-        }
-    };
-    entry.commit()?;
+    // Where a write fails, okaywal would roll the entry back as it is dropped, and
+    // panic before the failure is told. What is not dropped does neither; the
+    // process ends soon.
+    let mut entry = ManuallyDrop::new(entry);
+    let length = u32::try_from(chunk.len()).map_err(io::Error::other)?;
+    let mut writer = ManuallyDrop::new(entry.begin_chunk(length)?);
+    writer.write_all(chunk)?;
+    let record = ManuallyDrop::into_inner(writer).finish()?;
+    ManuallyDrop::into_inner(entry).commit()?;
     let mut position = Vec::with_capacity(16);
     record.position.serialize_to(&mut position)?;
     let number = |at: usize| u64::from_le_bytes(position[at..at + 8].try_into().expect("eight"));

@@ -11,6 +11,7 @@
 //! cut N  zero N            the last N bytes of the newest segment gone, or zero
 //! flip AT                  one bit of the byte AT of the newest segment
 //! blank_segment N          a new segment of N zero bytes
+//! copy NAME                the newest segment, under another name
 //! foreign                  open as another node
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -71,6 +72,7 @@ enum Action {
     Zero(u64),
     Flip(u64),
     BlankSegment(u64),
+    Copy(String),
     Foreign,
 }
 
@@ -146,11 +148,10 @@ impl Runner {
 
     /// The newest segment, and how much of it is not zero.
     fn newest(&self) -> (PathBuf, u64) {
-        let mut segments: Vec<_> =
-            fs::read_dir(self.path()).unwrap().map(|file| file.unwrap().path()).collect();
-        segments.sort_by_key(|path| {
-            path.to_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap()
-        });
+        let files = fs::read_dir(self.path()).unwrap().map(|file| file.unwrap().path());
+        let number = |path: &Path| path.to_str()?.rsplit_once("wal-")?.1.parse::<u64>().ok();
+        let mut segments: Vec<_> = files.filter(|path| number(path).is_some()).collect();
+        segments.sort_by_key(|path| number(path));
         let newest = segments.pop().unwrap();
         let bytes = fs::read(&newest).unwrap();
         let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -177,6 +178,7 @@ impl Runner {
                 let byte = fs::read(&newest)?[usize::try_from(*at)?];
                 Self::overwrite(&newest, *at, &[byte ^ 1]);
             }
+            Action::Copy(name) => drop(fs::copy(&newest, self.path().join(name))?),
             Action::BlankSegment(bytes) => {
                 let next = 1 + self.last_commit();
                 fs::write(

@@ -158,11 +158,11 @@ fn torn_commit_before_a_segment_without_commits_is_cut_off() {
     let bytes = fs::read(&segments[1]).unwrap();
     let length = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     fs::write(&segments[1], &bytes[..length - 100]).unwrap();
-    fs::write(dir.path().join(format!("wal-{}", next - 1)), &bytes[..9]).unwrap();
+    fs::write(dir.path().join(format!("wal-{next}")), &bytes[..9]).unwrap();
     let (wal, recovered) = open(dir.path()).unwrap();
     let last = wal.state().last.unwrap().index;
-    assert_eq!((recovered.torn.is_some(), last), (true, RaftIndex(next - 3)));
-    append(&wal, next - 2..next + 3);
+    assert_eq!((recovered.torn.is_some(), last), (true, RaftIndex(next - 4)));
+    append(&wal, next - 3..next + 3);
     wal.close().unwrap();
     assert!(open(dir.path()).unwrap().1.torn.is_none());
 }
