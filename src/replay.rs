@@ -60,6 +60,11 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
         Ok(Some(Step { entry, outcomes }))
     }
 
+    /// Returns the state so far, to go on from.
+    pub fn into_state(self) -> State {
+        self.state
+    }
+
     /// Returns the state so far.
     pub fn state(&self) -> &State {
         &self.state

@@ -12,15 +12,16 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{LogError, Machine, Recovered, Wal, WalOptions};
+use etcd_log::{Index, LogError, LogReader, LogStorage as _, Machine, Recovered, Wal, WalOptions};
 use etcd_projections::State;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointStore};
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
@@ -89,6 +90,30 @@ pub enum ServeError {
     /// The checkpoints cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A directory belongs to a machine, and its log is not there.
+    #[error("{}: the log is missing, and with it all that this machine has acknowledged", .0.display())]
+    LogMissing(PathBuf),
+    /// There is a log, and nobody whose it is.
+    #[error("{}: there is a log, but no node.json to say whose", .0.display())]
+    Ownerless(PathBuf),
+    /// Entries are missing at the end of the log.
+    #[error("{}: written at command {index}, but the log ends at {last}: entries are missing", path.display())]
+    Behind {
+        /// The checkpoint that knows more than the log.
+        path: PathBuf,
+        /// Its last command.
+        index: Index,
+        /// The log's last command.
+        last: Index,
+    },
+    /// The checkpoints are those of another log.
+    #[error("{}: the checkpoint at command {index} is not of this log", dir.display())]
+    OtherLog {
+        /// The log.
+        dir: PathBuf,
+        /// The checkpoint's last command.
+        index: Index,
+    },
     /// Consensus failed.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
@@ -115,18 +140,32 @@ pub enum ServeError {
 /// If it cannot start, if consensus fails, or if the log cannot be closed. A disk
 /// that fails ends the process at once.
 pub fn run(options: Options) -> Result<(), ServeError> {
+    // Held until nothing of this process can write there any more.
+    let data_dir = DataDir::take(&options.data_dir)?;
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!("the limit of open files stays as it is: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .enable_all()
         .build()
         .map_err(system("start threads"))?;
-    let served = runtime.block_on(async {
-        let stop = stop_signal()?;
-        Server::start(options).await?.run(stop).await
-    });
+    let served = runtime.block_on(start_and_run(&data_dir, options));
     // A checkpoint half written, or a replay, is nothing to wait for.
     runtime.shutdown_timeout(ABANDON_LIMIT);
     served
+}
+
+async fn start_and_run(data_dir: &DataDir, options: Options) -> Result<(), ServeError> {
+    let mut stop = pin!(stop_signal()?);
+    let server = tokio::select! {
+        server = Server::start(data_dir, options) => server?,
+        () = stop.as_mut() => {
+            tracing::info!("stopped before the start was over");
+            return Ok(());
+        }
+    };
+    server.run(stop).await
 }
 
 /// Half of the cores serve requests; the other half is for the log's writer, the
@@ -143,14 +182,11 @@ struct Server {
     wal: Wal,
     clients: TcpListener,
     peers: TcpListener,
-    /// Held until the last byte is written.
-    _data_dir: DataDir,
 }
 
 impl Server {
-    async fn start(options: Options) -> Result<Self, ServeError> {
+    async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
         let started = Instant::now();
-        let data_dir = DataDir::take(&options.data_dir)?;
         if options.start_anew
             && let Some(aside) = data_dir.set_aside()?
         {
@@ -158,11 +194,21 @@ impl Server {
         }
         let clients = listen(options.address, options.client_port).await?;
         let peers = listen(options.address, options.peer_port).await?;
-        let identity = identify(&data_dir, &options)?;
+        let known = data_dir.identity()?;
+        let identity = match &known {
+            Some(identity) => identity.clone(),
+            None => found(data_dir, &options)?,
+        };
         let machine = describe(&identity, &clients, &peers)?;
-        announce(&identity, &machine, &data_dir);
+        announce(&identity, &machine, data_dir);
 
-        let (wal, recovered) = open_log(&data_dir, &identity)?;
+        let (wal, recovered) = open_log(data_dir, &identity)?;
+        match (&known, recovered.node) {
+            // The log has been begun, so the directory can be somebody's.
+            (None, _) => data_dir.claim(&identity)?,
+            (Some(_), None) => return Err(ServeError::LogMissing(data_dir.wal())),
+            (Some(_), Some(_)) => {}
+        }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
@@ -184,12 +230,12 @@ impl Server {
         });
         node.introduce(INTRODUCTION_LIMIT).await?;
         report(&recovered, from, &node, started);
-        Ok(Self { node, consensus, wal, clients, peers, _data_dir: data_dir })
+        Ok(Self { node, consensus, wal, clients, peers })
     }
 
     /// Serves until told to stop, or until consensus fails.
     async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { node, consensus, wal, clients, peers, _data_dir } = self;
+        let Self { node, consensus, wal, clients, peers } = self;
         let clients = tokio::spawn(api::serve_clients(clients, node.clone()));
         let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
         tokio::select! {
@@ -204,7 +250,12 @@ impl Server {
         if tokio::time::timeout(STOP_LIMIT, consensus.shutdown()).await.is_err() {
             tracing::warn!("consensus took too long to stop");
         }
-        wal.close()?;
+        let closed = tokio::task::spawn_blocking(move || wal.close());
+        match tokio::time::timeout(STOP_LIMIT, closed).await {
+            Ok(Ok(closed)) => closed?,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            Err(_) => return Err(ServeError::Log(LogError::Closed)),
+        }
         tracing::info!("stopped; the log is complete on disk");
         Ok(())
     }
@@ -228,17 +279,22 @@ async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
     listener.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// Finds out who this machine is, or mints a new one.
-fn identify(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> {
-    if let Some(identity) = data_dir.identity()? {
-        return Ok(identity);
-    }
+/// Mints a new machine. A log without a `node.json` is what a start left that was
+/// cut short, if it holds nothing; if it does hold something, it is somebody's.
+fn found(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> {
     if let Some(through) = options.join.first() {
         return Err(ServeError::Join(through.clone()));
     }
-    let identity = Identity::founder(&options.name);
-    data_dir.claim(&identity)?;
-    Ok(identity)
+    let (log, recovered) = LogReader::open(&data_dir.wal(), &mut |_| {})?;
+    let state = log.state();
+    if state.last.is_some() || state.vote.is_some() {
+        return Err(ServeError::Ownerless(data_dir.wal()));
+    }
+    if recovered.node.is_some() {
+        let wal = data_dir.wal();
+        std::fs::remove_dir_all(&wal).map_err(system("remove the log of a start cut short"))?;
+    }
+    Ok(Identity::founder(&options.name))
 }
 
 fn describe(
@@ -271,7 +327,11 @@ fn open_log(data_dir: &DataDir, identity: &Identity) -> Result<(Wal, Recovered),
     Ok((wal, recovered))
 }
 
-/// Returns the newest good checkpoint that the log goes on from, or the beginning.
+/// Returns the newest good checkpoint, or the beginning.
+///
+/// Every checkpoint was made of committed entries of this log. So one that is
+/// ahead of the log, or does not agree with its entries, proves that the log is
+/// not what it was.
 fn start_state(
     checkpoints: &CheckpointStore,
     wal: &Wal,
@@ -279,9 +339,21 @@ fn start_state(
 ) -> Result<Checkpoint, ServeError> {
     checkpoints.remove_drafts()?;
     let last = wal.reader().state().last.map(|id| id.index);
-    // A checkpoint ahead of the log could only be one of another log.
-    let newest = checkpoints.newest(|file| Some(file.raft_index) <= last)?;
-    Ok(newest.unwrap_or_else(|| Checkpoint::empty(State::new(ring_capacity))))
+    if let Some(file) = checkpoints.list()?.into_iter().find(|file| Some(file.raft_index) > last) {
+        let CheckpointFile { path, index, .. } = file;
+        return Err(ServeError::Behind { path, index, last: wal.reader().last_command() });
+    }
+    let Some(checkpoint) = checkpoints.newest(|_| true)? else {
+        return Ok(Checkpoint::empty(State::new(ring_capacity)));
+    };
+    let applied = checkpoint.applied.map(|id| id.index..id.index.next());
+    let entry = applied.map(|range| wal.entries(range, 0)).transpose()?;
+    let id = entry.and_then(|entry| Some(entry.first()?.id));
+    if id != checkpoint.applied {
+        let index = checkpoint.state.position().index;
+        return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
+    }
+    Ok(checkpoint)
 }
 
 fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
@@ -295,7 +367,7 @@ fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
     tracing::info!("data: {}", path.display());
 }
 
-fn report(recovered: &Recovered, from: etcd_log::Index, node: &Node, started: Instant) {
+fn report(recovered: &Recovered, from: Index, node: &Node, started: Instant) {
     let now = node.now();
     let (index, keys) = (now.state.position().index, now.state.tree().len());
     let took = started.elapsed().as_millis();

@@ -1,4 +1,5 @@
-//! Every row of the table of errors, and the limits at the door.
+//! The table of errors, as far as one healthy machine can show it, and the limits
+//! at the door.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -49,6 +50,16 @@ fn bad_requests_get_one_plain_line() {
         (post("/v1/keys/file", &[("value", "")]), 400, "Set: Value Required\n"),
         (post("/v1/testAndSet/file", &[("prevValue", "x")]), 400, "TestAndSet: Value Required\n"),
         (post("/v1/testAndSet/file", &[("value", "x")]), 400, "TestAndSet: PrevValue Required\n"),
+        (
+            post("/v1/keys/file", &[("value", "x"), ("prevValue", "")]),
+            400,
+            "TestAndSet: PrevValue Required\n",
+        ),
+        (
+            post("/v1/testAndSet/file", &[("prevValue", "a\nb"), ("value", "b")]),
+            400,
+            "Test x==a b fails\n",
+        ),
         (post("/v1/keys/file", &[("value", "x"), ("ttl", "0")]), 400, ttl),
         (post("/v1/keys/file", &[("value", "x"), ("ttl", "1.5")]), 400, ttl),
         (post("/v1/keys/file", &[("value", "x"), ("ttl", "soon")]), 400, ttl),
@@ -195,6 +206,39 @@ fn reads_may_say_how_fresh_they_must_be() {
     assert_eq!(server.get(&format!("/v1/keys/a?min_index={index}")).status, 200);
     let early = server.get(&format!("/v1/keys/a?min_index={}&timeout=0.05", index + 1));
     assert_eq!((early.status, early.header("retry-after")), (503, "1"));
+    assert_eq!(early.body, "Index Not Reached\n");
     assert_eq!(server.get("/v1/keys/a?stale=maybe").body, "stale Must Be true Or false\n");
     assert_eq!(server.get("/v1/keys/a?timeout=soon").body, "Timeout Must Be A Number Of Seconds\n");
+}
+
+#[test]
+fn more_connections_than_files_end_nothing() {
+    let dir = TempDir::new().unwrap();
+    // A soft and hard limit of 128 open files, of which half are for clients.
+    let server = Server::start_limited(dir.path(), 128);
+    let address = server.url.trim_start_matches("http://");
+    let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    drop(idle.into_iter().skip(1).collect::<Vec<_>>());
+    assert_eq!(server.post("/v1/keys/a", &[("value", "x")]).status, 200);
+}
+
+#[test]
+fn fields_that_mean_nothing_take_no_memory() {
+    let (_dir, server) = fresh();
+    let body = "a&".repeat(1 << 19);
+    let head = format!(
+        "POST /v1/watch/x?timeout=60 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let watches: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(body.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(server.get("/health").status, 200);
+    assert!(server.resident_kib() < 100 << 10, "{} KiB", server.resident_kib());
+    drop(watches);
 }

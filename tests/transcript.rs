@@ -144,16 +144,16 @@ fn every_answer_says_which_state_gave_it() {
 }
 
 #[test]
-fn key_expires_on_time_for_watches_and_streams() {
+fn key_expires_no_earlier_than_it_should() {
     let (_dir, server) = fresh();
     let mut stream = server.lines("/v1/watch/?stream=true&index=3", &[]);
-    let set = server.post("/v1/keys/soon", &[("value", "x"), ("ttl", "1")]);
     let asked = Instant::now();
+    let set = server.post("/v1/keys/soon", &[("value", "x"), ("ttl", "1")]);
     assert!(stream.next().unwrap().contains(r#""action":"SET","key":"/soon""#));
     let expired = stream.next().unwrap();
     let waited = asked.elapsed();
     // Never early; how late it may be is measured by the benchmarks, not here.
-    assert!(waited > Duration::from_millis(950), "{waited:?}");
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
     assert!(
         expired.starts_with(r#"{"action":"EXPIRE","key":"/soon","prevValue":"x""#),
         "{expired}"
@@ -179,7 +179,8 @@ fn keys_that_fell_due_while_the_machine_was_down_expire_when_it_leads_again() {
     let deadline = time_in(&set.body, "expiration");
     support::eventually("the deadline has passed", || chrono::Utc::now() > deadline);
     let server = Server::start(dir.path());
-    let seen = server.get(&format!("/v1/watch/soon?index={index}&stream=true&timeout=2"));
-    assert!(seen.body.contains(r#"{"action":"EXPIRE","key":"/soon""#), "{}", seen.body);
+    let mut seen = server.lines(&format!("/v1/watch/soon?index={index}&stream=true"), &[]);
+    assert!(seen.next().unwrap().contains(r#""action":"SET""#));
+    assert!(seen.next().unwrap().contains(r#"{"action":"EXPIRE","key":"/soon""#));
     assert_eq!(server.get("/v1/keys/soon").status, 404);
 }

@@ -71,6 +71,11 @@ impl LogReader {
         lock(&self.shared.tail)
     }
 
+    /// Returns where the segments lie.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
     /// Returns what the log holds besides its entries.
     pub fn state(&self) -> LogState {
         self.tail().state()

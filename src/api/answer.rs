@@ -40,6 +40,8 @@ pub struct Answer {
     body: Body,
     /// The event that it is about, or up to which a watch has seen.
     event: Option<EventNumber>,
+    /// The index that it says, if not that of the state.
+    index: Option<Index>,
     /// The state that it was read from, if not the newest.
     state: Option<Arc<Published>>,
     extra: Option<(HeaderName, HeaderValue)>,
@@ -48,7 +50,16 @@ pub struct Answer {
 
 impl Answer {
     fn new(status: StatusCode, content_type: Option<HeaderValue>, body: Body) -> Self {
-        Self { status, content_type, body, event: None, state: None, extra: None, closes: false }
+        Self {
+            status,
+            content_type,
+            body,
+            event: None,
+            index: None,
+            state: None,
+            extra: None,
+            closes: false,
+        }
     }
 
     /// Makes an answer of one line of JSON. The newline at its end is added here.
@@ -63,7 +74,9 @@ impl Answer {
     }
 
     fn line(status: StatusCode, line: impl fmt::Display) -> Self {
-        Self::new(status, Some(TEXT), Either::Left(Full::from(format!("{line}\n"))))
+        // Values and keys may have several lines; an answer like this has one.
+        let line = line.to_string().replace(['\n', '\r'], " ");
+        Self::new(status, Some(TEXT), Either::Left(Full::from(line + "\n")))
     }
 
     /// Makes an answer that says there was nothing, so far.
@@ -85,6 +98,11 @@ impl Answer {
         Self { event, ..self }
     }
 
+    /// Sets the index that the answer says: the one before where to go on.
+    pub fn with_index(self, index: Index) -> Self {
+        Self { index: Some(index), ..self }
+    }
+
     /// Adds which state the answer was read from.
     pub fn read_from(self, state: Arc<Published>) -> Self {
         Self { state: Some(state), ..self }
@@ -100,7 +118,8 @@ impl Answer {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
         let applied = now.applied.unwrap_or_default();
-        headers.insert(X_ETCD_INDEX, HeaderValue::from(now.state.position().index.0));
+        let index = self.index.unwrap_or(now.state.position().index);
+        headers.insert(X_ETCD_INDEX, HeaderValue::from(index.0));
         headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
         headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
         headers.insert(X_ETCD_CLUSTER_ID, cluster.clone());
@@ -224,6 +243,7 @@ impl Problem {
             },
             Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
             Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
+            Self::Unavailable(Unavailable::NotReached) => unavailable("Index Not Reached"),
             Self::Unknown => Answer::line(
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",

@@ -13,6 +13,9 @@ use super::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
 use crate::published::Published;
 
+/// How many children of a directory are written before others are let in.
+const CHILDREN_AT_ONCE: usize = 256;
+
 /// Answers with what a key holds, or with the children of a directory.
 pub(super) async fn get<B>(
     node: &Node,
@@ -20,20 +23,17 @@ pub(super) async fn get<B>(
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
     let now = read(node, request).await?;
-    let (tree, index) = (now.state.tree(), now.state.position().index);
-    let time = node.time(&now);
-    match tree.get(&key).ok_or(Problem::NotFound)? {
-        file @ TreeNode::File { .. } => {
-            let line = json::node(&key, file, index, time);
-            Ok(Answer::json(line).read_from(now))
+    let (index, time) = (now.state.position().index, node.time(&now));
+    let answer = match now.state.tree().get(&key) {
+        None => Problem::NotFound.into_answer(),
+        Some(file @ TreeNode::File { .. }) => Answer::json(json::node(&key, file, index, time)),
+        Some(TreeNode::Directory) => {
+            let child = |key: &KeyPath, node: &TreeNode| json::node(key, node, index, time);
+            let children = join_children(&now, &key, b",", child).await;
+            Answer::json([b"[", &children[..], b"]"].concat())
         }
-        TreeNode::Directory => {
-            let children =
-                tree.children(&key).map(|(key, node)| json::node(key, node, index, time));
-            let array = join(b"[", children, b",", b"]");
-            Ok(Answer::json(array).read_from(now))
-        }
-    }
+    };
+    Ok(answer.read_from(now))
 }
 
 /// Answers with the children of a directory, by name.
@@ -43,16 +43,15 @@ pub(super) async fn list<B>(
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
     let now = read(node, request).await?;
-    let tree = now.state.tree();
-    match tree.get(&key).ok_or(Problem::NotFound)? {
-        TreeNode::File { .. } => Err(Rejection::NotADirectory(key).into()),
-        TreeNode::Directory => {
-            let children = tree.children(&key);
-            let children = children.map(|(key, node)| json::child(key.name(), node));
-            let line = join(b"", children, b" ", b"");
-            Ok(Answer::json(line).read_from(now))
+    let answer = match now.state.tree().get(&key) {
+        None => Problem::NotFound.into_answer(),
+        Some(TreeNode::File { .. }) => Problem::from(Rejection::NotADirectory(key)).into_answer(),
+        Some(TreeNode::Directory) => {
+            let child = |key: &KeyPath, node: &TreeNode| json::child(key.name(), node);
+            Answer::json(join_children(&now, &key, b" ", child).await)
         }
-    }
+    };
+    Ok(answer.read_from(now))
 }
 
 /// Sets a key; with a previous value, tests it first.
@@ -123,19 +122,23 @@ async fn propose(node: &Node, command: Command, fields: &Fields) -> Result<Answe
     }
 }
 
-fn join(
-    open: &[u8],
-    items: impl Iterator<Item = Vec<u8>>,
+/// Writes the children of a directory behind each other. A large directory takes
+/// a while, so others are let in between.
+async fn join_children(
+    now: &Published,
+    directory: &KeyPath,
     separator: &[u8],
-    close: &[u8],
+    write: impl Fn(&KeyPath, &TreeNode) -> Vec<u8>,
 ) -> Vec<u8> {
-    let mut joined = open.to_vec();
-    for (at, item) in items.enumerate() {
+    let mut joined = Vec::new();
+    for (at, (key, node)) in now.state.tree().children(directory).enumerate() {
         if at > 0 {
             joined.extend_from_slice(separator);
         }
-        joined.extend(item);
+        joined.extend(write(key, node));
+        if at % CHILDREN_AT_ONCE == CHILDREN_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
     }
-    joined.extend_from_slice(close);
     joined
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use etcd_log::{EventNumber, Index, KeyPath, Ttl};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -20,6 +21,9 @@ const BODY_BYTES: usize = 1 << 20;
 /// sender gets to read the answer before the connection closes.
 const DISCARD_BYTES: usize = 64 << 20;
 
+/// For how long it is read.
+const DISCARD_LIMIT: Duration = Duration::from_secs(3);
+
 /// How long a body may take to come, and how long a request may take unless it
 /// says otherwise.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
@@ -30,10 +34,14 @@ const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
 /// The longest time to live: a thousand years are beyond every calendar here.
 const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 
-/// The fields of a request: a body's first, then the query's.
+/// The fields that mean something; others are passed over.
+const NAMES: [&str; 9] =
+    ["value", "prevValue", "ttl", "index", "after", "stream", "timeout", "stale", "min_index"];
+
+/// The fields of a request, each once: a body's first, then the query's.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    fields: Vec<(String, Vec<u8>)>,
+    fields: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Fields {
@@ -58,19 +66,18 @@ impl Fields {
 
     /// Adds the fields of an urlencoded text.
     fn add(&mut self, text: &[u8]) {
-        for field in text.split(|byte| *byte == b'&').filter(|field| !field.is_empty()) {
+        for field in text.split(|byte| *byte == b'&') {
             let mut halves = field.splitn(2, |byte| *byte == b'=');
             let name = decode(halves.next().unwrap_or_default());
-            let value = decode(halves.next().unwrap_or_default());
-            // A name that is not UTF-8 is none that anybody asks for.
-            if let Ok(name) = String::from_utf8(name) {
-                self.fields.push((name, value));
+            let known = NAMES.iter().find(|known| known.as_bytes() == name);
+            if let Some(name) = known.filter(|name| self.get(name).is_none()) {
+                self.fields.push((name, decode(halves.next().unwrap_or_default())));
             }
         }
     }
 
     fn get(&self, name: &str) -> Option<&[u8]> {
-        let field = self.fields.iter().find(|(found, _)| found == name)?;
+        let field = self.fields.iter().find(|(found, _)| *found == name)?;
         Some(&field.1)
     }
 
@@ -85,8 +92,13 @@ impl Fields {
         self.text("value")
     }
 
+    /// Returns the value that a test asks for. No key holds an empty value, so an
+    /// empty one is a mistake rather than no test.
     pub(super) fn prev_value(&self) -> Result<Option<Arc<str>>, Problem> {
-        self.text("prevValue")
+        match (self.get("prevValue"), self.text("prevValue")?) {
+            (Some(_), None) => Err(Bad::PrevValue.into()),
+            (_, prev_value) => Ok(prev_value),
+        }
     }
 
     pub(super) fn ttl(&self) -> Result<Option<Ttl>, Problem> {
@@ -160,24 +172,45 @@ fn decode(text: &[u8]) -> Vec<u8> {
 async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Problem> {
     let asks_first = request.headers().contains_key(header::EXPECT);
     let mut body = request.into_body();
-    let announced = body.size_hint().lower();
-    if announced > BODY_BYTES as u64 && asks_first {
-        // Nothing has been sent yet, and nothing will be.
-        return Err(Problem::TooLarge);
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > BODY_BYTES {
+        // Who asks first has sent nothing yet, and will not.
+        return if asks_first { Err(Problem::TooLarge) } else { discard(body).await };
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(BODY_BYTES));
-    let mut length = 0;
+    let mut bytes = Vec::with_capacity(announced);
+    while let Some(data) = next_data(&mut body).await? {
+        if bytes.len() + data.len() > BODY_BYTES {
+            return discard(body).await;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Reads the rest of a body that is too large, so that its sender gets to read
+/// the answer, for a while and up to a bound.
+async fn discard(mut body: Incoming) -> Result<Vec<u8>, Problem> {
+    let discarding = async {
+        let mut length = 0;
+        while let Ok(Some(data)) = next_data(&mut body).await {
+            length += data.len();
+            if length > DISCARD_BYTES {
+                break;
+            }
+        }
+    };
+    // Running out of time is no reason for another answer.
+    let _in_time = tokio::time::timeout(DISCARD_LIMIT, discarding).await;
+    Err(Problem::TooLarge)
+}
+
+async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Bad::Body)?;
-        let Some(data) = frame.data_ref() else { continue };
-        length += data.len();
-        if length <= BODY_BYTES {
-            bytes.extend_from_slice(data);
-        } else if length > DISCARD_BYTES {
-            break;
+        if let Ok(data) = frame.map_err(|_| Bad::Body)?.into_data() {
+            return Ok(Some(data));
         }
     }
-    if length > BODY_BYTES { Err(Problem::TooLarge) } else { Ok(bytes) }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -192,7 +225,7 @@ mod tests {
 
     #[test]
     fn form_is_decoded() {
-        let fields = fields("value=Hello+w%C3%B6rld%21&prevValue=&ttl=5&value=second");
+        let fields = fields("value=Hello+w%C3%B6rld%21&other=x&&=&ttl=5&value=second");
         assert_eq!(fields.value(), Ok(Some(Arc::from("Hello wörld!"))));
         assert_eq!(fields.prev_value(), Ok(None));
         assert_eq!(fields.ttl(), Ok(Ttl::new(5)));
@@ -214,6 +247,7 @@ mod tests {
         for text in ["index=x", "index=", "index=-1"] {
             assert_eq!(fields(text).index(), Err(Bad::Index.into()), "{text}");
         }
+        assert_eq!(fields("prevValue=").prev_value(), Err(Bad::PrevValue.into()));
         for text in ["timeout=x", "timeout=-1", "timeout=NaN", "timeout="] {
             assert_eq!(fields(text).limit(), Err(Bad::Timeout.into()), "{text}");
         }

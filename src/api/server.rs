@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -20,6 +21,21 @@ const HEAD_BYTES: usize = 16 << 10;
 
 /// How long a head may take to come, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many files are left for the log and all else when clients take as many
+/// connections as they can.
+const FILES_RESERVED: u64 = 256;
+
+/// The most connections, whatever the operating system allows: each takes some
+/// ten KiB.
+const MOST_CONNECTIONS: usize = 50_000;
+
+/// After how long a silent connection is asked for a sign of life, how often, and
+/// how many times in vain.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(15), 4);
+
+/// How long what was sent may go without being acknowledged.
+const SEND_LIMIT: Duration = Duration::from_mins(2);
 
 /// How long to wait when the operating system has no room for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -65,9 +81,10 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connections = JoinSet::new();
+    let most = most_connections();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if connections.len() < most => accepted,
             // Finished connections are forgotten as they go.
             Some(_) = connections.join_next() => continue,
             () = closing.begun() => break,
@@ -116,7 +133,22 @@ where
     }
 }
 
+/// As many as there are files for, with some left for the log: a log that cannot
+/// open a file ends the process.
+fn most_connections() -> usize {
+    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
+    let free = files.saturating_sub(FILES_RESERVED).max(files / 2);
+    usize::try_from(free).unwrap_or(usize::MAX).min(MOST_CONNECTIONS)
+}
+
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     // Answers are whole when they are written: waiting for more only delays them.
-    stream.set_nodelay(true)
+    stream.set_nodelay(true)?;
+    // A watch may be silent for days; a client that is gone is not waited for.
+    let (idle, interval, retries) = KEEPALIVE;
+    let keepalive =
+        TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(SEND_LIMIT))
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, KeyPath};
+use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::Event;
 use futures_util::stream;
 use hyper::body::{Frame, Incoming};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
 use super::request::{self, Fields};
-use crate::node::{Node, Start, Watch, WatchError};
+use crate::node::{Node, Seen, Start, Watch, WatchError};
 use crate::one_line::OneLine;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
@@ -39,8 +39,11 @@ pub(super) async fn watch(
         (None, None) => Start::Now,
     };
     let deadline = fields.limit()?.map(|limit| Instant::now() + limit);
+    let streams = server_sent_events || fields.stream()?;
+    // A watch may wait for long; what the request brought must not wait with it.
+    drop(fields);
     let watch = node.watch(prefix, start);
-    if server_sent_events || fields.stream()? {
+    if streams {
         let stream = EventStream { watch, deadline, server_sent_events };
         return Ok(Answer::stream(stream.into_pieces(), server_sent_events));
     }
@@ -53,17 +56,28 @@ async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Prob
     let event = match deadline {
         Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
             Ok(event) => event,
-            Err(_) => return Ok(Answer::nothing().with_event(watch.seen())),
+            Err(_) => return Ok(nothing(&watch)),
         },
         None => watch.next().await,
     };
     match event {
         Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
-        Err(WatchError::Closing) => Ok(Answer::nothing().with_event(watch.seen())),
+        Err(WatchError::Closing) => Ok(nothing(&watch)),
         Err(WatchError::Gone { cursor, oldest }) => Err(Problem::Gone { cursor, oldest }),
         Err(WatchError::Log(error)) => {
             tracing::error!("a watch ends: {}", OneLine(&error));
             Err(Problem::Unreadable)
+        }
+    }
+}
+
+/// An answer that says where to go on: behind the last event seen, or from the
+/// index asked for if the watch has not got there.
+fn nothing(watch: &Watch) -> Answer {
+    match watch.seen() {
+        Seen::Event(number) => Answer::nothing().with_event(Some(number)),
+        Seen::NothingBefore(index) => {
+            Answer::nothing().with_index(Index(index.0.saturating_sub(1)))
         }
     }
 }

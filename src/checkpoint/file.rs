@@ -123,14 +123,17 @@ pub(super) fn write(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
 }
 
 /// Reads a checkpoint, with a ring of so many events.
+///
+/// Its checksum is judged first, on a way through the file of its own: nothing of
+/// a damaged checkpoint is believed, not even its format.
 pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, CheckpointError> {
-    let file = File::open(path).map_err(IoError::at("open", path))?;
-    let mut lines = Lines::new(path, file);
+    check(path)?;
+    let mut lines = Lines::open(path)?;
     let first = lines.next()?.ok_or_else(|| CheckpointError::CutShort(path.to_owned()))?;
     if let Some(found) = format_of(&first).filter(|format| *format > FORMAT) {
         return Err(CheckpointError::NewerFormat { path: path.to_owned(), found });
     }
-    let meta = lines.parse::<Meta>(&first)?;
+    let meta: Meta = lines.parse(&first)?;
     let mut failure = None;
     let pieces = std::iter::from_fn(|| match lines.piece() {
         Ok(piece) => piece,
@@ -149,17 +152,41 @@ pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, Chec
     Ok(Checkpoint { applied: meta.applied, membership, state })
 }
 
+/// Checks that the lines are those that were written.
+fn check(path: &Path) -> Result<(), CheckpointError> {
+    let mut lines = Lines::open(path)?;
+    let mut hash = Xxh3::new();
+    while let Some(line) = lines.next()? {
+        if !is_footer(&line) {
+            hash.update(&line);
+            continue;
+        }
+        let found = format!("{:032x}", hash.digest128());
+        let expected = lines.parse::<Footer>(&line)?.checksum;
+        if found == expected && lines.next()?.is_none() {
+            return Ok(());
+        }
+        let path = path.to_owned();
+        return Err(CheckpointError::Checksum { path, found, expected });
+    }
+    Err(CheckpointError::CutShort(path.to_owned()))
+}
+
+fn is_footer(line: &[u8]) -> bool {
+    line.starts_with(br#"{"checksum""#)
+}
+
 /// The lines of a checkpoint that is being read.
 struct Lines<'a> {
     path: &'a Path,
     file: BufReader<File>,
     number: usize,
-    hash: Xxh3,
 }
 
 impl<'a> Lines<'a> {
-    fn new(path: &'a Path, file: File) -> Self {
-        Self { path, file: BufReader::with_capacity(1 << 18, file), number: 0, hash: Xxh3::new() }
+    fn open(path: &'a Path) -> Result<Self, CheckpointError> {
+        let file = File::open(path).map_err(IoError::at("open", path))?;
+        Ok(Self { path, file: BufReader::with_capacity(1 << 18, file), number: 0 })
     }
 
     fn next(&mut self) -> Result<Option<Vec<u8>>, CheckpointError> {
@@ -170,23 +197,13 @@ impl<'a> Lines<'a> {
         Ok((length > 0).then_some(line))
     }
 
-    /// Returns the next piece; nothing, if the footer comes and is right.
+    /// Returns the next piece; nothing, if the footer comes.
     fn piece(&mut self) -> Result<Option<Piece>, CheckpointError> {
         let line = self.next()?.ok_or_else(|| CheckpointError::CutShort(self.path.to_owned()))?;
-        if !line.starts_with(br#"{"checksum""#) {
-            return self.parse(&line).map(Some);
-        }
-        let found = format!("{:032x}", self.hash.digest128());
-        let expected = self.parse::<Footer>(&line)?.checksum;
-        if found != expected {
-            let path = self.path.to_owned();
-            return Err(CheckpointError::Checksum { path, found, expected });
-        }
-        Ok(None)
+        if is_footer(&line) { Ok(None) } else { self.parse(&line).map(Some) }
     }
 
-    fn parse<T: for<'de> Deserialize<'de>>(&mut self, line: &[u8]) -> Result<T, CheckpointError> {
-        self.hash.update(line);
+    fn parse<T: for<'de> Deserialize<'de>>(&self, line: &[u8]) -> Result<T, CheckpointError> {
         serde_json::from_slice(line).map_err(|source| CheckpointError::Unreadable {
             path: self.path.to_owned(),
             line: self.number,

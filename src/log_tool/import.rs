@@ -5,7 +5,7 @@
 //! where the recording ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -28,7 +28,7 @@ const CHUNK: usize = 64;
 /// If the recording cannot be read, or the directory is in use or not empty.
 pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let data_dir = DataDir::take(dir)?;
-    if data_dir.identity()?.is_some() {
+    if data_dir.identity()?.is_some() || data_dir.wal().exists() {
         return Err(DataDirError::NotEmpty(dir.to_owned()).into());
     }
     let batches = read(file)?;
@@ -42,7 +42,8 @@ pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolEr
         on_fatal: Arc::new(move |error| *lock(&failed) = Some(error)),
     })?;
     if let Err(error) = write_all(&wal, identity.node, batches) {
-        // Why the log was closed says more than that it was.
+        // Half a log is nobody's. Why it was closed says more than that it was.
+        fs::remove_dir_all(data_dir.wal()).map_err(IoError::at("remove", &data_dir.wal()))?;
         return Err(lock(&failure).take().unwrap_or(error).into());
     }
     let last = wal.reader().last_command().0;
@@ -67,7 +68,11 @@ fn read(path: &Path) -> Result<Vec<Batch>, ToolError> {
 fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
     write(wal, LogWrite::Vote(Vote { term: Term(1), node, committed: true }))?;
     let entries: Vec<_> = entries(node, batches).collect();
-    entries.chunks(CHUNK).try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))
+    entries.chunks(CHUNK).try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))?;
+    if let Some(last) = entries.last() {
+        wal.note_committed(last.id);
+    }
+    Ok(())
 }
 
 /// The recording's own cluster and first machine, with a new node id.

@@ -53,8 +53,7 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
 fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Result<(), ToolError> {
     let (summary, truth) = (found.state.summary(), expected.summary());
     if summary.position != truth.position {
-        let (found, expected) =
-            (format!("{:?}", summary.position), format!("{:?}", truth.position));
+        let (found, expected) = (shown(summary.position), shown(truth.position));
         return Err(differs(file, "position", found, expected));
     }
     if summary.digest != truth.digest {

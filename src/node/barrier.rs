@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::proposer::RETRY;
 use super::{Unavailable, unavailable};
 use crate::consensus::Consensus;
 use crate::published::Reader;
@@ -44,7 +45,7 @@ impl Barrier {
     pub(super) async fn pass(&self, limit: Duration) -> Result<(), Unavailable> {
         let passing = async {
             while self.pass_once().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(RETRY).await;
             }
         };
         tokio::time::timeout(limit, passing).await.map_err(|_| unavailable(&self.consensus))

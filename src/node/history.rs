@@ -4,19 +4,24 @@
 //! newest checkpoint before the wanted event ─▶ the log after it ─▶ events, as they were
 //! ```
 //!
-//! A replay holds a state, so there are only so many at a time; the others wait.
-//! One that nobody reads from for a while is given up, so that a client that
-//! went to sleep holds up nobody. Its watch starts another one when it wakes.
+//! A replay goes on until the ring holds what comes next, however much is written
+//! meanwhile. It runs on a thread of its own, for it can keep a core busy for
+//! seconds; it holds a state, so there are only so many at a time, and the others
+//! wait. One whose client is gone ends; one whose client does not read for a
+//! while, or takes its time while others wait, is given up, and its watch begins
+//! another one where it stopped.
 //!
 //! *Limits*: a replay starts from one of the last few checkpoints, or from the
 //! beginning of the log.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_log::{EventNumber, Index, KeyPath, LogReader, RaftIndex};
 use etcd_projections::{Event, Outcome, State, What};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::watch::{Cursor, WatchError, wanted};
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
@@ -24,13 +29,16 @@ use crate::published::{Published, Reader};
 use crate::replay::Replay;
 
 /// How many replays run at a time: each holds a state, and a core.
-const REPLAYS: usize = 4;
+const REPLAYS: usize = 2;
 
 /// How many events a replay is ahead of its reader.
 const AHEAD: usize = 256;
 
 /// How long a replay waits for its reader.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// For how long a replay may hold its place while others wait for one.
+const TURN: Duration = Duration::from_secs(10);
 
 /// The way to old events. Cloning gives another handle.
 #[derive(Clone, Debug)]
@@ -39,16 +47,16 @@ pub(super) struct History {
     checkpoints: CheckpointStore,
     published: Reader,
     ring_capacity: usize,
-    permits: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 /// What a replay comes by.
 #[derive(Debug)]
 pub(super) enum Found {
     Event(Arc<Event>),
-    /// All up to this event have been seen.
+    /// All up to this event have been seen, and the ring holds the next one.
     Reached(EventNumber),
-    /// Nobody read for too long.
+    /// The replay ended before that.
     GivenUp,
 }
 
@@ -64,6 +72,29 @@ impl Replaying {
     }
 }
 
+/// Who reads from a replay, and what is of interest to them.
+struct Audience {
+    sender: mpsc::Sender<Result<Found, WatchError>>,
+    cursor: Cursor,
+    prefix: KeyPath,
+    from: Index,
+}
+
+impl Audience {
+    fn wants(&self, event: &Event) -> bool {
+        let reached = match self.cursor {
+            Cursor::Index(index) => event.index >= index,
+            Cursor::Number(number) => event.number >= number,
+        };
+        reached && wanted(event, self.from, &self.prefix)
+    }
+
+    /// Tells what was found. Returns whether to go on.
+    async fn tell(&self, found: Found) -> bool {
+        self.sender.send_timeout(Ok(found), PATIENCE).await.is_ok()
+    }
+}
+
 impl History {
     pub(super) fn new(
         log: LogReader,
@@ -71,60 +102,68 @@ impl History {
         published: Reader,
         ring_capacity: usize,
     ) -> Self {
-        let permits = Arc::new(Semaphore::new(REPLAYS));
-        Self { log, checkpoints, published, ring_capacity, permits }
+        let places = Arc::new(Semaphore::new(REPLAYS));
+        Self { log, checkpoints, published, ring_capacity, places }
     }
 
     /// Replays the events from the cursor on that lie below the prefix and have
-    /// this index or a later one, up to what is published when it starts.
+    /// this index or a later one, until the ring holds what comes next.
     pub(super) fn replay(&self, cursor: Cursor, prefix: KeyPath, from: Index) -> Replaying {
         let (sender, found) = mpsc::channel(AHEAD);
+        let audience = Audience { sender, cursor, prefix, from };
         let history = self.clone();
-        let wants = move |event: &Event| {
-            let reached = match cursor {
-                Cursor::Index(index) => event.index >= index,
-                Cursor::Number(number) => event.number >= number,
-            };
-            reached && wanted(event, from, &prefix)
-        };
         tokio::spawn(async move {
-            let result = history.run(cursor, wants, &sender).await;
-            if let Err(error) = result {
-                let _gone = sender.send(Err(error)).await;
-            }
+            let place = tokio::select! {
+                place = Arc::clone(&history.places).acquire_owned() => place,
+                () = audience.sender.closed() => return,
+            };
+            let place = place.expect("the semaphore is never closed");
+            let handle = Handle::current();
+            tokio::task::spawn_blocking(move || handle.block_on(history.run(&audience, place)));
         });
         Replaying { found }
     }
 
-    async fn run(
-        &self,
-        cursor: Cursor,
-        wants: impl Fn(&Event) -> bool,
-        sender: &mpsc::Sender<Result<Found, WatchError>>,
-    ) -> Result<(), WatchError> {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let target = self.published.now();
-        let start = self.start(cursor, &target).await;
-        let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
-        let end = target.applied.map_or(next, |id| id.index.next());
-        if next < self.log.first() {
-            return Err(WatchError::Gone { cursor, oldest: self.oldest() });
+    async fn run(&self, audience: &Audience, place: OwnedSemaphorePermit) {
+        if let Err(error) = self.replay_until_ring(audience).await {
+            let _gone = audience.sender.send_timeout(Err(error), PATIENCE).await;
         }
-        let mut replay = Replay::new(start.state, self.log.read(next..end));
-        while let Some(step) = replay.next().await? {
-            for event in events(step.outcomes).filter(|event| wants(event)) {
-                if sender.send_timeout(Ok(Found::Event(event)), PATIENCE).await.is_err() {
+        drop(place);
+    }
+
+    async fn replay_until_ring(&self, audience: &Audience) -> Result<(), WatchError> {
+        let begun = Instant::now();
+        let mut target = self.published.now();
+        let start = self.start(audience.cursor, &target);
+        let mut range = entries_after(start.applied.map(|id| id.index), &target);
+        if range.start < self.log.first() {
+            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest() });
+        }
+        let mut replay = Replay::new(start.state, self.log.read(range.clone()));
+        loop {
+            while let Some(step) = replay.next().await? {
+                if audience.sender.is_closed() || (begun.elapsed() > TURN && self.others_wait()) {
                     return Ok(());
                 }
+                for event in events(step.outcomes).filter(|event| audience.wants(event)) {
+                    if !audience.tell(Found::Event(event)).await {
+                        return Ok(());
+                    }
+                }
             }
+            let reached = replay.state().position().event;
+            target = self.published.now();
+            if target.state.ring().holds_from(reached.next()) {
+                let _told = audience.tell(Found::Reached(reached)).await;
+                return Ok(());
+            }
+            range = entries_after(Some(RaftIndex(range.end.0 - 1)), &target);
+            replay = Replay::new(replay.into_state(), self.log.read(range.clone()));
         }
-        let reached = Found::Reached(replay.state().position().event);
-        let _gone = sender.send_timeout(Ok(reached), PATIENCE).await;
-        Ok(())
     }
 
     /// Returns the newest checkpoint before the cursor, or the empty state.
-    async fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
+    fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
         let applied = target.applied.map(|id| id.index);
         let before = move |file: &CheckpointFile| {
             Some(file.raft_index) <= applied
@@ -133,16 +172,24 @@ impl History {
                     Cursor::Number(number) => file.event < number,
                 }
         };
-        let checkpoints = self.checkpoints.clone();
-        let newest = tokio::task::spawn_blocking(move || checkpoints.newest(before)).await;
         // A checkpoint is a cache: without one, the replay starts at the beginning.
-        let newest = newest.ok().and_then(Result::ok).flatten();
+        let newest = self.checkpoints.newest(before).ok().flatten();
         newest.unwrap_or_else(|| Checkpoint::empty(State::new(self.ring_capacity)))
+    }
+
+    fn others_wait(&self) -> bool {
+        self.places.available_permits() == 0
     }
 
     fn oldest(&self) -> Index {
         self.log.find(Index(0)).1.next()
     }
+}
+
+/// The entries after one that has been applied, up to the last one published.
+fn entries_after(applied: Option<RaftIndex>, target: &Published) -> Range<RaftIndex> {
+    let next = applied.map_or(RaftIndex(0), RaftIndex::next);
+    next..target.applied.map_or(next, |id| id.index.next())
 }
 
 fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {

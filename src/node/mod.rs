@@ -22,7 +22,7 @@ use barrier::Barrier;
 use history::History;
 use proposer::Proposer;
 
-pub use watch::{Cursor, Start, Watch, WatchError};
+pub use watch::{Cursor, Seen, Start, Watch, WatchError};
 
 /// Why there is no answer to a request that itself is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,9 @@ pub enum Unavailable {
     /// The leader could not reach a majority in time.
     #[error("no majority")]
     NoMajority,
+    /// This machine has not applied the command that a read wants to see.
+    #[error("index not reached")]
+    NotReached,
 }
 
 /// Why a write was not answered with an outcome.
@@ -161,7 +164,7 @@ impl Node {
                 let reached = |published: &Published| published.state.position().index >= index;
                 let waiting = self.inner.published.wait_for(reached);
                 let reached = tokio::time::timeout(limit, waiting).await;
-                reached.ok().flatten().ok_or_else(|| self.unavailable())
+                reached.ok().flatten().ok_or(Unavailable::NotReached)
             }
         }
     }
@@ -203,10 +206,6 @@ impl Node {
     /// Returns what tells when the machine closes.
     pub fn closing(&self) -> Closing {
         Closing { closing: self.inner.closing.subscribe() }
-    }
-
-    fn unavailable(&self) -> Unavailable {
-        unavailable(&self.inner.consensus)
     }
 }
 

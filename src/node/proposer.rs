@@ -37,7 +37,14 @@ const BATCH_COMMANDS: usize = 2048;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// How long to wait before trying again where nobody leads.
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
+
+/// How long a machine that does not lead waits before it looks again whether it
+/// must let keys expire.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// How long to rely on a timer for the next deadline.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a batch may take until its outcome counts as unknown.
 const BATCH_LIMIT: Duration = Duration::from_mins(1);
@@ -199,9 +206,11 @@ async fn due(consensus: &Consensus, published: &Reader) {
         match next {
             Some(Duration::ZERO) if consensus.leads() => return,
             // Somebody else's to let expire; look again at the next heartbeat.
-            Some(Duration::ZERO) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Some(Duration::ZERO) => tokio::time::sleep(HEARTBEAT).await,
             Some(wait) => {
-                let _changed = tokio::time::timeout(wait, changed).await;
+                // Timers follow another clock than deadlines do, which may be set
+                // or go on while the machine is suspended.
+                let _changed = tokio::time::timeout(wait.min(LOOK_AGAIN), changed).await;
             }
             None => {
                 if changed.await.is_none() {

@@ -51,6 +51,15 @@ pub enum WatchError {
     Log(#[from] LogError),
 }
 
+/// How far a watch has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has seen or passed over the events up to this one.
+    Event(EventNumber),
+    /// It has not got to its first index yet.
+    NothingBefore(Index),
+}
+
 /// A watch on a prefix.
 #[derive(Debug)]
 pub struct Watch {
@@ -105,13 +114,11 @@ impl Watch {
         Self { prefix, cursor, from_index, published, listener, history, replaying, closing }
     }
 
-    /// Returns the number of the last event that the watch has seen or passed
-    /// over: where another one would go on. Unknown, while the watch has not got
-    /// to its first index.
-    pub fn seen(&self) -> Option<EventNumber> {
+    /// Returns how far the watch has come: where another one would go on.
+    pub fn seen(&self) -> Seen {
         match self.cursor {
-            Cursor::Number(next) => Some(EventNumber(next.0.saturating_sub(1))),
-            Cursor::Index(_) => None,
+            Cursor::Number(next) => Seen::Event(EventNumber(next.0.saturating_sub(1))),
+            Cursor::Index(index) => Seen::NothingBefore(index),
         }
     }
 

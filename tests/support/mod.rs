@@ -46,7 +46,21 @@ impl Server {
     ///
     /// If the process ends before it is ready.
     pub fn start_with(dir: &Path, args: &[&str]) -> Self {
-        let mut child = etcd(args).arg("-d").arg(dir).spawn().unwrap();
+        Self::hear_out(etcd(args).arg("-d").arg(dir))
+    }
+
+    /// Starts on a directory, with so many open files at most.
+    pub fn start_limited(dir: &Path, files: u32) -> Self {
+        let program = env!("CARGO_BIN_EXE_etcd");
+        let script = format!("ulimit -n {files} && exec {program:?} -c 0 -s 0 -d {dir:?}");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).stdin(Stdio::null()).stderr(Stdio::piped());
+        Self::hear_out(&mut command)
+    }
+
+    /// Runs a command that serves, and hears it out until it is ready.
+    fn hear_out(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -102,12 +116,14 @@ impl Server {
         Lines { lines: BufReader::new(Box::new(reply.into_body().into_reader())) }
     }
 
-    /// The process's id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// How much memory the process has, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// Kills the process as a power cut would: no signal that it could catch.
+    /// Kills the process with a signal that it cannot catch.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

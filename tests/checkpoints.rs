@@ -1,0 +1,159 @@
+//! Checkpoints of a real process: written while it runs, used at its start and by
+//! old watches, skipped when damaged, and never believed over the log.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{Server, etcd, eventually};
+use tempfile::TempDir;
+
+const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
+
+fn checkpoints(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir.join("checkpoints")) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "checkpoint"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// A stopped machine with a few checkpoints behind it.
+fn stopped() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start_with(dir.path(), &ARGS);
+    let value = "v".repeat(500);
+    for number in 0..200 {
+        server.post(&format!("/v1/keys/k/{number}"), &[("value", &value), ("ttl", "10000")]);
+    }
+    eventually("three checkpoints", || checkpoints(dir.path()).len() == 3);
+    assert!(server.stop("-TERM").0.success());
+    dir
+}
+
+fn verify(dir: &Path) -> (bool, String) {
+    let output = etcd(&["log", "verify", "-d"]).arg(dir).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+fn refusal(dir: &Path) -> String {
+    let output = etcd(&ARGS).arg("-d").arg(dir).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap().lines().last().unwrap().to_owned()
+}
+
+/// Changes one byte of a file.
+fn spoil(path: &Path, find: &str, replace: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(find), "{text}");
+    fs::write(path, text.replacen(find, replace, 1)).unwrap();
+}
+
+#[test]
+fn start_goes_on_from_the_newest() {
+    let dir = stopped();
+    let (good, text) = verify(dir.path());
+    assert!(good && text.contains("; 3 checkpoints"), "{text}");
+    let server = Server::start_with(dir.path(), &ARGS);
+    assert!(
+        server.announced.iter().any(|line| line.contains("from checkpoint #")),
+        "{:?}",
+        server.announced
+    );
+    for number in [0, 100, 199] {
+        assert_eq!(server.get(&format!("/v1/keys/k/{number}")).status, 200);
+    }
+    // Old watches start from a checkpoint, or from the beginning before the oldest.
+    for index in [3, 50, 120, 190] {
+        let body = server.get(&format!("/v1/watch/k?index={index}")).body;
+        assert!(body.contains(&format!(r#""key":"/k/{}""#, index - 3)), "{body}");
+    }
+}
+
+#[test]
+fn damaged_ones_are_skipped_and_found_by_verify() {
+    let dir = stopped();
+    let paths = checkpoints(dir.path());
+    // The state would not even fit together: nothing of it may be looked at.
+    spoil(&paths[2], "node=", "nofe=");
+    spoil(&paths[1], r#""format":1"#, r#""format":3"#);
+    let (good, text) = verify(dir.path());
+    assert!(!good && text.contains("checksum is"), "{text}");
+    let server = Server::start_with(dir.path(), &ARGS);
+    let skipped =
+        server.announced.iter().filter(|line| line.contains("checkpoint skipped")).count();
+    assert_eq!(skipped, 2, "{:?}", server.announced);
+    assert_eq!(server.get("/v1/keys/k/199").status, 200);
+}
+
+#[test]
+fn without_any_the_log_is_enough() {
+    let dir = stopped();
+    let (_, with) = verify(dir.path());
+    fs::remove_dir_all(dir.path().join("checkpoints")).unwrap();
+    let (good, without) = verify(dir.path());
+    assert!(good && without.contains("; 0 checkpoints"), "{without}");
+    assert_eq!(with.lines().last(), without.lines().last(), "the digest is the log's");
+    let server = Server::start_with(dir.path(), &ARGS);
+    assert_eq!(server.get("/v1/keys/k/199").status, 200);
+}
+
+#[test]
+fn log_that_is_gone_is_not_started_anew() {
+    let dir = stopped();
+    fs::remove_dir_all(dir.path().join("wal")).unwrap();
+    let line = refusal(dir.path());
+    assert!(line.contains("the log is missing"), "{line}");
+    assert!(!dir.path().join("wal/wal-1").exists() || refusal(dir.path()).contains("missing"));
+}
+
+#[test]
+fn log_shorter_than_a_checkpoint_is_refused() {
+    let dir = stopped();
+    let segment = dir.path().join("wal/wal-1");
+    let bytes = fs::read(&segment).unwrap();
+    // A log from an earlier day: whole, but without its later part.
+    let other = TempDir::new().unwrap();
+    let server = Server::start_with(other.path(), &ARGS);
+    server.post("/v1/keys/a", &[("value", "x")]);
+    server.stop("-TERM");
+    fs::copy(other.path().join("wal/wal-1"), &segment).unwrap();
+    fs::copy(other.path().join("node.json"), dir.path().join("node.json")).unwrap();
+    let line = refusal(dir.path());
+    assert!(line.contains("entries are missing"), "{line}");
+    // And one that is as long, but another.
+    fs::write(&segment, &bytes).unwrap();
+    let theirs = checkpoints(dir.path()).pop().unwrap();
+    let second = stopped();
+    let ours = checkpoints(second.path()).pop().unwrap();
+    fs::remove_file(&ours).unwrap();
+    fs::copy(&theirs, ours.with_file_name(theirs.file_name().unwrap())).unwrap();
+    let line = refusal(second.path());
+    assert!(line.contains("is not of this log"), "{line}");
+}
+
+#[test]
+fn one_that_cannot_be_written_stops_nothing() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("checkpoints"), "in the way").unwrap();
+    let args = &ARGS;
+    let output = etcd(args).arg("-d").arg(dir.path()).output().unwrap();
+    // A file in the place of the directory is noticed at the start.
+    assert_eq!(output.status.code(), Some(1));
+    fs::remove_file(dir.path().join("checkpoints")).unwrap();
+    let server = Server::start_with(dir.path(), args);
+    fs::write(dir.path().join("checkpoints"), "in the way").unwrap();
+    let value = "v".repeat(500);
+    for number in 0..100 {
+        let path = format!("/v1/keys/k/{number}");
+        assert_eq!(server.post(&path, &[("value", &value)]).status, 200);
+    }
+    let (status, lines) = server.stop("-TERM");
+    assert!(status.success());
+    assert!(lines.iter().any(|line| line.contains("no checkpoint written")), "{lines:?}");
+}
