@@ -162,6 +162,10 @@ impl DataDir {
     /// # Errors
     ///
     /// If the directory belongs to a machine already, or cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// Never: an identity is plain data.
     pub fn claim(&self, identity: &Identity) -> Result<(), DataDirError> {
         if self.identity()?.is_some() {
             return Err(DataDirError::NotEmpty(self.path.clone()));

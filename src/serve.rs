@@ -212,7 +212,7 @@ impl Server {
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
-        let (publisher, published) = published::channel(start.state.clone(), start.applied);
+        let (publisher, reader) = published::channel(start.state.clone(), start.applied);
         let state_machine =
             StateMachine::new(start, publisher, checkpoints.clone(), options.checkpoint_bytes);
         let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
@@ -223,7 +223,7 @@ impl Server {
             cluster: identity.cluster,
             machine,
             consensus: consensus.clone(),
-            published,
+            published: reader,
             log: wal.reader(),
             checkpoints,
             ring_capacity: options.ring_capacity,

@@ -110,9 +110,8 @@ impl EventStream {
         };
         match event {
             Ok(event) => Some(self.write(&event)),
-            Err(WatchError::Closing) => None,
             // The body has begun: there is no place left to say why it ends.
-            Err(WatchError::Gone { .. }) => None,
+            Err(WatchError::Closing | WatchError::Gone { .. }) => None,
             Err(error) => {
                 tracing::error!("a stream ends: {}", OneLine(&error));
                 None

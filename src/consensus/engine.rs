@@ -143,10 +143,12 @@ impl Consensus {
     pub async fn failure(&self) -> ConsensusError {
         let mut metrics = self.raft.metrics();
         let failed_for_good = |metrics: &RaftMetrics<u64, BasicNode>| matches!(&metrics.running_state, Err(fatal) if *fatal != Fatal::Stopped);
-        match metrics.wait_for(failed_for_good).await.map(|metrics| metrics.running_state.clone()) {
-            Ok(Err(fatal)) => failed("go on", fatal),
-            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        if let Ok(metrics) = metrics.wait_for(failed_for_good).await
+            && let Err(fatal) = &metrics.running_state
+        {
+            return failed("go on", fatal.clone());
         }
+        std::future::pending().await
     }
 
     /// Stops the engine. What it was doing is finished or given up.

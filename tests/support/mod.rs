@@ -52,7 +52,8 @@ impl Server {
     /// Starts on a directory, with so many open files at most.
     pub fn start_limited(dir: &Path, files: u32) -> Self {
         let program = env!("CARGO_BIN_EXE_etcd");
-        let script = format!("ulimit -n {files} && exec {program:?} -c 0 -s 0 -d {dir:?}");
+        let script =
+            format!("ulimit -n {files} && exec {program:?} -c 0 -s 0 -d {}", dir.display());
         let mut command = Command::new("sh");
         command.arg("-c").arg(script).stdin(Stdio::null()).stderr(Stdio::piped());
         Self::hear_out(&mut command)
