@@ -7,6 +7,7 @@
 //! digest INDEX…      the digests only
 //! end                everything, ticks after the last command included
 //! ```
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
 use std::fmt::Write as _;
