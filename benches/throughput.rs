@@ -67,6 +67,8 @@ fn main() {
     load.row("durable PUT, 256 connections", "PUT", 256, &machine.url);
     load.row("linearizable GET, 64 connections", "GET", 64, &machine.url);
     println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
+    let (median, worst) = machine.lateness();
+    println!("{:<40} {median:>9.1} ms, {worst:.1} ms at worst", "expiry behind its deadline");
 }
 
 /// How to measure.
@@ -133,6 +135,35 @@ impl Machine {
         }
         while ureq::get(format!("{url}/health")).call().is_err() {}
         Self { child, url, healthy_after: started.elapsed() }
+    }
+
+    /// Sets keys that expire, and returns how long after their deadlines a stream
+    /// tells so: in the median and at worst, in milliseconds.
+    fn lateness(&self) -> (f64, f64) {
+        const KEYS: usize = 200;
+        let stream =
+            ureq::get(format!("{}/v1/watch/soon?stream=true&index=0", self.url)).call().unwrap();
+        let url = self.url.clone();
+        let setting = std::thread::spawn(move || {
+            for key in 0..KEYS {
+                let form = [("value", "x"), ("ttl", "1")];
+                ureq::post(format!("{url}/v1/keys/soon/{key}")).send_form(form).unwrap();
+                std::thread::sleep(Duration::from_millis(7));
+            }
+        });
+        let lines = BufReader::new(stream.into_body().into_reader()).lines().map(Result::unwrap);
+        let expired = lines.filter(|line| line.starts_with(r#"{"action":"EXPIRE""#)).take(KEYS);
+        let mut late: Vec<_> = expired
+            .map(|line| {
+                let (_, rest) = line.split_once(r#""expiration":""#).unwrap();
+                let deadline: chrono::DateTime<chrono::Utc> =
+                    rest.split('"').next().unwrap().parse().unwrap();
+                (chrono::Utc::now() - deadline).as_seconds_f64() * 1e3
+            })
+            .collect();
+        setting.join().unwrap();
+        late.sort_by(f64::total_cmp);
+        (late[late.len() / 2], late[late.len() - 1])
     }
 
     fn resident_kib(&self) -> u64 {

@@ -68,6 +68,10 @@ struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
     checkpoint_bytes: usize,
 
+    /// Refuse writes while fewer bytes than this are free on the disk
+    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
+    disk_reserve: u64,
+
     /// Set aside what the directory holds, and start anew
     #[arg(short = 'i', long)]
     ignore: bool,
@@ -172,6 +176,7 @@ impl ServeArgs {
             join: self.join,
             ring_capacity: self.ring_size as usize,
             checkpoint_bytes: self.checkpoint_bytes,
+            disk_reserve: self.disk_reserve,
             start_anew: self.ignore,
         })
     }

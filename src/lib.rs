@@ -13,7 +13,7 @@
 //! does is decided in `etcd-projections`; how a log lies on disk, in `etcd-log`.
 //!
 //! The modules, in reading order: who a machine is and where its files are
-//! ([`data_dir`], [`checkpoint`]), how the log is agreed on ([`consensus`]), how
+//! ([`data_dir`], [`disk`], [`checkpoint`]), how the log is agreed on ([`consensus`]), how
 //! its fold is seen ([`published`], [`replay`]), what a machine can be asked
 //! ([`node`]), in which words ([`api`]), and the two programs: [`serve`] and
 //! [`log_tool`], behind one command line ([`cli`]).
@@ -23,6 +23,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod consensus;
 pub mod data_dir;
+pub mod disk;
 pub mod log_tool;
 pub mod node;
 pub mod one_line;

@@ -25,6 +25,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointS
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::disk::DiskRoom;
 use crate::node::{Node, NodeOptions, WriteError};
 use crate::{api, published};
 
@@ -63,6 +64,8 @@ pub struct Options {
     /// After how many bytes of batches a checkpoint is written: what a start has
     /// to replay at most.
     pub checkpoint_bytes: usize,
+    /// Below how many free bytes on the disk writes are refused.
+    pub disk_reserve: u64,
     /// Whether to set aside what the directory holds.
     pub start_anew: bool,
 }
@@ -224,6 +227,7 @@ impl Server {
             machine,
             consensus: consensus.clone(),
             published: reader,
+            disk: DiskRoom::watch(data_dir.path().to_owned(), options.disk_reserve),
             log: wal.reader(),
             checkpoints,
             ring_capacity: options.ring_capacity,

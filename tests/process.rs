@@ -142,8 +142,7 @@ fn start_says_what_it_is_where_and_what_it_recovered() {
 fn restart_on_the_same_ports_takes_no_index() {
     let dir = TempDir::new().unwrap();
     let server = Server::start(dir.path());
-    let port = |url: &str| url.rsplit(':').next().unwrap().to_owned();
-    let (clients, peers) = (port(&server.url), port(&server.peer_url));
+    let (clients, peers) = server.ports();
     server.post("/v1/keys/a", &[("value", "x")]);
     server.stop("-TERM");
     let server = Server::start_with(dir.path(), &["-c", &clients, "-s", &peers]);
@@ -192,4 +191,27 @@ fn peer_port_tells_the_version() {
     let server = Server::start(dir.path());
     let mut reply = ureq::get(format!("{}/version", server.peer_url)).call().unwrap();
     assert_eq!(reply.body_mut().read_to_string().unwrap(), "etcd 0.1.0\n");
+}
+
+#[test]
+fn disk_short_of_room_refuses_writes_and_nothing_else() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a", &[("value", "x")]);
+    let ports = server.ports();
+    server.stop("-TERM");
+    // No disk has so much room.
+    let reserve = (1_u64 << 60).to_string();
+    let args = ["-c", &*ports.0, "-s", &*ports.1, "--disk-reserve", &*reserve];
+    let server = Server::start_with(dir.path(), &args);
+    let refused = server.post("/v1/keys/a", &[("value", "y")]);
+    let line = "Disk Nearly Full: Writes Are Refused Until There Is Room\n";
+    assert_eq!((refused.status, &*refused.body), (507, line));
+    assert_eq!(server.delete("/v1/keys/a").status, 507);
+    assert!(server.get("/v1/keys/a").body.contains(r#""value":"x""#));
+    assert!(server.get("/v1/watch/a?index=3").body.contains(r#""value":"x""#));
+    assert_eq!(server.get("/health").status, 200);
+    server.stop("-TERM");
+    let server = Server::start(dir.path());
+    assert_eq!(server.post("/v1/keys/a", &[("value", "y")]).status, 200);
 }

@@ -153,6 +153,8 @@ pub enum Problem {
     Slow,
     /// Nobody could answer within the limit.
     Unavailable(Unavailable),
+    /// The disk is short of room.
+    DiskFull,
     /// The write may or may not have happened.
     Unknown,
     /// A watch asks for what is no longer kept.
@@ -244,6 +246,10 @@ impl Problem {
             Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
             Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
             Self::Unavailable(Unavailable::NotReached) => unavailable("Index Not Reached"),
+            Self::DiskFull => Answer::line(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "Disk Nearly Full: Writes Are Refused Until There Is Room",
+            ),
             Self::Unknown => Answer::line(
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",
@@ -312,6 +318,7 @@ impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Unavailable(unavailable) => Self::Unavailable(unavailable),
+            WriteError::DiskFull => Self::DiskFull,
             WriteError::Unknown => Self::Unknown,
         }
     }

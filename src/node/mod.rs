@@ -17,6 +17,7 @@ use tokio::sync::watch as latest;
 
 use crate::checkpoint::CheckpointStore;
 use crate::consensus::Consensus;
+use crate::disk::DiskRoom;
 use crate::published::{Published, Reader};
 use barrier::Barrier;
 use history::History;
@@ -44,6 +45,9 @@ pub enum WriteError {
     /// It was not proposed, and will not be.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// The disk is short of room: it was not proposed, and will not be.
+    #[error("the disk is nearly full")]
+    DiskFull,
     /// It was proposed, and what came of it is not known.
     #[error("the outcome is unknown")]
     Unknown,
@@ -71,6 +75,8 @@ pub struct NodeOptions {
     pub consensus: Consensus,
     /// What it has applied.
     pub published: Reader,
+    /// The room on its disk.
+    pub disk: DiskRoom,
     /// Its log, for those who watch from an old index.
     pub log: LogReader,
     /// Its checkpoints, for the same.
@@ -91,6 +97,7 @@ struct Inner {
     machine: Machine,
     consensus: Consensus,
     published: Reader,
+    disk: DiskRoom,
     proposer: Proposer,
     barrier: Barrier,
     history: History,
@@ -100,7 +107,7 @@ struct Inner {
 impl Node {
     /// Starts the tasks of a machine.
     pub fn start(options: NodeOptions) -> Self {
-        let NodeOptions { cluster, machine, consensus, published, .. } = options;
+        let NodeOptions { cluster, machine, consensus, published, disk, .. } = options;
         let proposer = Proposer::start(consensus.clone(), published.clone());
         let barrier = Barrier::start(consensus.clone(), published.clone());
         let history = History::new(
@@ -110,8 +117,17 @@ impl Node {
             options.ring_capacity,
         );
         let (closing, _) = latest::channel(false);
-        let inner =
-            Inner { cluster, machine, consensus, published, proposer, barrier, history, closing };
+        let inner = Inner {
+            cluster,
+            machine,
+            consensus,
+            published,
+            disk,
+            proposer,
+            barrier,
+            history,
+            closing,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -141,6 +157,9 @@ impl Node {
     /// If that is not so within `limit`. Whether the command may still happen is
     /// in the error.
     pub async fn propose(&self, command: Command, limit: Duration) -> Result<Outcome, WriteError> {
+        if self.inner.disk.is_short() {
+            return Err(WriteError::DiskFull);
+        }
         self.inner.proposer.propose(command, limit).await
     }
 

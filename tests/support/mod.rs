@@ -117,6 +117,12 @@ impl Server {
         Lines { lines: BufReader::new(Box::new(reply.into_body().into_reader())) }
     }
 
+    /// The ports for clients and for other machines.
+    pub fn ports(&self) -> (String, String) {
+        let port = |url: &str| url.rsplit(':').next().unwrap().to_owned();
+        (port(&self.url), port(&self.peer_url))
+    }
+
     /// How much memory the process has, in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
