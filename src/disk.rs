@@ -65,7 +65,7 @@ impl DiskRoom {
         };
         match (self.is_short.swap(is_short, Ordering::Relaxed), is_short) {
             (false, true) => {
-                tracing::warn!("fewer than {reserve} bytes are free: writes are refused")
+                tracing::warn!("fewer than {reserve} bytes are free: writes are refused");
             }
             (true, false) => tracing::info!("there is room again: writes are accepted"),
             (false, false) | (true, true) => {}
