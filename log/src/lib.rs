@@ -38,7 +38,7 @@ pub use files::{IoError, sync_dir, write_durably};
 pub use frame::{Base, Record, format_of};
 pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
-pub use numbers::{ClusterId, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
+pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
 pub use reader::LogReader;
 pub use recording::{RecordedBatch, RecordingError};
 pub use scan::{Recovered, TornTail, Visit};

@@ -8,17 +8,10 @@
 //! history, and so hold the same state. The hash finds bugs and damage; it is no
 //! proof against somebody who means harm.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use etcd_log::Digest;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{Change, Event, Outcome, Position, Projection, Rejection, What};
-
-/// What the hash has come to. Printed as 32 hexadecimal digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Digest(u128);
 
 /// The fold that makes the digest.
 #[derive(Clone, Debug, Default)]
@@ -141,32 +134,5 @@ impl Layout {
                 self.text(name);
             }
         }
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl FromStr for Digest {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u128::from_str_radix(text, 16).map(Self)
-    }
-}
-
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
     }
 }

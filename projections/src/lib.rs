@@ -29,7 +29,6 @@ mod state;
 mod watch_ring;
 
 pub use decide::{CLUSTER_KEY, decide, is_reserved, machine_key};
-pub use digest::Digest;
 pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, Node};

@@ -8,13 +8,13 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Index, KeyPath, LogTime};
+use etcd_log::{Digest, Index, KeyPath, LogTime};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digester;
 use crate::machines::is_machine;
-use crate::{Digest, Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
+use crate::{Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
 
 /// A state in a few numbers: what the pieces that follow must add up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Batch, Command, LogTime};
+use etcd_log::{Batch, Command, Digest, LogTime};
 
 use crate::digest::Digester;
 use crate::{
-    Change, Digest, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _,
-    WatchRing, What, decide,
+    Change, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _, WatchRing,
+    What, decide,
 };
 
 /// Everything that the log says, up to some position. Cloning it is O(1).
