@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Entry, Index, LogError};
-use etcd_projections::{Outcome, State};
+use etcd_log::{Entry, Index, LogError, RaftIndex};
+use etcd_projections::{Diverged, Outcome, State};
 use tokio_stream::{Stream, StreamExt as _};
 
 /// A state on its way through the log.
@@ -16,6 +16,22 @@ pub struct Replay<S> {
     state: State,
     entries: S,
     last: Index,
+}
+
+/// Why a replay cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log does not lead to the state that its proposer had.
+    #[error("the log leads elsewhere at entry {raft_index}")]
+    Diverged {
+        /// The entry that says so.
+        raft_index: RaftIndex,
+        /// Where, and what the two digests are.
+        source: Diverged,
+    },
 }
 
 /// What an entry came to.
@@ -43,13 +59,18 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
     ///
     /// # Errors
     ///
-    /// If the log cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Step>, LogError> {
+    /// If the log cannot be read, or if the state is not what the log says it was.
+    pub async fn next(&mut self) -> Result<Option<Step>, ReplayError> {
         let room = self.last.0.saturating_sub(self.state.position().index.0);
         if room == 0 {
             return Ok(None);
         }
         let Some(entry) = self.entries.next().await.transpose()? else { return Ok(None) };
+        let raft_index = entry.id.index;
+        if let Some(check) = entry.batch().and_then(|batch| batch.check.as_ref()) {
+            let compared = self.state.compare(check);
+            compared.map_err(|source| ReplayError::Diverged { raft_index, source })?;
+        }
         let outcomes = match entry.batch() {
             None => Vec::new(),
             Some(batch) if entry.commands() <= room => self.state.apply(batch),

@@ -114,6 +114,28 @@ fn export_and_import_give_the_same_digest() {
 }
 
 #[test]
+fn log_that_leads_to_another_state_is_noticed() {
+    let dir = stopped();
+    let exported = tool(&["export"], dir.path());
+    let (before, digest) =
+        exported.split_once(r#""digest":""#).expect("the first batch has a check");
+    let (digest, after) = digest.split_once('"').unwrap();
+    let wrong = "badbadbadbadbadbadbadbadbadbadba";
+    let file = dir.path().join("recorded.jsonl");
+    fs::write(&file, format!(r#"{before}"digest":"{wrong}"{after}"#)).unwrap();
+    let copy = TempDir::new().unwrap();
+    tool(&["import", file.to_str().unwrap()], copy.path());
+    let copy = copy.path().to_str().unwrap();
+    for args in [vec!["log", "verify"], vec!["log", "replay"], vec!["-c", "0", "-s", "0"]] {
+        let output = etcd(&[args, vec!["-d", copy]].concat()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let expected = format!("has digest {digest}, the proposer's had {wrong}");
+        assert!(text.contains(&expected), "{text}");
+    }
+}
+
+#[test]
 fn import_refuses_what_is_no_recording_and_what_is_not_empty() {
     let dir = stopped();
     let file = dir.path().join("recorded.jsonl");

@@ -3,7 +3,8 @@
 //! ```text
 //! {"time":"2026-11-22T10:00:00.000000000Z","commands":[
 //!    {"set":{"key":"/foo","value":"bar","ttl":5}},
-//!    {"delete":{"key":"/old"}}]}
+//!    {"delete":{"key":"/old"}}],
+//!  "check":{"index":41,"event":40,"time":"…","digest":"…"}}          now and then
 //! ```
 //!
 //! The JSON is part of the log's format: a change of meaning is a new kind of
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, KeyPath, LogTime, NodeId};
+use crate::{ClusterId, Digest, EventNumber, Index, KeyPath, LogTime, NodeId};
 
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;
@@ -98,13 +99,36 @@ pub struct Batch {
     pub time: LogTime,
     /// The commands, in the order in which they take their indices.
     pub commands: Vec<Command>,
+    /// What the proposer's state was before; absent from most batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
+}
+
+/// What a machine's state was at some position. Whoever comes by that position
+/// with another digest has another state, and must not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// The index of the last command.
+    pub index: Index,
+    /// The number of the last event.
+    pub event: EventNumber,
+    /// The logged time.
+    pub time: LogTime,
+    /// The hash over all outcomes up to there.
+    pub digest: Digest,
 }
 
 impl Batch {
+    /// Makes a batch without a check.
+    pub fn new(time: LogTime, commands: Vec<Command>) -> Self {
+        Self { time, commands, check: None }
+    }
+
     /// Returns the batch with its first commands only: what a replay up to one of
     /// them applies.
     pub fn first(&self, commands: usize) -> Self {
-        Self { time: self.time, commands: self.commands.iter().take(commands).cloned().collect() }
+        Self { commands: self.commands.iter().take(commands).cloned().collect(), ..*self }
     }
 
     /// Returns about how many bytes of text the batch holds: what a bound on

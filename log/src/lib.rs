@@ -31,7 +31,7 @@ mod wal;
 mod watchdog;
 mod writer;
 
-pub use command::{Batch, Command, Machine, TestAndSet, Ttl};
+pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
 pub use entry::{Entry, LogId, Membership, Payload, Vote};
 pub use error::{Damage, LogError};
 pub use files::{IoError, sync_dir, write_durably};

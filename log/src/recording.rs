@@ -13,7 +13,7 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Command, Index, LogTime};
+use crate::{Batch, Check, Command, Index, LogTime};
 
 /// The longest line, in bytes. A batch of 4 MiB grows sixfold at worst when JSON
 /// escapes all of it.
@@ -29,6 +29,9 @@ pub struct RecordedBatch {
     pub time: LogTime,
     /// The commands.
     pub commands: Vec<Command>,
+    /// What the proposer's state was before; absent from most batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 /// A recorded log that cannot be read.
@@ -68,11 +71,13 @@ pub enum RecordingError {
 impl RecordedBatch {
     /// Records a batch whose first command has this index.
     pub fn new(index: Index, batch: &Batch) -> Self {
-        Self { index, time: batch.time, commands: batch.commands.clone() }
+        let Batch { time, commands, check } = batch.clone();
+        Self { index, time, commands, check }
     }
 
     fn into_batch(self) -> Batch {
-        Batch { time: self.time, commands: self.commands }
+        let Self { index: _, time, commands, check } = self;
+        Batch { time, commands, check }
     }
 
     /// Reads a recorded log, from its first line to its last.

@@ -338,7 +338,7 @@ fn id(term: u64, index: u64) -> LogId {
 fn batch(value: &str) -> Payload {
     let key = KeyPath::clean("/k").unwrap();
     let commands = vec![Command::Set { key, value: Arc::from(value), ttl: None }];
-    Payload::Batch(Arc::new(Batch { time: LogTime(0), commands }))
+    Payload::Batch(Arc::new(Batch::new(LogTime(0), commands)))
 }
 
 fn value_of(entry: &Entry) -> String {

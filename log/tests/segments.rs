@@ -20,7 +20,7 @@ fn entry(index: u64) -> Arc<Entry> {
     let key = KeyPath::clean("/k").unwrap();
     let value = Arc::from(format!("{index:02}").repeat(1 << 19));
     let commands = vec![Command::Set { key, value, ttl: None }];
-    let payload = Payload::Batch(Arc::new(Batch { time: LogTime(index), commands }));
+    let payload = Payload::Batch(Arc::new(Batch::new(LogTime(index), commands)));
     Arc::new(Entry {
         id: LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) },
         payload,

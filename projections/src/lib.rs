@@ -35,5 +35,5 @@ pub use key_tree::{Child, KeyTree, Node};
 pub use machines::Machines;
 pub use outcome::{Outcome, Position, Projection, Rejection, What};
 pub use piece::{Piece, RestoreError, Summary};
-pub use state::State;
+pub use state::{Diverged, State};
 pub use watch_ring::WatchRing;

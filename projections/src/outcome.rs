@@ -101,7 +101,7 @@ impl Position {
         let by_command = self.after_command(next.time, makes_event);
         let by_clock = self.after_clock(next.time, makes_event);
         assert!(
-            next.time >= self.time && (next == by_command || next == by_clock),
+            next != *self && next.time >= self.time && (next == by_command || next == by_clock),
             "outcome at {next:?} does not follow {self:?}"
         );
         *self = next;

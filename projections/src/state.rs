@@ -5,13 +5,22 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Batch, Command, Digest, LogTime};
+use etcd_log::{Batch, Check, Command, Digest, Index, LogTime};
 
 use crate::digest::Digester;
 use crate::{
     Change, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _, WatchRing,
     What, decide,
 };
+
+/// A state that is not the proposer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state at command {index} has digest {found}, the proposer's had {expected}")]
+pub struct Diverged {
+    index: Index,
+    found: Digest,
+    expected: Digest,
+}
 
 /// Everything that the log says, up to some position. Cloning it is O(1).
 #[derive(Clone, Debug)]
@@ -88,7 +97,8 @@ impl State {
     /// the commands are the last ones, one each.
     ///
     /// The clock never goes back: a batch from an earlier time counts as one from
-    /// the last batch's time.
+    /// the last batch's time. Every outcome leads to another position, so that a
+    /// position stands for one state.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         let time = batch.time.max(self.position.time);
         let mut outcomes = Vec::with_capacity(batch.commands.len().max(1));
@@ -101,13 +111,28 @@ impl State {
             self.fold(&outcome);
             outcomes.push(outcome);
         }
-        if outcomes.is_empty() {
+        if outcomes.is_empty() && time > self.position.time {
             let position = self.position.after_clock(time, false);
             let outcome = Outcome { position, what: What::Tick };
             self.fold(&outcome);
             outcomes.push(outcome);
         }
         outcomes
+    }
+
+    /// Compares the state with what a proposer's was at the same position; says
+    /// nothing if the state stands elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// If the two differ: this machine, or the proposer, is not what the log says.
+    pub fn compare(&self, check: &Check) -> Result<(), Diverged> {
+        let Check { index, event, time, digest } = *check;
+        let found = self.digest();
+        if self.position != (Position { index, event, time }) || found == digest {
+            return Ok(());
+        }
+        Err(Diverged { index, found, expected: digest })
     }
 
     /// Returns the expiry of the next key that is due, if one is.

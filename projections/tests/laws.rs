@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Batch, Command, KeyPath, LogTime, TestAndSet, Ttl};
-use etcd_projections::{Node, Outcome, Piece, State, What};
+use etcd_log::{Batch, Check, Command, Digest, KeyPath, LogTime, TestAndSet, Ttl};
+use etcd_projections::{Node, Outcome, Piece, Position, State, What};
 use proptest::prelude::*;
 
 const RING: usize = 8;
@@ -41,7 +41,7 @@ fn log() -> impl Strategy<Value = Vec<Batch>> {
             .into_iter()
             .map(|(step, commands)| {
                 now = (now + step).saturating_sub(8);
-                Batch { time: LogTime(now * 500_000_000), commands }
+                Batch::new(LogTime(now * 500_000_000), commands)
             })
             .collect()
     })
@@ -98,6 +98,25 @@ proptest! {
             }
             prop_assert_eq!(state.position(), before);
         }
+    }
+
+    /// A state agrees with what it was itself, disagrees with another digest at the
+    /// same position, and has nothing to say of other positions.
+    #[test]
+    fn another_digest_is_noticed_where_it_belongs(log in log(), at in any::<prop::sample::Index>()) {
+        let mut state = State::new(RING);
+        let mut checks = Vec::new();
+        for batch in &log {
+            let Position { index, event, time } = state.position();
+            checks.push(Check { index, event, time, digest: state.digest() });
+            prop_assert!(state.compare(&checks[checks.len() - 1]).is_ok());
+            state.apply(batch);
+        }
+        let mut check = checks[at.index(checks.len())];
+        prop_assert!(state.compare(&check).is_ok(), "of an earlier position there is nothing to say");
+        let Position { index, event, time } = state.position();
+        check = Check { index, event, time, digest: Digest(!state.digest().0) };
+        prop_assert!(state.compare(&check).is_err());
     }
 
     /// No key outlives its deadline, and none with a deadline is forgotten.

@@ -49,7 +49,7 @@ impl Runner {
 
     fn apply(&mut self, commands: Vec<Command>) -> String {
         let time = LogTime(self.now * 1_000_000_000);
-        let outcomes = self.state.apply(&Batch { time, commands });
+        let outcomes = self.state.apply(&Batch::new(time, commands));
         lines(outcomes.iter().map(shown))
     }
 

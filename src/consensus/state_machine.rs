@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_log::{LogId, Membership};
-use etcd_projections::{Outcome, State};
+use etcd_projections::{Diverged, Outcome, State};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     BasicNode, EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -77,20 +77,26 @@ impl StateMachine {
     }
 
     /// Applies an entry, and returns all its outcomes.
-    fn apply_entry(&mut self, entry: openraft::Entry<TypeConfig>) -> Vec<Outcome> {
+    fn apply_entry(
+        &mut self,
+        entry: openraft::Entry<TypeConfig>,
+    ) -> Result<Vec<Outcome>, Diverged> {
         let id = to_log_id(entry.log_id);
         self.applied = Some(id);
-        match entry.payload {
+        Ok(match entry.payload {
             EntryPayload::Blank => Vec::new(),
             EntryPayload::Membership(membership) => {
                 self.membership = (Some(id), to_membership(&membership));
                 Vec::new()
             }
             EntryPayload::Normal(batch) => {
+                if let Some(check) = &batch.check {
+                    self.state.compare(check)?;
+                }
                 self.uncovered_bytes += batch.size();
                 self.state.apply(&batch)
             }
-        }
+        })
     }
 }
 
@@ -116,7 +122,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(batch) => batch.commands.len(),
                 EntryPayload::Blank | EntryPayload::Membership(_) => 0,
             };
-            outcomes.extend(self.apply_entry(entry));
+            let id = entry.log_id;
+            let applied = self.apply_entry(entry);
+            outcomes.extend(applied.map_err(|error| StorageIOError::apply(id, &error))?);
             // The commands' outcomes are the last ones, one each.
             let of_commands = outcomes[outcomes.len() - commands..].to_vec();
             replies.push(Reply { outcomes: of_commands });

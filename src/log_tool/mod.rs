@@ -16,6 +16,7 @@ use etcd_log::{IoError, LogError, RecordingError};
 
 use crate::checkpoint::CheckpointError;
 use crate::data_dir::DataDirError;
+use crate::replay::ReplayError;
 
 pub use export::export;
 pub use import::import;
@@ -32,6 +33,9 @@ pub enum ToolError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The log cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_log::{Batch, Command};
-use etcd_projections::Outcome;
+use etcd_log::{Batch, Check, Command};
+use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Unavailable, WriteError, clock, unavailable};
@@ -35,6 +35,10 @@ const BATCH_COMMANDS: usize = 2048;
 /// How many bytes of commands go into a batch, about: one command more may go
 /// over. Bounds an entry, and so what a reader of the log has in memory.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// After how many commands a batch says what the state was, for all machines to
+/// compare with. The digest contains all of history, so none is left out.
+const CHECK_COMMANDS: usize = 1000;
 
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -69,7 +73,14 @@ impl Proposer {
     /// Starts the proposer's task.
     pub(super) fn start(consensus: Consensus, published: Reader) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
-        let task = Task { consensus: consensus.clone(), published, requests, waiting: Vec::new() };
+        let task = Task {
+            consensus: consensus.clone(),
+            published,
+            requests,
+            waiting: Vec::new(),
+            // The first batch says what this machine starts from.
+            unchecked: CHECK_COMMANDS,
+        };
         tokio::spawn(task.run());
         Self { queue, consensus }
     }
@@ -117,6 +128,8 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
+    /// How many commands were proposed since the last check.
+    unchecked: usize,
 }
 
 impl Task {
@@ -152,7 +165,7 @@ impl Task {
 
     /// Packs the requests that somebody still waits for, up to the bounds.
     fn pack(&mut self) -> (Batch, Vec<oneshot::Sender<Result<Outcome, WriteError>>>) {
-        let mut batch = Batch { time: clock::now(), commands: Vec::new() };
+        let mut batch = Batch::new(clock::now(), Vec::new());
         let (mut answers, mut bytes, mut taken) = (Vec::new(), 0, 0);
         for request in &self.waiting {
             if bytes >= BATCH_BYTES {
@@ -167,7 +180,19 @@ impl Task {
                 answers.push(answer);
             }
         }
+        self.unchecked += batch.commands.len();
+        if self.unchecked >= CHECK_COMMANDS {
+            self.unchecked = 0;
+            batch.check = Some(self.check());
+        }
         (batch, answers)
+    }
+
+    /// What the state is that this machine proposes from.
+    fn check(&self) -> Check {
+        let now = self.published.now();
+        let (Position { index, event, time }, digest) = (now.state.position(), now.state.digest());
+        Check { index, event, time, digest }
     }
 
     async fn propose(

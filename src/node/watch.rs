@@ -14,12 +14,13 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 
-use etcd_log::{EventNumber, Index, KeyPath, LogError};
+use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::Event;
 
 use super::Closing;
 use super::history::{Found, History, Replaying};
 use crate::published::{Listener, Reader};
+use crate::replay::ReplayError;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub enum WatchError {
     },
     /// The log cannot be read.
     #[error("the log cannot be read")]
-    Log(#[from] LogError),
+    Log(#[from] ReplayError),
 }
 
 /// How far a watch has come.
