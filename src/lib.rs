@@ -19,6 +19,7 @@
 //! [`log_tool`], behind one command line ([`cli`]).
 
 pub mod api;
+mod blocking;
 pub mod checkpoint;
 pub mod cli;
 pub mod consensus;

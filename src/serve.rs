@@ -21,7 +21,9 @@ use etcd_projections::State;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
+};
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
@@ -93,11 +95,8 @@ pub enum ServeError {
     /// The checkpoints cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A directory belongs to a machine, and its log is not there.
-    #[error("{}: the log is missing, and with it all that this machine has acknowledged", .0.display())]
-    LogMissing(PathBuf),
-    /// There is a log, and nobody whose it is.
-    #[error("{}: there is a log, but no node.json to say whose", .0.display())]
+    /// There is data, and nobody whose it is.
+    #[error("{}: there is data, but no node.json to say whose", .0.display())]
     Ownerless(PathBuf),
     /// Entries are missing at the end of the log.
     #[error("{}: written at command {index}, but the log ends at {last}: entries are missing", path.display())]
@@ -143,7 +142,6 @@ pub enum ServeError {
 /// If it cannot start, if consensus fails, or if the log cannot be closed. A disk
 /// that fails ends the process at once.
 pub fn run(options: Options) -> Result<(), ServeError> {
-    // Held until nothing of this process can write there any more.
     let data_dir = DataDir::take(&options.data_dir)?;
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!("the limit of open files stays as it is: {error}");
@@ -156,6 +154,9 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let served = runtime.block_on(start_and_run(&data_dir, options));
     // A checkpoint half written, or a replay, is nothing to wait for.
     runtime.shutdown_timeout(ABANDON_LIMIT);
+    // What was abandoned may still write: the directory is let go by the end of
+    // the process, and not before.
+    std::mem::forget(data_dir);
     served
 }
 
@@ -205,19 +206,19 @@ impl Server {
         let machine = describe(&identity, &clients, &peers)?;
         announce(&identity, &machine, data_dir);
 
-        let (wal, recovered) = open_log(data_dir, &identity)?;
-        match (&known, recovered.node) {
+        let (wal, recovered) = open_log(data_dir, &identity, known.is_some())?;
+        if known.is_none() {
             // The log has been begun, so the directory can be somebody's.
-            (None, _) => data_dir.claim(&identity)?,
-            (Some(_), None) => return Err(ServeError::LogMissing(data_dir.wal())),
-            (Some(_), Some(_)) => {}
+            data_dir.claim(&identity)?;
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
-        let state_machine =
-            StateMachine::new(start, publisher, checkpoints.clone(), options.checkpoint_bytes);
+        let disk = DiskRoom::watch(data_dir.path().to_owned(), options.disk_reserve);
+        let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone());
+        let bytes = options.checkpoint_bytes;
+        let state_machine = StateMachine::new(start, publisher, checkpoints.clone(), writer, bytes);
         let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
         let (me, log) = (identity.node, wal.clone());
         let consensus = ConsensusOptions { me, address, log, state_machine };
@@ -227,7 +228,7 @@ impl Server {
             machine,
             consensus: consensus.clone(),
             published: reader,
-            disk: DiskRoom::watch(data_dir.path().to_owned(), options.disk_reserve),
+            disk,
             log: wal.reader(),
             checkpoints,
             ring_capacity: options.ring_capacity,
@@ -294,6 +295,9 @@ fn found(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> 
     if state.last.is_some() || state.vote.is_some() {
         return Err(ServeError::Ownerless(data_dir.wal()));
     }
+    if !CheckpointStore::new(data_dir.checkpoints(), 1).list()?.is_empty() {
+        return Err(ServeError::Ownerless(data_dir.checkpoints()));
+    }
     if recovered.node.is_some() {
         let wal = data_dir.wal();
         std::fs::remove_dir_all(&wal).map_err(system("remove the log of a start cut short"))?;
@@ -318,10 +322,15 @@ fn describe(
     })
 }
 
-fn open_log(data_dir: &DataDir, identity: &Identity) -> Result<(Wal, Recovered), ServeError> {
+fn open_log(
+    data_dir: &DataDir,
+    identity: &Identity,
+    must_exist: bool,
+) -> Result<(Wal, Recovered), ServeError> {
     let (wal, recovered) = Wal::open(&WalOptions {
         dir: data_dir.wal(),
         node: identity.node,
+        must_exist,
         cache_bytes: CACHE_BYTES,
         on_fatal: Arc::new(|error| end_process(&error)),
     })?;

@@ -107,9 +107,29 @@ fn without_any_the_log_is_enough() {
 fn log_that_is_gone_is_not_started_anew() {
     let dir = stopped();
     fs::remove_dir_all(dir.path().join("wal")).unwrap();
-    let line = refusal(dir.path());
-    assert!(line.contains("the log is missing"), "{line}");
-    assert!(!dir.path().join("wal/wal-1").exists() || refusal(dir.path()).contains("missing"));
+    for with_checkpoints in [true, true, false, false] {
+        if !with_checkpoints {
+            fs::remove_dir_all(dir.path().join("checkpoints")).unwrap_or_default();
+        }
+        let line = refusal(dir.path());
+        assert!(line.contains("the log is missing, and with it all"), "{line}");
+    }
+    assert!(!dir.path().join("wal").exists());
+}
+
+#[test]
+fn data_without_an_owner_is_refused() {
+    for left in ["wal", "checkpoints"] {
+        let dir = stopped();
+        fs::remove_file(dir.path().join("node.json")).unwrap();
+        let gone = if left == "wal" { "checkpoints" } else { "wal" };
+        fs::remove_dir_all(dir.path().join(gone)).unwrap();
+        for _ in 0..2 {
+            let line = refusal(dir.path());
+            let expected = format!("{left}: there is data, but no node.json to say whose");
+            assert!(line.contains(&expected), "{line}");
+        }
+    }
 }
 
 #[test]

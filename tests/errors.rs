@@ -217,7 +217,9 @@ fn more_connections_than_files_end_nothing() {
     // A soft and hard limit of 128 open files, of which half are for clients.
     let server = Server::start_limited(dir.path(), 128);
     let address = server.url.trim_start_matches("http://");
-    let idle: Vec<_> = (0..120).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let peers = server.peer_url.trim_start_matches("http://");
+    let connect = |address| TcpStream::connect(address).unwrap();
+    let idle: Vec<_> = (0..100).flat_map(|_| [connect(address), connect(peers)]).collect();
     drop(idle);
     assert_eq!(server.post("/v1/keys/a", &[("value", "x")]).status, 200);
 }

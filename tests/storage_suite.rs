@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use etcd::checkpoint::{Checkpoint, CheckpointStore};
+use etcd::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::consensus::log_store::LogStore;
 use etcd::consensus::state_machine::StateMachine;
 use etcd::consensus::types::TypeConfig;
+use etcd::disk::DiskRoom;
 use etcd::published;
 use etcd_log::{LogStorage as _, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
@@ -21,7 +22,8 @@ fn state_machine(dir: &TempDir) -> StateMachine {
     let start = Checkpoint::empty(State::new(10));
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
-    StateMachine::new(start, publisher, store, usize::MAX)
+    let writer = CheckpointWriter::start(store.clone(), DiskRoom::default());
+    StateMachine::new(start, publisher, store, writer, usize::MAX)
 }
 
 struct OnDisk;
@@ -32,6 +34,7 @@ impl StoreBuilder<TypeConfig, LogStore<Wal>, StateMachine, TempDir> for OnDisk {
         let options = WalOptions {
             dir: dir.path().join("wal"),
             node: ME,
+            must_exist: false,
             cache_bytes: 1000,
             on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
         };

@@ -162,6 +162,14 @@ fn watch_that_gives_up_in_the_middle_of_history_is_sent_back_there() {
 }
 
 #[test]
+fn watch_in_the_future_is_sent_back_there() {
+    let (_dir, server) = small_ring();
+    let nothing = server.get("/v1/watch/k?index=1000&timeout=0.05");
+    assert_eq!((nothing.status, nothing.number("x-etcd-index")), (204, 999));
+    assert_eq!(nothing.header("x-etcd-event"), "");
+}
+
+#[test]
 fn watches_end_politely_when_the_machine_stops() {
     let (_dir, server) = small_ring();
     let mut stream = server.lines("/v1/watch/k?stream=true&index=1", &[]);

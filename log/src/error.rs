@@ -34,6 +34,9 @@ pub enum LogError {
         /// Whose it should be.
         expected: crate::NodeId,
     },
+    /// A log that must be there is not.
+    #[error("{}: the log is missing, and with it all that was acknowledged", .0.display())]
+    Missing(PathBuf),
     /// A file in the log's directory would be taken for a segment, and is none.
     #[error("{} does not belong there: it would be taken for a segment of the log", .0.display())]
     Stray(PathBuf),

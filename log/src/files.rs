@@ -40,7 +40,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), IoError> {
 ///
 /// # Errors
 ///
-/// If the operating system refuses. The temporary file may be left then.
+/// If the operating system refuses. Nothing is left then.
 ///
 /// # Panics
 ///
@@ -50,9 +50,18 @@ pub fn write_durably(
     write: impl FnOnce(&File) -> io::Result<()>,
 ) -> Result<(), IoError> {
     let draft = path.with_extension("tmp");
-    let file = File::create(&draft).map_err(IoError::at("create", &draft))?;
-    write(&file).map_err(IoError::at("write", &draft))?;
-    file.sync_all().map_err(IoError::at("sync", &draft))?;
+    if let Err(error) = write_draft(&draft, write) {
+        // A draft would take room that the log may need. That it cannot be removed
+        // either says less than why it could not be written.
+        let _removed = fs::remove_file(&draft);
+        return Err(error);
+    }
     fs::rename(&draft, path).map_err(IoError::at("rename", &draft))?;
     sync_dir(path.parent().expect("a file lies in a directory"))
+}
+
+fn write_draft(draft: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<(), IoError> {
+    let file = File::create(draft).map_err(IoError::at("create", draft))?;
+    write(&file).map_err(IoError::at("write", draft))?;
+    file.sync_all().map_err(IoError::at("sync", draft))
 }

@@ -45,6 +45,9 @@ pub struct WalOptions {
     pub dir: PathBuf,
     /// Whose log it is.
     pub node: NodeId,
+    /// Whether the log must hold something already. A log that was ever opened
+    /// does; an empty one has been lost.
+    pub must_exist: bool,
     /// How many bytes of recent entries to keep in memory.
     pub cache_bytes: usize,
     /// What to do when the disk fails.
@@ -74,11 +77,14 @@ impl Wal {
     /// operating system refuses.
     pub fn open(options: &WalOptions) -> Result<(Self, Recovered), LogError> {
         let dir = &options.dir;
-        std::fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
         let scanned = scan::scan(dir, options.cache_bytes, None)?;
+        if options.must_exist && scanned.recovered.node.is_none() {
+            return Err(LogError::Missing(dir.clone()));
+        }
         if let Some(found) = scanned.recovered.node.filter(|node| *node != options.node) {
             return Err(LogError::Foreign { dir: dir.clone(), found, expected: options.node });
         }
+        std::fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
         scan::repair(dir, &scanned)?;
         let recovered = scanned.recovered.clone();
         let keeper = Keeper::default();
@@ -112,7 +118,9 @@ impl Wal {
             watchdog: Watchdog::start(options.dir.clone(), Arc::clone(&options.on_fatal))?,
             on_fatal: Arc::clone(&options.on_fatal),
         };
+        writer.watchdog.begin();
         writer.begin()?;
+        writer.watchdog.end();
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run())

@@ -100,6 +100,7 @@ impl Runner {
         let options = WalOptions {
             dir: self.path(),
             node,
+            must_exist: false,
             cache_bytes: 200,
             on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
         };

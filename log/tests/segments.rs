@@ -31,6 +31,7 @@ fn open(dir: &Path) -> Result<(Wal, Recovered), LogError> {
     Wal::open(&WalOptions {
         dir: dir.to_owned(),
         node: NodeId(1),
+        must_exist: false,
         cache_bytes: 4 << 20,
         on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
     })

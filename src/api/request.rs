@@ -56,10 +56,20 @@ impl Fields {
     /// of the body.
     pub(super) async fn of_request(request: Request<Incoming>) -> Result<Self, Problem> {
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let body = tokio::time::timeout(REQUEST_LIMIT, read_body(request));
-        let body = body.await.map_err(|_| Problem::Slow)??;
+        let asks_first = request.headers().contains_key(header::EXPECT);
+        let mut body = request.into_body();
+        // Who asks first has sent nothing yet, and will not.
+        let announced = body.size_hint().lower();
+        if announced > BODY_BYTES as u64 && asks_first {
+            return Err(Problem::TooLarge);
+        }
+        let read = tokio::time::timeout(REQUEST_LIMIT, read_body(&mut body)).await;
+        let Some(bytes) = read.map_err(|_| Problem::Slow)?? else {
+            discard(body).await;
+            return Err(Problem::TooLarge);
+        };
         let mut fields = Self::default();
-        fields.add(&body);
+        fields.add(&bytes);
         fields.add(query.as_bytes());
         Ok(fields)
     }
@@ -168,28 +178,25 @@ fn decode(text: &[u8]) -> Vec<u8> {
     percent_encoding::percent_decode(&spaced).collect()
 }
 
-/// Reads a body up to the limit.
-async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Problem> {
-    let asks_first = request.headers().contains_key(header::EXPECT);
-    let mut body = request.into_body();
+/// Reads a body; nothing of it, if it is over the limit.
+async fn read_body(body: &mut Incoming) -> Result<Option<Vec<u8>>, Problem> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > BODY_BYTES {
-        // Who asks first has sent nothing yet, and will not.
-        return if asks_first { Err(Problem::TooLarge) } else { discard(body).await };
+        return Ok(None);
     }
     let mut bytes = Vec::with_capacity(announced);
-    while let Some(data) = next_data(&mut body).await? {
+    while let Some(data) = next_data(body).await? {
         if bytes.len() + data.len() > BODY_BYTES {
-            return discard(body).await;
+            return Ok(None);
         }
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// Reads the rest of a body that is too large, so that its sender gets to read
 /// the answer, for a while and up to a bound.
-async fn discard(mut body: Incoming) -> Result<Vec<u8>, Problem> {
+async fn discard(mut body: Incoming) {
     let discarding = async {
         let mut length = 0;
         while let Ok(Some(data)) = next_data(&mut body).await {
@@ -201,7 +208,6 @@ async fn discard(mut body: Incoming) -> Result<Vec<u8>, Problem> {
     };
     // Running out of time is no reason for another answer.
     let _in_time = tokio::time::timeout(DISCARD_LIMIT, discarding).await;
-    Err(Problem::TooLarge)
 }
 
 async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {

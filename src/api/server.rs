@@ -22,13 +22,12 @@ const HEAD_BYTES: usize = 16 << 10;
 /// How long a head may take to come, and how long a connection may be idle.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many files are left for the log and all else when clients take as many
-/// connections as they can.
-const FILES_RESERVED: u64 = 256;
+/// The most connections of clients, whatever the operating system allows: each
+/// takes some ten KiB.
+const MOST_CLIENTS: u64 = 50_000;
 
-/// The most connections, whatever the operating system allows: each takes some
-/// ten KiB.
-const MOST_CONNECTIONS: usize = 50_000;
+/// The most connections of other machines: each needs a few.
+const MOST_PEERS: u64 = 256;
 
 /// After how long a silent connection is asked for a sign of life, how often, and
 /// how many times in vain.
@@ -52,7 +51,8 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
     let cluster = cluster.expect("hexadecimal digits can stand in a header");
     let respond =
         move |request: Request<Incoming>| super::respond(node.clone(), cluster.clone(), request);
-    serve(listener, closing, move || service_fn(respond.clone())).await;
+    let most = part_of_files(3, MOST_CLIENTS);
+    serve(listener, most, closing, move || service_fn(respond.clone())).await;
 }
 
 /// Serves the peer port until the machine closes. There are no peers yet: it
@@ -68,11 +68,16 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
         }
         Ok::<_, std::convert::Infallible>(response)
     };
-    serve(listener, node.closing(), move || service_fn(answer)).await;
+    let most = part_of_files(16, MOST_PEERS);
+    serve(listener, most, node.closing(), move || service_fn(answer)).await;
 }
 
-async fn serve<S, B>(listener: TcpListener, mut closing: Closing, service: impl Fn() -> S)
-where
+async fn serve<S, B>(
+    listener: TcpListener,
+    most: usize,
+    mut closing: Closing,
+    service: impl Fn() -> S,
+) where
     S: HttpService<Incoming, ResBody = B> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -81,7 +86,6 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connections = JoinSet::new();
-    let most = most_connections();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept(), if connections.len() < most => accepted,
@@ -133,12 +137,11 @@ where
     }
 }
 
-/// As many as there are files for, with some left for the log: a log that cannot
-/// open a file ends the process.
-fn most_connections() -> usize {
+/// A part of the files that this process may open. Half are for the log, which
+/// keeps one open for each segment, and which ends the process if it cannot.
+fn part_of_files(divisor: u64, most: u64) -> usize {
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
-    let free = files.saturating_sub(FILES_RESERVED).max(files / 2);
-    usize::try_from(free).unwrap_or(usize::MAX).min(MOST_CONNECTIONS)
+    usize::try_from((files / divisor).min(most)).unwrap_or(usize::MAX)
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -14,6 +14,7 @@ use openraft::{
 };
 
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
+use crate::blocking::blocking;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
 };
@@ -46,14 +47,11 @@ struct Checkpoints {
 
 impl StateMachine {
     /// Makes the state machine, with the state that the publisher shows already.
-    ///
-    /// # Panics
-    ///
-    /// Outside a runtime.
     pub fn new(
         start: Checkpoint,
         publisher: Publisher,
         store: CheckpointStore,
+        writer: CheckpointWriter,
         checkpoint_bytes: usize,
     ) -> Self {
         Self {
@@ -61,7 +59,7 @@ impl StateMachine {
             applied: start.applied,
             membership: start.membership,
             publisher,
-            writer: CheckpointWriter::start(store.clone()),
+            writer,
             checkpoints: Checkpoints { store, current: Arc::default() },
             uncovered_bytes: 0,
             checkpoint_bytes,
@@ -213,12 +211,4 @@ fn meta_of(checkpoint: &Checkpoint) -> Meta {
 
 fn failed_to_read(meta: &Meta, error: &CheckpointError) -> StorageError<u64> {
     StorageIOError::read_snapshot(Some(meta.signature()), error).into()
-}
-
-/// Runs something that waits for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use etcd_log::{
     Batch, Command, Entry, IoError, LogError, LogId, LogStorage as _, Membership, NodeId, Payload,
@@ -20,6 +21,9 @@ use crate::data_dir::{DataDir, DataDirError, Identity};
 
 /// How many batches are written with one fsync.
 const CHUNK: usize = 64;
+
+/// How long a write may take. The log itself gives up before.
+const WRITE_LIMIT: Duration = Duration::from_mins(2);
 
 /// Makes a data directory out of a recorded log.
 ///
@@ -38,6 +42,7 @@ pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolEr
     let (wal, _) = Wal::open(&WalOptions {
         dir: data_dir.wal(),
         node: identity.node,
+        must_exist: false,
         cache_bytes: 0,
         on_fatal: Arc::new(move |error| *lock(&failed) = Some(error)),
     })?;
@@ -110,7 +115,7 @@ fn entries(node: NodeId, batches: Vec<Batch>) -> impl Iterator<Item = Arc<Entry>
 fn write(wal: &Wal, write: LogWrite) -> Result<(), LogError> {
     let (sender, written) = mpsc::channel();
     wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    written.recv().unwrap_or(Err(LogError::Closed))
+    written.recv_timeout(WRITE_LIMIT).unwrap_or(Err(LogError::Closed))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::proposer::RETRY;
 use super::{Unavailable, unavailable};
@@ -45,6 +46,7 @@ impl Barrier {
     pub(super) async fn pass(&self, limit: Duration) -> Result<(), Unavailable> {
         // A try takes two rounds at most. Mostly it succeeds at once, and setting a
         // timer would be a good part of its cost.
+        let deadline = Instant::now() + limit;
         if limit > 2 * ROUND_LIMIT && self.pass_once().await.is_ok() {
             return Ok(());
         }
@@ -53,7 +55,7 @@ impl Barrier {
                 tokio::time::sleep(RETRY).await;
             }
         };
-        tokio::time::timeout(limit, passing).await.map_err(|_| unavailable(&self.consensus))
+        tokio::time::timeout_at(deadline, passing).await.map_err(|_| unavailable(&self.consensus))
     }
 
     async fn pass_once(&self) -> Result<(), Unavailable> {

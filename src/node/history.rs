@@ -16,10 +16,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_log::{EventNumber, Index, KeyPath, LogReader, RaftIndex};
-use etcd_projections::{Event, Outcome, State, What};
+use etcd_projections::{Event, Outcome, Position, State, What};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -48,6 +49,8 @@ pub(super) struct History {
     published: Reader,
     ring_capacity: usize,
     places: Arc<Semaphore>,
+    /// How many replays wait for a place.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// What a replay comes by.
@@ -64,9 +67,19 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Replaying {
     found: mpsc::Receiver<Result<Found, WatchError>>,
+    passed: Arc<AtomicU64>,
 }
 
 impl Replaying {
+    /// Returns the last event up to which all that was of interest has been taken
+    /// from here; none, while the replay is not where its watch begins.
+    pub(super) fn passed(&self) -> Option<EventNumber> {
+        let passed = self.passed.load(Ordering::Acquire);
+        // What was found up to there had been sent before. If nothing waits here
+        // by now, it has been taken.
+        (passed > 0 && self.found.is_empty()).then_some(EventNumber(passed))
+    }
+
     pub(super) async fn next(&mut self) -> Result<Found, WatchError> {
         self.found.recv().await.unwrap_or(Ok(Found::GivenUp))
     }
@@ -78,9 +91,24 @@ struct Audience {
     cursor: Cursor,
     prefix: KeyPath,
     from: Index,
+    passed: Arc<AtomicU64>,
 }
 
 impl Audience {
+    /// Returns whether a state has come to where the watch begins.
+    fn is_reached_by(&self, position: Position) -> bool {
+        match self.cursor {
+            Cursor::Index(index) => position.index >= index,
+            Cursor::Number(number) => position.event >= number,
+        }
+    }
+
+    /// Waits until all that was found has been taken. Returns whether to go on.
+    async fn take_all(&self) -> bool {
+        let taken = self.sender.reserve_many(AHEAD);
+        matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_)))
+    }
+
     fn wants(&self, event: &Event) -> bool {
         let reached = match self.cursor {
             Cursor::Index(index) => event.index >= index,
@@ -89,9 +117,38 @@ impl Audience {
         reached && wanted(event, self.from, &self.prefix)
     }
 
+    /// Tells what was found in a step, and how far the replay has come. Returns
+    /// whether to go on.
+    async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
+        for event in events(outcomes).filter(|event| self.wants(event)) {
+            if !self.tell(Found::Event(event)).await {
+                return false;
+            }
+        }
+        if self.is_reached_by(position) {
+            self.passed.store(position.event.0, Ordering::Release);
+        }
+        !self.sender.is_closed()
+    }
+
     /// Tells what was found. Returns whether to go on.
     async fn tell(&self, found: Found) -> bool {
         self.sender.send_timeout(Ok(found), PATIENCE).await.is_ok()
+    }
+}
+
+/// For how long a replay has had its place. The time counts from where its watch
+/// begins, so that each turn brings the watch forward.
+struct Turn {
+    begun: Option<Instant>,
+}
+
+impl Turn {
+    fn is_over(&mut self, counts: bool) -> bool {
+        if counts && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+        self.begun.is_some_and(|begun| begun.elapsed() > TURN)
     }
 }
 
@@ -103,25 +160,30 @@ impl History {
         ring_capacity: usize,
     ) -> Self {
         let places = Arc::new(Semaphore::new(REPLAYS));
-        Self { log, checkpoints, published, ring_capacity, places }
+        let waiting = Arc::default();
+        Self { log, checkpoints, published, ring_capacity, places, waiting }
     }
 
     /// Replays the events from the cursor on that lie below the prefix and have
     /// this index or a later one, until the ring holds what comes next.
     pub(super) fn replay(&self, cursor: Cursor, prefix: KeyPath, from: Index) -> Replaying {
         let (sender, found) = mpsc::channel(AHEAD);
-        let audience = Audience { sender, cursor, prefix, from };
+        let passed = Arc::new(AtomicU64::new(0));
+        let audience = Audience { sender, cursor, prefix, from, passed: Arc::clone(&passed) };
         let history = self.clone();
         tokio::spawn(async move {
+            history.waiting.fetch_add(1, Ordering::Relaxed);
             let place = tokio::select! {
-                place = Arc::clone(&history.places).acquire_owned() => place,
-                () = audience.sender.closed() => return,
+                place = Arc::clone(&history.places).acquire_owned() => place.ok(),
+                () = audience.sender.closed() => None,
             };
-            let place = place.expect("the semaphore is never closed");
-            let handle = Handle::current();
-            tokio::task::spawn_blocking(move || handle.block_on(history.run(&audience, place)));
+            history.waiting.fetch_sub(1, Ordering::Relaxed);
+            if let Some(place) = place {
+                let handle = Handle::current();
+                tokio::task::spawn_blocking(move || handle.block_on(history.run(&audience, place)));
+            }
         });
-        Replaying { found }
+        Replaying { found, passed }
     }
 
     async fn run(&self, audience: &Audience, place: OwnedSemaphorePermit) {
@@ -132,27 +194,30 @@ impl History {
     }
 
     async fn replay_until_ring(&self, audience: &Audience) -> Result<(), WatchError> {
-        let begun = Instant::now();
-        let mut target = self.published.now();
+        let target = self.published.now();
         let start = self.start(audience.cursor, &target);
         let mut range = entries_after(start.applied.map(|id| id.index), &target);
         if range.start < self.log.first() {
             return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest() });
         }
+        let mut turn = Turn { begun: None };
         let mut replay = Replay::new(start.state, self.log.read(range.clone()));
         loop {
             while let Some(step) = replay.next().await? {
-                if audience.sender.is_closed() || (begun.elapsed() > TURN && self.others_wait()) {
+                let position = replay.state().position();
+                if !audience.show(step.outcomes, position).await
+                    || (turn.is_over(audience.is_reached_by(position)) && self.others_wait())
+                {
                     return Ok(());
                 }
-                for event in events(step.outcomes).filter(|event| audience.wants(event)) {
-                    if !audience.tell(Found::Event(event)).await {
-                        return Ok(());
-                    }
-                }
+            }
+            // The ring goes on while the reader takes what was found: only when
+            // nothing is left is it known whether the ring holds what comes next.
+            if !audience.take_all().await {
+                return Ok(());
             }
             let reached = replay.state().position().event;
-            target = self.published.now();
+            let target = self.published.now();
             if target.state.ring().holds_from(reached.next()) {
                 let _told = audience.tell(Found::Reached(reached)).await;
                 return Ok(());
@@ -178,7 +243,7 @@ impl History {
     }
 
     fn others_wait(&self) -> bool {
-        self.places.available_permits() == 0
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn oldest(&self) -> Index {

@@ -117,9 +117,17 @@ impl Watch {
 
     /// Returns how far the watch has come: where another one would go on.
     pub fn seen(&self) -> Seen {
-        match self.cursor {
-            Cursor::Number(next) => Seen::Event(EventNumber(next.0.saturating_sub(1))),
-            Cursor::Index(index) => Seen::NothingBefore(index),
+        if self.from_index > self.published.now().state.position().index {
+            return Seen::NothingBefore(self.from_index);
+        }
+        let passed = self.replaying.as_ref().and_then(Replaying::passed);
+        match (self.cursor, passed) {
+            (Cursor::Number(next), passed) => {
+                let before = EventNumber(next.0.saturating_sub(1));
+                Seen::Event(passed.map_or(before, |passed| passed.max(before)))
+            }
+            (Cursor::Index(_), Some(passed)) => Seen::Event(passed),
+            (Cursor::Index(index), None) => Seen::NothingBefore(index),
         }
     }
 
@@ -191,7 +199,10 @@ impl Watch {
             }
             // It had waited too long to be read, and made room for others.
             Found::GivenUp => {
-                self.replaying = None;
+                let passed = self.replaying.take().and_then(|replaying| replaying.passed());
+                if let Some(number) = passed {
+                    self.cursor = Cursor::Number(number.next());
+                }
                 Ok(None)
             }
         }
