@@ -23,7 +23,7 @@ use crate::{ClusterId, Digest, EventNumber, Index, KeyPath, LogTime, NodeId};
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;
 
-/// What somebody wants. It may be refused; it takes an [`Index`](crate::Index)
+/// What somebody wants. It may be refused; it takes an [`Index`]
 /// either way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

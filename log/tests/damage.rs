@@ -1,0 +1,202 @@
+//! The damage matrix: every byte of a small log cut off, zeroed and flipped.
+//!
+//! The law: a log with damage in it opens with fewer entries only if the damage
+//! is in its last commit, which cannot be told from a write that a crash cut
+//! short; and then the loss is that one commit, and is reported. Everything else
+//! refuses to open. No damage makes an entry that nobody wrote, and none panics.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use etcd_log::{
+    Batch, Command, Entry, KeyPath, LogError, LogId, LogReader, LogStorage as _, LogTime, NodeId,
+    Payload, RaftIndex, Record, Term, Vote, Wal, WalOptions, Write,
+};
+use tempfile::TempDir;
+
+fn entry(index: u64) -> Arc<Entry> {
+    let (key, value) = (KeyPath::clean("/k").unwrap(), Arc::from(format!("value {index}")));
+    let payload = Payload::Batch(Arc::new(Batch::new(
+        LogTime(0),
+        vec![Command::Set { key, value, ttl: None }],
+    )));
+    Arc::new(Entry {
+        id: LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) },
+        payload,
+    })
+}
+
+/// A log of four commits behind its first: two entries, a vote, one entry, two
+/// entries. Returns its bytes, and where each commit begins.
+fn log() -> (Vec<u8>, Vec<usize>) {
+    let dir = TempDir::new().unwrap();
+    let options = WalOptions {
+        dir: dir.path().to_owned(),
+        node: NodeId(1),
+        must_exist: false,
+        cache_bytes: 0,
+        on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+    };
+    let (wal, _) = Wal::open(&options).unwrap();
+    let vote = Vote { term: Term(1), node: NodeId(1), committed: true };
+    for write in [
+        Write::Append(vec![entry(0), entry(1)]),
+        Write::Vote(vote),
+        Write::Append(vec![entry(2)]),
+        Write::Append(vec![entry(3), entry(4)]),
+    ] {
+        let (sender, done) = mpsc::channel();
+        wal.write(write, Box::new(move |result| sender.send(result).unwrap()));
+        done.recv().unwrap().unwrap();
+    }
+    wal.close().unwrap();
+    let mut bytes = fs::read(dir.path().join("wal-1")).unwrap();
+    let length = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    // okaywal allocates ahead; a little of it will do.
+    bytes.truncate(length + 64);
+    let starts: Vec<_> = (1..=5).map(|commit| commit_start(&bytes, commit)).collect();
+    (bytes, starts)
+}
+
+/// Where okaywal's entry of this number begins: a marker, and the number.
+fn commit_start(bytes: &[u8], commit: u8) -> usize {
+    let marker = [1, commit, 0, 0, 0, 0, 0, 0, 0, 2];
+    bytes.windows(marker.len()).position(|window| window == marker).unwrap()
+}
+
+/// What a log with these bytes opens with: its entries, and whether it reports a
+/// torn tail.
+fn open(dir: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, bool), LogError> {
+    let path: PathBuf = dir.join("wal-1");
+    fs::write(path, bytes).unwrap();
+    let mut entries = Vec::new();
+    let (_, recovered) = LogReader::open(dir, &mut |visit| {
+        if let Record::Entry(entry) = visit.record {
+            entries.push(entry.clone());
+        }
+    })?;
+    Ok((entries, recovered.torn.is_some()))
+}
+
+/// How many entries are whole in the first commits.
+const ENTRIES: [usize; 6] = [0, 0, 2, 2, 3, 5];
+
+struct Matrix {
+    dir: TempDir,
+    bytes: Vec<u8>,
+    starts: Vec<usize>,
+    /// Where the last commit ends.
+    end: usize,
+}
+
+impl Matrix {
+    fn new() -> Self {
+        let (bytes, starts) = log();
+        let end = bytes.len() - 64;
+        Self { dir: TempDir::new().unwrap(), bytes, starts, end }
+    }
+
+    fn open(&self, bytes: &[u8]) -> Result<(Vec<Entry>, bool), LogError> {
+        let opened = open(self.dir.path(), bytes);
+        if let Ok((entries, _)) = &opened {
+            let written = (0..5).map(entry);
+            assert!(entries.iter().zip(written).all(|(found, written)| *found == *written));
+        }
+        opened
+    }
+
+    /// The number of whole commits before a byte.
+    fn commits_before(&self, at: usize) -> usize {
+        self.starts.iter().filter(|start| **start <= at).count().saturating_sub(1)
+    }
+
+    /// One byte has been changed.
+    fn check_changed(&self, at: usize, bytes: &[u8]) {
+        let in_last = (self.starts[4]..self.end).contains(&at);
+        match self.open(bytes) {
+            Ok((entries, torn)) if in_last => {
+                assert_eq!((entries.len(), torn), (ENTRIES[4], true), "byte {at}");
+            }
+            Ok((entries, _)) => panic!("byte {at}: opened with {} entries", entries.len()),
+            Err(LogError::Damage(damage)) => {
+                let commits = self.commits_before(at);
+                assert_eq!(damage.raft_index.0, ENTRIES[commits] as u64, "byte {at}: {damage}");
+                assert!(damage.offset <= at as u64, "byte {at}: {damage}");
+            }
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn whole_log_opens() {
+    let matrix = Matrix::new();
+    let (entries, torn) = matrix.open(&matrix.bytes).unwrap();
+    assert_eq!((entries.len(), torn), (5, false));
+}
+
+#[test]
+fn every_bit_flipped() {
+    let matrix = Matrix::new();
+    for at in 0..matrix.end {
+        for bit in 0..8 {
+            let mut bytes = matrix.bytes.clone();
+            bytes[at] ^= 1 << bit;
+            matrix.check_changed(at, &bytes);
+        }
+    }
+}
+
+#[test]
+fn every_byte_zeroed() {
+    let matrix = Matrix::new();
+    for at in (0..matrix.end).filter(|at| matrix.bytes[*at] != 0) {
+        let mut bytes = matrix.bytes.clone();
+        bytes[at] = 0;
+        matrix.check_changed(at, &bytes);
+    }
+}
+
+/// A log that ends anywhere holds the commits that are whole up to there.
+#[test]
+fn cut_off_at_every_byte() {
+    let matrix = Matrix::new();
+    for at in matrix.starts[0]..matrix.end {
+        let whole = matrix.starts.iter().filter(|start| **start <= at).count() - 1;
+        let (entries, torn) = matrix.open(&matrix.bytes[..at]).unwrap();
+        assert_eq!(entries.len(), ENTRIES[whole], "cut at {at}");
+        assert_eq!(torn, !matrix.starts.contains(&at), "cut at {at}");
+    }
+}
+
+/// The same with zeros in place of what is missing, as after a crash in a segment
+/// that was allocated ahead.
+#[test]
+fn zeros_from_every_byte_on() {
+    let matrix = Matrix::new();
+    for at in matrix.starts[0]..matrix.end {
+        let mut bytes = matrix.bytes.clone();
+        bytes[at..].fill(0);
+        let whole = matrix.starts.iter().filter(|start| **start <= at).count() - 1;
+        let (entries, _) = matrix.open(&bytes).unwrap();
+        assert_eq!(entries.len(), ENTRIES[whole], "zeros from {at}");
+    }
+}
+
+/// Any four bytes in a row replaced by anything: nothing panics, and nothing is
+/// believed that was not written.
+#[test]
+fn garbage_is_never_believed() {
+    let matrix = Matrix::new();
+    let mut state = 0x2013_u64;
+    for at in 0..matrix.end - 4 {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut bytes = matrix.bytes.clone();
+        bytes[at..at + 4].copy_from_slice(&state.to_be_bytes()[..4]);
+        // What it holds is checked where it opens.
+        let _opened = matrix.open(&bytes);
+    }
+}
