@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
-use etcd_log::Index;
-use etcd_projections::{Node, State, WatchRing};
+use etcd_log::{Index, KeyPath};
+use etcd_projections::{KeyTree, Node, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
@@ -24,15 +24,7 @@ pub async fn replay(dir: &Path, to: Index, out: &mut dyn Write) -> Result<(), To
 /// Prints a state: its tree, its ring's span, its deadlines, and its digest.
 fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     writeln!(out, "tree: {} keys and directories", state.tree().len())?;
-    for (key, node) in state.tree().iter() {
-        match node {
-            Node::File { value, deadline: None } => writeln!(out, "  {key} = {value:?}")?,
-            Node::File { value, deadline: Some(deadline) } => {
-                writeln!(out, "  {key} = {value:?} until {deadline}")?;
-            }
-            Node::Directory => writeln!(out, "  {key}/")?,
-        }
-    }
+    print_below(state.tree(), &KeyPath::root(), out)?;
     match (state.ring().first(), state.ring().last()) {
         (Some(first), Some(last)) => writeln!(
             out,
@@ -50,5 +42,22 @@ fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     writeln!(out, "event: {}", position.event.0)?;
     writeln!(out, "time: {}", position.time)?;
     writeln!(out, "digest: {}", state.digest())?;
+    Ok(())
+}
+
+/// Prints what lies below a directory, each directory before its children.
+fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Result<(), ToolError> {
+    for (key, node) in tree.children(directory) {
+        match node {
+            Node::File { value, deadline: None } => writeln!(out, "  {key} = {value:?}")?,
+            Node::File { value, deadline: Some(deadline) } => {
+                writeln!(out, "  {key} = {value:?} until {deadline}")?;
+            }
+            Node::Directory => {
+                writeln!(out, "  {key}/")?;
+                print_below(tree, key, out)?;
+            }
+        }
+    }
     Ok(())
 }
