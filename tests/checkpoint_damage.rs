@@ -1,0 +1,110 @@
+//! The damage matrix of checkpoints: every byte of a small one changed, every
+//! length of it. None is believed, and none panics: a panic would keep a machine
+//! from starting over a mere cache.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use etcd::checkpoint::{Checkpoint, CheckpointStore};
+use etcd_log::{
+    Batch, ClusterId, Command, KeyPath, LogId, LogTime, Machine, NodeId, RaftIndex, Term, Ttl,
+};
+use etcd_projections::State;
+use tempfile::TempDir;
+
+const RING: usize = 10;
+
+fn checkpoint() -> Checkpoint {
+    let key = |path| KeyPath::clean(path).unwrap();
+    let mut state = State::new(RING);
+    state.apply(&Batch::new(
+        LogTime(7),
+        vec![
+            Command::Sync { cluster: ClusterId(0xc1) },
+            Command::Join(Machine {
+                name: Arc::from("node1"),
+                node: NodeId(0xa1),
+                peer_url: Arc::from("http://h:1"),
+                client_url: Arc::from("http://h:2"),
+            }),
+            Command::Set { key: key("/a/b"), value: Arc::from("ä\n"), ttl: Ttl::new(5) },
+            Command::Delete { key: key("/nothing") },
+        ],
+    ));
+    let id = LogId { term: Term(1), node: NodeId(0xa1), index: RaftIndex(3) };
+    Checkpoint { applied: Some(id), membership: (Some(id), etcd_log::Membership::default()), state }
+}
+
+fn written() -> (TempDir, CheckpointStore, PathBuf, Vec<u8>) {
+    let dir = TempDir::new().unwrap();
+    let store = CheckpointStore::new(dir.path().to_owned(), RING);
+    let path = store.write(&checkpoint()).unwrap().path;
+    let bytes = fs::read(&path).unwrap();
+    (dir, store, path, bytes)
+}
+
+#[test]
+fn whole_one_is_read_back() {
+    let (_dir, store, path, _) = written();
+    let (read, expected) = (store.read(&path).unwrap(), checkpoint());
+    assert_eq!((read.applied, &read.membership), (expected.applied, &expected.membership));
+    assert_eq!(read.state.summary(), expected.state.summary());
+    assert!(read.state.pieces().eq(expected.state.pieces()));
+}
+
+#[test]
+fn every_bit_flipped_is_noticed() {
+    let (_dir, store, path, bytes) = written();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            fs::write(&path, &flipped).unwrap();
+            assert!(store.read(&path).is_err(), "byte {at}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn every_length_is_noticed() {
+    let (_dir, store, path, bytes) = written();
+    for length in 0..bytes.len() {
+        fs::write(&path, &bytes[..length]).unwrap();
+        // Without its last newline a checkpoint is as good as with it.
+        assert_eq!(store.read(&path).is_ok(), length == bytes.len() - 1, "{length} bytes");
+    }
+    fs::write(&path, [&bytes[..], b"{}\n"].concat()).unwrap();
+    assert!(store.read(&path).is_err(), "something behind its end");
+}
+
+#[test]
+fn newest_good_one_is_taken_whatever_the_others_are() {
+    let (dir, store, path, bytes) = written();
+    for (name, bytes) in [
+        ("00000000000000000009-9-9.checkpoint", &b""[..]),
+        ("00000000000000000008-8-8.checkpoint", &bytes[..bytes.len() / 2]),
+        ("nonsense.checkpoint", &bytes[..]),
+        ("00000000000000000007-7.checkpoint", &bytes[..]),
+    ] {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let newest = store.newest(|_| true).unwrap().unwrap();
+    assert_eq!(newest.state.summary(), checkpoint().state.summary());
+    fs::remove_file(path).unwrap();
+    assert!(store.newest(|_| true).unwrap().is_none());
+}
+
+#[test]
+fn only_the_last_few_are_kept() {
+    let dir = TempDir::new().unwrap();
+    let store = CheckpointStore::new(dir.path().to_owned(), RING);
+    let mut checkpoint = checkpoint();
+    for index in 1..=6 {
+        checkpoint.applied = Some(LogId { index: RaftIndex(index), ..LogId::default() });
+        store.write(&checkpoint).unwrap();
+    }
+    let kept: Vec<_> = store.list().unwrap().iter().map(|file| file.raft_index.0).collect();
+    assert_eq!(kept, [4, 5, 6]);
+}
