@@ -292,7 +292,7 @@ pub fn format_of(payload: &[u8]) -> Option<u32> {
     serde_json::from_slice::<Format>(payload).ok().map(|record| record.format)
 }
 
-const BASE: u8 = 1;
+pub(crate) const BASE: u8 = 1;
 pub(crate) const ENTRY: u8 = 2;
 const VOTE: u8 = 3;
 const TRUNCATE: u8 = 4;

@@ -23,6 +23,10 @@ use crate::segment::{self, SegmentFile};
 use crate::tail::{Place, Tail};
 use crate::{Index, IoError, LogError, LogId, NodeId, RaftIndex, Record, sync_dir};
 
+/// The largest file that can be a segment: full, and gone over by the largest
+/// commit. Bounds what a scan has in memory.
+const MOST_SEGMENT_BYTES: u64 = 1 << 30;
+
 /// A record that a scan came by, and where it stands.
 #[derive(Debug)]
 pub struct Visit<'a> {
@@ -115,7 +119,15 @@ pub(crate) fn scan(
         blank: Vec::new(),
     };
     for segment in segment::list(dir)? {
-        let bytes = fs::read(&segment.path).map_err(IoError::at("read", &segment.path))?;
+        let path = &segment.path;
+        let length = fs::metadata(path).map_err(IoError::at("read", path))?.len();
+        if length > MOST_SEGMENT_BYTES {
+            let what =
+                format!("file has {length} bytes, a segment has {MOST_SEGMENT_BYTES} at most");
+            let next = (scanned.tail.next().unwrap_or_default(), scanned.tail.index().next());
+            return Err(segment::damage(path, 0, next, what));
+        }
+        let bytes = fs::read(path).map_err(IoError::at("read", path))?;
         let mut scan = SegmentScan { scanned: &mut scanned, segment: &segment, bytes: &bytes };
         scan.run(&mut visit)?;
     }
@@ -254,6 +266,10 @@ impl SegmentScan<'_> {
         };
         // The oldest segment kept is taken at its word for where the chain stands.
         let chain_starts = opens_segment && self.scanned.chain == Chain::default();
+        if opens_segment != (header.kind == frame::BASE) {
+            let what = "a base frame stands first in a segment, and nowhere else".to_owned();
+            return Err(self.damage(offset, what));
+        }
         let expect = |what: &str, found: u64, expected: u64| {
             if found == expected {
                 return Ok(());
