@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -60,8 +61,8 @@ impl Server {
     }
 
     /// Runs a command that serves, and hears it out until it is ready.
-    fn hear_out(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
+    pub fn hear_out(command: &mut Command) -> Self {
+        let mut child = command.process_group(0).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -141,7 +142,12 @@ impl Server {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
         let status = self.wait();
-        (status, self.lines.lock().unwrap().iter().collect())
+        (status, self.last_words())
+    }
+
+    /// What a process that has ended had said since its start.
+    pub fn last_words(&self) -> Vec<String> {
+        self.lines.lock().unwrap().iter().collect()
     }
 
     /// Waits until the process ends by itself.
@@ -159,8 +165,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended before; if not, it must not outlive its test.
-        let _ended = self.child.kill();
+        // It may have ended before; if not, neither it nor what it has started may
+        // outlive its test.
+        let group = format!("-{}", self.child.id());
+        let _ended =
+            Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _reaped = self.child.wait();
     }
 }
