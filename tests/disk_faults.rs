@@ -4,6 +4,7 @@
 //! The faults are injected by strace; where it is missing, or may not trace, the
 //! test says so and does nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a test that does nothing says so")]
 
 mod support;
 
