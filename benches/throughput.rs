@@ -103,7 +103,7 @@ impl Load<'_> {
             rest.split_whitespace().next().unwrap().to_owned()
         };
         assert!(!text.contains("Non-2xx") || url.is_empty() || method == "GET", "{text}");
-        (after("Requests/sec:").parse().unwrap(), after("99%"))
+        (after("Requests/sec:").parse().unwrap(), after("\n     99%"))
     }
 }
 
@@ -141,8 +141,7 @@ impl Machine {
     /// tells so: in the median and at worst, in milliseconds.
     fn lateness(&self) -> (f64, f64) {
         const KEYS: usize = 200;
-        let stream =
-            ureq::get(format!("{}/v1/watch/soon?stream=true&index=0", self.url)).call().unwrap();
+        let stream = ureq::get(format!("{}/v1/watch/soon?stream=true", self.url)).call().unwrap();
         let url = self.url.clone();
         let setting = std::thread::spawn(move || {
             for key in 0..KEYS {
