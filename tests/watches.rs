@@ -38,6 +38,33 @@ fn stream_crosses_history_ring_and_live_without_gap_or_repeat() {
     });
 }
 
+/// A watch that falls behind a small ring, catches up, and falls behind again must
+/// not see what a replay had still in hand for it.
+#[test]
+fn streams_between_history_and_ring_repeat_nothing() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start_with(dir.path(), &["-c", "0", "-s", "0", "-m", "3"]);
+    write(&server, 0, 50);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            let mut stream = server.lines("/v1/watch/k?stream=true&index=3", &[]);
+            scope.spawn(move || {
+                for number in 0..600 {
+                    let line = stream.next().unwrap();
+                    assert!(
+                        line.contains(&format!(r#""event":{},"#, number + 3)),
+                        "{number}: {line}"
+                    );
+                }
+            });
+        }
+        for part in 0..5 {
+            let (server, from) = (&server, 50 + part * 110);
+            scope.spawn(move || write(server, from, from + 110));
+        }
+    });
+}
+
 #[test]
 fn watch_older_than_the_ring_is_served_from_the_log() {
     let (_dir, server) = small_ring();

@@ -171,6 +171,9 @@ impl Watch {
             Cursor::Index(index) if ring.reaches_back_to(index) => ring.first_at(index),
             Cursor::Number(_) | Cursor::Index(_) => return Ok(Look::Behind),
         };
+        // What a replay still has in hand comes from the ring now: taken later, it
+        // would be told twice.
+        self.replaying = None;
         let found = ring.since(number).find(|event| self.wants(event)).cloned();
         let next = found.as_ref().map_or(now.state.position().event, |event| event.number).next();
         // The cursor of a watch in the future stays where it is.

@@ -205,7 +205,7 @@ impl Reply {
 
 /// A stream, line by line.
 pub struct Lines {
-    lines: BufReader<Box<dyn Read>>,
+    lines: BufReader<Box<dyn Read + Send>>,
 }
 
 impl Iterator for Lines {
