@@ -84,6 +84,19 @@ pub enum Cursor {
     Number(EventNumber),
 }
 
+impl Cursor {
+    /// Returns where to go on once all events up to one have been seen. Never goes
+    /// back: a replay may end in the middle of a batch, of which more has been told
+    /// than it has noted.
+    fn past(self, passed: Option<EventNumber>) -> Self {
+        match (self, passed) {
+            (cursor, None) => cursor,
+            (Self::Index(_), Some(passed)) => Self::Number(passed.next()),
+            (Self::Number(next), Some(passed)) => Self::Number(next.max(passed.next())),
+        }
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -121,13 +134,9 @@ impl Watch {
             return Seen::NothingBefore(self.from_index);
         }
         let passed = self.replaying.as_ref().and_then(Replaying::passed);
-        match (self.cursor, passed) {
-            (Cursor::Number(next), passed) => {
-                let before = EventNumber(next.0.saturating_sub(1));
-                Seen::Event(passed.map_or(before, |passed| passed.max(before)))
-            }
-            (Cursor::Index(_), Some(passed)) => Seen::Event(passed),
-            (Cursor::Index(index), None) => Seen::NothingBefore(index),
+        match self.cursor.past(passed) {
+            Cursor::Number(next) => Seen::Event(EventNumber(next.0.saturating_sub(1))),
+            Cursor::Index(index) => Seen::NothingBefore(index),
         }
     }
 
@@ -203,9 +212,7 @@ impl Watch {
             // It had waited too long to be read, and made room for others.
             Found::GivenUp => {
                 let passed = self.replaying.take().and_then(|replaying| replaying.passed());
-                if let Some(number) = passed {
-                    self.cursor = Cursor::Number(number.next());
-                }
+                self.cursor = self.cursor.past(passed);
                 Ok(None)
             }
         }
@@ -226,4 +233,23 @@ enum Look {
     /// The ring does not reach back so far.
     Behind,
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursor_never_goes_back() {
+        let number = |number| Cursor::Number(EventNumber(number));
+        for (cursor, passed, next) in [
+            (number(151), Some(9), number(151)),
+            (number(5), Some(9), number(10)),
+            (number(5), None, number(5)),
+            (Cursor::Index(Index(3)), Some(9), number(10)),
+            (Cursor::Index(Index(3)), None, Cursor::Index(Index(3))),
+        ] {
+            assert_eq!(cursor.past(passed.map(EventNumber)), next);
+        }
+    }
 }
