@@ -38,7 +38,7 @@ const CACHE_BYTES: usize = 4 << 20;
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long requests may take to finish when the machine stops.
-const FINISH_LIMIT: Duration = Duration::from_secs(3);
+const FINISH_LIMIT: Duration = Duration::from_millis(2500);
 
 /// How long consensus may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -191,13 +191,13 @@ struct Server {
 impl Server {
     async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
         let started = Instant::now();
+        let clients = listen(options.address, options.client_port).await?;
+        let peers = listen(options.address, options.peer_port).await?;
         if options.start_anew
             && let Some(aside) = data_dir.set_aside()?
         {
             tracing::info!("what was there is set aside in {}", aside.display());
         }
-        let clients = listen(options.address, options.client_port).await?;
-        let peers = listen(options.address, options.peer_port).await?;
         let known = data_dir.identity()?;
         let identity = match &known {
             Some(identity) => identity.clone(),
@@ -255,11 +255,15 @@ impl Server {
         if tokio::time::timeout(STOP_LIMIT, consensus.shutdown()).await.is_err() {
             tracing::warn!("consensus took too long to stop");
         }
+        let dir = wal.reader().dir().to_owned();
         let closed = tokio::task::spawn_blocking(move || wal.close());
         match tokio::time::timeout(STOP_LIMIT, closed).await {
             Ok(Ok(closed)) => closed?,
             Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            Err(_) => return Err(ServeError::Log(LogError::Closed)),
+            Err(_) => {
+                let seconds = STOP_LIMIT.as_secs();
+                return Err(LogError::Stalled { dir, seconds }.into());
+            }
         }
         tracing::info!("stopped; the log is complete on disk");
         Ok(())

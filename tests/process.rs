@@ -215,3 +215,14 @@ fn disk_short_of_room_refuses_writes_and_nothing_else() {
     let server = Server::start(dir.path());
     assert_eq!(server.post("/v1/keys/a", &[("value", "y")]).status, 200);
 }
+
+#[test]
+fn start_anew_that_cannot_listen_sets_nothing_aside() {
+    let dir = TempDir::new().unwrap();
+    Server::start(dir.path()).stop("-TERM");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let line = refusal(&["-d", text(dir.path()), "-i", "-c", &port, "-s", "0"]);
+    assert!(line.contains("cannot listen on"), "{line}");
+    assert!(dir.path().join("node.json").exists() && dir.path().join("wal").exists());
+}

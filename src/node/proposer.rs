@@ -135,6 +135,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         loop {
+            let mut is_due = false;
             if self.waiting.is_empty() {
                 tokio::select! {
                     received = self.requests.recv_many(&mut self.waiting, BATCH_COMMANDS) => {
@@ -142,14 +143,17 @@ impl Task {
                             return;
                         }
                     }
-                    () = due(&self.consensus, &self.published) => {}
+                    () = due(&self.consensus, &self.published) => is_due = true,
                 }
             } else {
                 let room = BATCH_COMMANDS.saturating_sub(self.waiting.len());
                 self.top_up(room);
             }
             let (batch, answers) = self.pack();
-            self.propose(batch, answers).await;
+            // If nobody waits any longer, there is nothing to propose.
+            if is_due || !answers.is_empty() {
+                self.propose(batch, answers).await;
+            }
         }
     }
 
