@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use etcd_log::{Index, KeyPath};
+use etcd_log::{Index, KeyPath, Retain, WalOptions};
 use etcd_projections::WatchRing;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -67,6 +67,15 @@ struct ServeArgs {
     /// Write a checkpoint after this many bytes of log
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
     checkpoint_bytes: usize,
+
+    /// Keep this much of history: a size like 10GiB, an age like 30d, or forever
+    #[arg(long, value_name = "HOW_MUCH", default_value = "10GiB")]
+    retain: Retain,
+
+    /// Length of a segment of the log, in bytes
+    #[arg(long, value_name = "N", default_value_t = WalOptions::SEGMENT_BYTES,
+          value_parser = clap::value_parser!(u32).range(1 << 10..=256 << 20))]
+    segment_bytes: u32,
 
     /// Refuse writes while fewer bytes than this are free on the disk
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
@@ -176,6 +185,8 @@ impl ServeArgs {
             join: self.join,
             ring_capacity: self.ring_size as usize,
             checkpoint_bytes: self.checkpoint_bytes,
+            segment_bytes: self.segment_bytes,
+            retain: self.retain,
             disk_reserve: self.disk_reserve,
             start_anew: self.ignore,
         })

@@ -6,7 +6,7 @@
 //!   node.json      who I am: minted once, never changed
 //!   wal/           the log
 //!   checkpoints/   the state at some positions of the log
-//!   archive/       settled history; not used yet
+//!   archive/       settled history
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -102,12 +102,13 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
-    /// Takes a stopped machine's directory to read it. Changes nothing in it.
+    /// Takes a stopped machine's directory to read it, or a copy of its archive.
+    /// Changes nothing in it.
     ///
     /// # Errors
     ///
     /// If another process uses it, or it holds no machine's data.
-    pub fn take_to_read(path: &Path) -> Result<(Self, Identity), DataDirError> {
+    pub fn take_to_read(path: &Path) -> Result<Self, DataDirError> {
         let lock_path = path.join("LOCK");
         let lock = match File::open(&lock_path) {
             Ok(lock) => {
@@ -119,8 +120,10 @@ impl DataDir {
             Err(error) => return Err(IoError::at("read", &lock_path)(error).into()),
         };
         let dir = Self { path: path.to_owned(), _lock: lock };
-        let identity = dir.identity()?.ok_or_else(|| DataDirError::Empty(path.to_owned()))?;
-        Ok((dir, identity))
+        if dir.identity()?.is_none() && !dir.archive().exists() {
+            return Err(DataDirError::Empty(path.to_owned()));
+        }
+        Ok(dir)
     }
 
     /// Returns the directory's path.
@@ -131,6 +134,11 @@ impl DataDir {
     /// Returns where the log lies.
     pub fn wal(&self) -> PathBuf {
         self.path.join("wal")
+    }
+
+    /// Returns where settled history lies.
+    pub fn archive(&self) -> PathBuf {
+        self.path.join("archive")
     }
 
     /// Returns where the checkpoints lie.

@@ -16,23 +16,24 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{Index, LogError, LogReader, LogStorage as _, Machine, Recovered, Wal, WalOptions};
+use etcd_log::{
+    Index, LogError, LogReader, LogStorage as _, Machine, Notice, RaftIndex, Recovered, Retain,
+    Wal, WalOptions,
+};
 use etcd_projections::State;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
+    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
 };
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::disk::DiskRoom;
 use crate::node::{Node, NodeOptions, WriteError};
+use crate::one_line::OneLine;
 use crate::{api, published};
-
-/// How many bytes of recent entries are kept in memory.
-const CACHE_BYTES: usize = 4 << 20;
 
 /// How long the first commands of a machine may take.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
@@ -66,6 +67,10 @@ pub struct Options {
     /// After how many bytes of batches a checkpoint is written: what a start has
     /// to replay at most.
     pub checkpoint_bytes: usize,
+    /// How many bytes are allocated for a segment of the log.
+    pub segment_bytes: u32,
+    /// How much of history is kept.
+    pub retain: Retain,
     /// Below how many free bytes on the disk writes are refused.
     pub disk_reserve: u64,
     /// Whether to set aside what the directory holds.
@@ -107,6 +112,14 @@ pub enum ServeError {
         index: Index,
         /// The log's last command.
         last: Index,
+    },
+    /// The log begins somewhere, and no checkpoint leads there.
+    #[error("{}: the log begins with {first}, and no good checkpoint leads there", dir.display())]
+    NoStart {
+        /// Where the checkpoints lie.
+        dir: PathBuf,
+        /// The log's first entry.
+        first: RaftIndex,
     },
     /// The checkpoints are those of another log.
     #[error("{}: the checkpoint at command {index} is not of this log", dir.display())]
@@ -206,17 +219,17 @@ impl Server {
         let machine = describe(&identity, &clients, &peers)?;
         announce(&identity, &machine, data_dir);
 
-        let (wal, recovered) = open_log(data_dir, &identity, known.is_some())?;
+        let (wal, recovered) = open_log(data_dir, &identity, &options, known.is_some())?;
         if known.is_none() {
             // The log has been begun, so the directory can be somebody's.
             data_dir.claim(&identity)?;
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
-        let start = start_state(&checkpoints, &wal, options.ring_capacity)?;
+        let start = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
         let disk = DiskRoom::watch(data_dir.path().to_owned(), options.disk_reserve);
-        let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone());
+        let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
         let bytes = options.checkpoint_bytes;
         let state_machine = StateMachine::new(start, publisher, checkpoints.clone(), writer, bytes);
         let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
@@ -234,7 +247,7 @@ impl Server {
             ring_capacity: options.ring_capacity,
         });
         node.introduce(INTRODUCTION_LIMIT).await?;
-        report(&recovered, from, &node, started);
+        report(&recovered, wal.reader().archived(), from, &node, started);
         Ok(Self { node, consensus, wal, clients, peers })
     }
 
@@ -294,7 +307,7 @@ fn found(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> 
     if let Some(through) = options.join.first() {
         return Err(ServeError::Join(through.clone()));
     }
-    let (log, recovered) = LogReader::open(&data_dir.wal(), &mut |_| {})?;
+    let (log, recovered) = LogReader::open(&data_dir.wal(), &data_dir.archive(), &mut |_| {})?;
     let state = log.state();
     if state.last.is_some() || state.vote.is_some() {
         return Err(ServeError::Ownerless(data_dir.wal()));
@@ -329,27 +342,54 @@ fn describe(
 fn open_log(
     data_dir: &DataDir,
     identity: &Identity,
+    options: &Options,
     must_exist: bool,
 ) -> Result<(Wal, Recovered), ServeError> {
+    let on_fatal = Arc::new(|error| end_process(&error));
     let (wal, recovered) = Wal::open(&WalOptions {
-        dir: data_dir.wal(),
-        node: identity.node,
         must_exist,
-        cache_bytes: CACHE_BYTES,
-        on_fatal: Arc::new(|error| end_process(&error)),
+        segment_bytes: options.segment_bytes,
+        retain: options.retain,
+        on_notice: Arc::new(|notice| tell(&notice)),
+        ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
     })?;
+    if let Some(path) = &recovered.unreadable_witness {
+        tracing::warn!("{} cannot be read: a lost last write would go unnoticed", path.display());
+    }
     if let Some(torn) = &recovered.torn {
         tracing::warn!("{torn}; the last good command is {}", wal.reader().last_command());
     }
     Ok((wal, recovered))
 }
 
-/// Returns the newest good checkpoint, or the beginning.
+/// Says what happens in the log.
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Stalled { took, count } => {
+            let took = took.as_millis();
+            tracing::warn!(
+                "the disk is slow: a commit takes {took} ms so far ({count} such so far)"
+            );
+        }
+        Notice::Sealed { path, bytes, last } => {
+            tracing::debug!("sealed up to command {last}: {}, {bytes} bytes", path.display());
+        }
+        Notice::Dropped { path, last } => {
+            tracing::info!("history up to command {last} is dropped: {}", path.display());
+        }
+        Notice::NoRoomToSeal(error) => {
+            tracing::warn!("nothing is sealed for want of room: {}", OneLine(error));
+        }
+    }
+}
+
+/// Returns the newest good checkpoint that leads into the log, or the beginning.
 ///
 /// Every checkpoint was made of committed entries of this log. So one that is
 /// ahead of the log, or does not agree with its entries, proves that the log is
 /// not what it was.
 fn start_state(
+    data_dir: &DataDir,
     checkpoints: &CheckpointStore,
     wal: &Wal,
     ring_capacity: usize,
@@ -360,17 +400,33 @@ fn start_state(
         let CheckpointFile { path, index, .. } = file;
         return Err(ServeError::Behind { path, index, last: wal.reader().last_command() });
     }
-    let Some(checkpoint) = checkpoints.newest(|_| true)? else {
+    let first = wal.first();
+    let newest = checkpoints.newest(|file| checkpoint::leads_into(file, first))?;
+    let Some(checkpoint) = newest else {
+        if first > RaftIndex(0) {
+            return Err(ServeError::NoStart { dir: data_dir.checkpoints(), first });
+        }
         return Ok(Checkpoint::empty(State::new(ring_capacity)));
     };
-    let applied = checkpoint.applied.map(|id| id.index..id.index.next());
-    let entry = applied.map(|range| wal.entries(range, 0)).transpose()?;
-    let id = entry.and_then(|entry| Some(entry.first()?.id));
-    if id != checkpoint.applied {
+    if !agrees(&checkpoint, wal)? {
         let index = checkpoint.state.position().index;
         return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
     }
+    // What is damaged may not be relied on.
+    let applied = checkpoint.applied.map(|id| id.index);
+    let good = checkpoints.list()?.into_iter().filter(|file| Some(file.raft_index) <= applied);
+    checkpoint::note(wal, &good.collect::<Vec<_>>());
     Ok(checkpoint)
+}
+
+/// Returns whether a checkpoint ends with an entry of the log, or right before it.
+fn agrees(checkpoint: &Checkpoint, wal: &Wal) -> Result<bool, LogError> {
+    let Some(applied) = checkpoint.applied else { return Ok(true) };
+    if applied.index < wal.first() {
+        return Ok(true);
+    }
+    let entry = wal.entries(applied.index..applied.index.next(), 0)?;
+    Ok(entry.first().is_some_and(|entry| entry.id == applied))
 }
 
 fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
@@ -384,7 +440,13 @@ fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
     tracing::info!("data: {}", path.display());
 }
 
-fn report(recovered: &Recovered, from: Index, node: &Node, started: Instant) {
+fn report(
+    recovered: &Recovered,
+    archived: (usize, u64),
+    from: Index,
+    node: &Node,
+    started: Instant,
+) {
     let now = node.now();
     let (index, keys) = (now.state.position().index, now.state.tree().len());
     let took = started.elapsed().as_millis();
@@ -393,11 +455,12 @@ fn report(recovered: &Recovered, from: Index, node: &Node, started: Instant) {
         return;
     }
     let (bytes, segments) = (recovered.bytes, recovered.segments);
+    let (files, _) = archived;
     let checkpoint =
         if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
     tracing::info!(
         "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
-         in {segments} segments; ready in {took} ms"
+         in {segments} segments behind {files} sealed files; ready in {took} ms"
     );
 }
 

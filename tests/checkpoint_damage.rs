@@ -72,10 +72,9 @@ fn every_length_is_noticed() {
     let (_dir, store, path, bytes) = written();
     for length in 0..bytes.len() {
         fs::write(&path, &bytes[..length]).unwrap();
-        // Without its last newline a checkpoint is as good as with it.
-        assert_eq!(store.read(&path).is_ok(), length == bytes.len() - 1, "{length} bytes");
+        assert!(store.read(&path).is_err(), "{length} bytes");
     }
-    fs::write(&path, [&bytes[..], b"{}\n"].concat()).unwrap();
+    fs::write(&path, [&bytes[..], b"\n"].concat()).unwrap();
     assert!(store.read(&path).is_err(), "something behind its end");
 }
 
@@ -97,7 +96,7 @@ fn newest_good_one_is_taken_whatever_the_others_are() {
 }
 
 #[test]
-fn only_the_last_few_are_kept() {
+fn old_ones_are_thinned_out() {
     let dir = TempDir::new().unwrap();
     let store = CheckpointStore::new(dir.path().to_owned(), RING);
     let mut checkpoint = checkpoint();
@@ -105,6 +104,11 @@ fn only_the_last_few_are_kept() {
         checkpoint.applied = Some(LogId { index: RaftIndex(index), ..LogId::default() });
         store.write(&checkpoint).unwrap();
     }
-    let kept: Vec<_> = store.list().unwrap().iter().map(|file| file.raft_index.0).collect();
-    assert_eq!(kept, [4, 5, 6]);
+    // All are at the same command, so that none but the oldest is needed before
+    // the newest.
+    let kept = store.thin_out(RaftIndex(0)).unwrap();
+    let kept: Vec<_> = kept.iter().map(|file| file.raft_index.0).collect();
+    assert_eq!(kept, [1, 4, 5, 6]);
+    assert_eq!(store.list().unwrap().len(), 4);
+    assert_eq!(store.thin_out(RaftIndex(6)).unwrap().len(), 2);
 }

@@ -30,7 +30,7 @@ fn stopped() -> TempDir {
     for number in 0..200 {
         server.post(&format!("/v1/keys/k/{number}"), &[("value", &value), ("ttl", "10000")]);
     }
-    eventually("three checkpoints", || checkpoints(dir.path()).len() == 3);
+    eventually("three checkpoints", || checkpoints(dir.path()).len() >= 3);
     assert!(server.stop("-TERM").0.success());
     dir
 }
@@ -48,17 +48,18 @@ fn refusal(dir: &Path) -> String {
 }
 
 /// Changes one byte of a file.
-fn spoil(path: &Path, find: &str, replace: &str) {
-    let text = fs::read_to_string(path).unwrap();
-    assert!(text.contains(find), "{text}");
-    fs::write(path, text.replacen(find, replace, 1)).unwrap();
+fn spoil(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 4;
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn start_goes_on_from_the_newest() {
     let dir = stopped();
     let (good, text) = verify(dir.path());
-    assert!(good && text.contains("; 3 checkpoints"), "{text}");
+    let expected = format!("; {} checkpoints", checkpoints(dir.path()).len());
+    assert!(good && text.contains(&expected), "{text}");
     let server = Server::start_with(dir.path(), &ARGS);
     assert!(
         server.announced.iter().any(|line| line.contains("from checkpoint #")),
@@ -79,11 +80,11 @@ fn start_goes_on_from_the_newest() {
 fn damaged_ones_are_skipped_and_found_by_verify() {
     let dir = stopped();
     let paths = checkpoints(dir.path());
-    // The state would not even fit together: nothing of it may be looked at.
-    spoil(&paths[2], "node=", "nofe=");
-    spoil(&paths[1], r#""format":1"#, r#""format":3"#);
+    let newest = paths.len() - 1;
+    spoil(&paths[newest], 0);
+    spoil(&paths[newest - 1], 500);
     let (good, text) = verify(dir.path());
-    assert!(!good && text.contains("checksum is"), "{text}");
+    assert!(!good && text.contains("hash is"), "{text}");
     let server = Server::start_with(dir.path(), &ARGS);
     let skipped =
         server.announced.iter().filter(|line| line.contains("checkpoint skipped")).count();
@@ -142,12 +143,18 @@ fn log_shorter_than_a_checkpoint_is_refused() {
     let server = Server::start_with(other.path(), &ARGS);
     server.post("/v1/keys/a", &[("value", "x")]);
     server.stop("-TERM");
+    let witness = dir.path().join("wal/witness");
+    let testimony = fs::read(&witness).unwrap();
     fs::copy(other.path().join("wal/wal-1"), &segment).unwrap();
+    let line = refusal(dir.path());
+    assert!(line.contains("was acknowledged"), "{line}");
+    fs::copy(other.path().join("wal/witness"), &witness).unwrap();
     fs::copy(other.path().join("node.json"), dir.path().join("node.json")).unwrap();
     let line = refusal(dir.path());
     assert!(line.contains("entries are missing"), "{line}");
     // And one that is as long, but another.
     fs::write(&segment, &bytes).unwrap();
+    fs::write(&witness, testimony).unwrap();
     let theirs = checkpoints(dir.path()).pop().unwrap();
     let second = stopped();
     let ours = checkpoints(second.path()).pop().unwrap();

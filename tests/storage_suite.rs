@@ -9,7 +9,7 @@ use etcd::consensus::state_machine::StateMachine;
 use etcd::consensus::types::TypeConfig;
 use etcd::disk::DiskRoom;
 use etcd::published;
-use etcd_log::{LogStorage as _, MemoryLog, NodeId, Wal, WalOptions};
+use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 /// Not the node that the suite votes for: one's own vote is demoted when read.
 const ME: NodeId = NodeId(77);
 
-fn state_machine(dir: &TempDir) -> StateMachine {
+fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let start = Checkpoint::empty(State::new(10));
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
-    let writer = CheckpointWriter::start(store.clone(), DiskRoom::default());
+    let writer = CheckpointWriter::start(store.clone(), DiskRoom::default(), log.clone());
     StateMachine::new(start, publisher, store, writer, usize::MAX)
 }
 
@@ -31,15 +31,15 @@ struct OnDisk;
 impl StoreBuilder<TypeConfig, LogStore<Wal>, StateMachine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, LogStore<Wal>, StateMachine), StorageError<u64>> {
         let dir = TempDir::new().unwrap();
+        let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
+        let (wal, archive) = (dir.path().join("wal"), dir.path().join("archive"));
         let options = WalOptions {
-            dir: dir.path().join("wal"),
-            node: ME,
-            must_exist: false,
             cache_bytes: 1000,
-            on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+            segment_bytes: 4096,
+            ..WalOptions::new(wal, archive, ME, on_fatal)
         };
         let (wal, _) = Wal::open(&options).unwrap();
-        let state_machine = state_machine(&dir);
+        let state_machine = state_machine(&dir, &wal);
         Ok((dir, LogStore::new(wal, ME), state_machine))
     }
 }
@@ -51,8 +51,9 @@ impl StoreBuilder<TypeConfig, LogStore<MemoryLog>, StateMachine, TempDir> for In
         &self,
     ) -> Result<(TempDir, LogStore<MemoryLog>, StateMachine), StorageError<u64>> {
         let dir = TempDir::new().unwrap();
-        let state_machine = state_machine(&dir);
-        Ok((dir, LogStore::new(MemoryLog::new(), ME), state_machine))
+        let log = MemoryLog::new();
+        let state_machine = state_machine(&dir, &log);
+        Ok((dir, LogStore::new(log, ME), state_machine))
     }
 }
 

@@ -63,6 +63,11 @@ pub enum Record {
         /// The last such entry.
         upto: LogId,
     },
+    /// The history up to here is no longer kept.
+    Forgotten {
+        /// The last entry that is gone.
+        upto: LogId,
+    },
 }
 
 /// What a segment starts from.
@@ -83,6 +88,9 @@ pub struct Base {
     pub committed: Option<LogId>,
     /// The index of the last command.
     pub index: Index,
+    /// The last entry whose history is no longer kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<LogId>,
 }
 
 /// What stands before the JSON of an entry.
@@ -173,6 +181,7 @@ impl Encoder<'_> {
             Record::Truncate { since } => self.write_frame(TRUNCATE, left, &[], since),
             Record::Purge { upto } => self.write_frame(PURGE, left, &[], upto),
             Record::Committed { upto } => self.write_frame(COMMITTED, left, &[], upto),
+            Record::Forgotten { upto } => self.write_frame(FORGOTTEN, left, &[], upto),
         }
     }
 
@@ -236,7 +245,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
     if found != header.crc {
         return Err(format!("frame has checksum {found:08x}, expected {:08x}", header.crc));
     }
-    if bytes[13] != 0 || !(BASE..=COMMITTED).contains(&header.kind) {
+    if bytes[13] != 0 || !(BASE..=FORGOTTEN).contains(&header.kind) {
         return Err(format!("frame is of unknown kind {}", header.kind));
     }
     Ok(header)
@@ -247,7 +256,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
 pub(crate) fn is_plausible(bytes: &[u8]) -> bool {
     bytes.first_chunk::<HEADER>().is_some_and(|header| {
         header[13] == 0
-            && (BASE..=COMMITTED).contains(&header[12])
+            && (BASE..=FORGOTTEN).contains(&header[12])
             && u32_at(header, 8) as usize <= (bytes.len() - HEADER).min(MAX_PAYLOAD)
     })
 }
@@ -265,12 +274,18 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Record, String> 
         TRUNCATE => serde_json::from_slice(payload).map(|since| Record::Truncate { since }),
         PURGE => serde_json::from_slice(payload).map(|upto| Record::Purge { upto }),
         COMMITTED => serde_json::from_slice(payload).map(|upto| Record::Committed { upto }),
+        FORGOTTEN => serde_json::from_slice(payload).map(|upto| Record::Forgotten { upto }),
         kind => return Err(format!("frame is of unknown kind {kind}")),
     };
     record.map_err(|error| format!("frame {} cannot be read: {error}", header.sequence))
 }
 
-fn decode_entry(payload: &[u8]) -> Result<Entry, String> {
+/// Reads an entry from the payload of its frame.
+///
+/// # Errors
+///
+/// With what is wrong, in words.
+pub(crate) fn decode_entry(payload: &[u8]) -> Result<Entry, String> {
     let head = EntryHead::read(payload)?;
     let id = head.id;
     let payload = serde_json::from_slice(&payload[ENTRY_HEAD..])
@@ -280,6 +295,11 @@ fn decode_entry(payload: &[u8]) -> Result<Entry, String> {
         return Err(format!("entry {id} has {} commands, not {}", entry.commands(), head.commands));
     }
     Ok(entry)
+}
+
+/// Returns the JSON in the payload of an entry's frame.
+pub(crate) fn json_of_entry(payload: &[u8]) -> &[u8] {
+    payload.get(ENTRY_HEAD..).unwrap_or_default()
 }
 
 /// Returns the format that a record in JSON names, even if the rest of it is in
@@ -298,6 +318,7 @@ const VOTE: u8 = 3;
 const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
+const FORGOTTEN: u8 = 7;
 
 /// The CRC of a frame: of all its bytes but those of the CRC itself.
 fn checksum(frame: &[u8]) -> u32 {

@@ -7,28 +7,40 @@
 //!
 //! The modules, in reading order: the words ([`Index`], [`KeyPath`], [`Command`],
 //! [`Entry`]), how an entry lies on disk (`frame`, `segment`), how a directory of
-//! segments is checked (`scan`), how it is written and read (`wal`, `writer`,
-//! `reader`), the in-memory twin for tests, and the recorded form (`recording`).
+//! segments is checked (`scan`, `witness`), how it is written and read (`wal`,
+//! `writer`, `reader`), how what is settled moves to the archive (`sealed`,
+//! `archive`, `archivist`, `keeper`), the border to the disk (`disk`,
+//! `okaywal_segments`), the in-memory twin for tests, and the recorded form
+//! (`recording`).
 //!
 //! Deliberately not here: whether a command may run, and what comes of it. That
 //! is the business of the crate `etcd-projections`.
 
+mod archive;
+mod archivist;
 mod command;
+mod disk;
 mod entry;
 mod error;
 mod files;
 mod frame;
+mod keeper;
 mod key_path;
 mod memory;
+mod notice;
 mod numbers;
+mod okaywal_segments;
 mod reader;
 mod recording;
+mod retention;
 mod scan;
+mod sealed;
 mod segment;
 mod storage;
 mod tail;
 mod wal;
 mod watchdog;
+mod witness;
 mod writer;
 
 pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
@@ -38,9 +50,11 @@ pub use files::{IoError, sync_dir, write_durably};
 pub use frame::{Base, Record, format_of};
 pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
+pub use notice::Notice;
 pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
 pub use reader::LogReader;
 pub use recording::{RecordedBatch, RecordingError};
+pub use retention::{InvalidRetain, Retain};
 pub use scan::{Recovered, TornTail, Visit};
 pub use storage::{Done, LogState, LogStorage, Write};
-pub use wal::{OnFatal, Wal, WalOptions};
+pub use wal::{OnFatal, OnNotice, Wal, WalOptions};

@@ -61,9 +61,21 @@ impl LogStorage for MemoryLog {
     }
 
     fn write(&self, write: Write, done: Done) {
-        self.tail().apply(&write);
+        let mut tail = self.tail();
+        tail.apply(&write);
+        if let Write::Purge { upto } = write {
+            // Nobody reads history here.
+            tail.release(upto);
+        }
+        drop(tail);
         done(Ok(()));
     }
+
+    fn first(&self) -> RaftIndex {
+        self.tail().first()
+    }
+
+    fn note_checkpoints(&self, _newest: Option<RaftIndex>, _all: Option<RaftIndex>) {}
 
     fn note_committed(&self, upto: LogId) {
         self.tail().set_committed(upto);

@@ -1,4 +1,13 @@
 //! Reading the log, from any index, whoever writes it meanwhile.
+//!
+//! ```text
+//! archive: sealed files │ segments │ the tail, in memory
+//! ───────────────────────────────────────────────────────▶ one stream of entries
+//! ```
+//!
+//! A reader does not notice where it crosses from one to the other, nor that an
+//! entry moves to the archive while it is being read. To begin anywhere is a
+//! seek: a lookup in memory, and one block to be read.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,11 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::frame::{self, HEADER};
+use crate::archive::Archive;
+use crate::frame::{self, EntryHead, HEADER};
 use crate::scan::{self, Scanned};
 use crate::segment;
 use crate::tail::{Found, Place, Tail};
-use crate::{Entry, Index, IoError, LogError, LogState, RaftIndex, Record, Recovered, Visit};
+use crate::{
+    Entry, Index, IoError, LogError, LogState, Membership, RaftIndex, Record, Recovered, Visit,
+};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -38,29 +50,35 @@ pub struct LogReader {
 
 struct Shared {
     dir: PathBuf,
+    archive: Archive,
     tail: Mutex<Tail>,
     /// The segments opened last, newest first.
     files: Mutex<VecDeque<(NonZeroU64, Arc<File>)>>,
 }
 
 impl LogReader {
-    /// Reads and checks a stopped node's log, and changes nothing in it.
+    /// Reads and checks a stopped node's log, and changes nothing in it. Of the
+    /// archive only the footers are checked; see [`Self::verify_archive`].
     ///
     /// # Errors
     ///
     /// If a file cannot be read, is damaged, or of a later version.
     pub fn open(
         dir: &Path,
+        archive: &Path,
         visit: &mut dyn FnMut(&Visit<'_>),
     ) -> Result<(Self, Recovered), LogError> {
         // Nothing is cached: a log of any size is read within bounded memory.
-        let Scanned { tail, recovered, .. } = scan::scan(dir, 0, Some(visit))?;
-        Ok((Self::new(dir, tail), recovered))
+        let mut scanned = scan::scan(dir, 0, Some(visit))?;
+        let archive = scanned.join(archive)?;
+        let Scanned { tail, recovered, .. } = scanned;
+        Ok((Self::new(dir, archive, tail), recovered))
     }
 
-    pub(crate) fn new(dir: &Path, tail: Tail) -> Self {
+    pub(crate) fn new(dir: &Path, archive: Archive, tail: Tail) -> Self {
         let shared = Shared {
             dir: dir.to_owned(),
+            archive,
             tail: Mutex::new(tail),
             files: Mutex::new(VecDeque::new()),
         };
@@ -81,9 +99,51 @@ impl LogReader {
         self.tail().state()
     }
 
+    pub(crate) fn archive(&self) -> &Archive {
+        &self.shared.archive
+    }
+
     /// Returns the first entry kept; if there is none, the one that would come.
     pub fn first(&self) -> RaftIndex {
-        self.tail().first()
+        self.first_archived().unwrap_or_else(|| self.tail().first())
+    }
+
+    /// Returns the first entry in the archive, if the segments go on where the
+    /// archive ends.
+    fn first_archived(&self) -> Option<RaftIndex> {
+        // In this order: an entry that moves meanwhile is in both for a while.
+        let next = self.tail().first();
+        let last = self.shared.archive.last()?;
+        if last.index.next() < next {
+            return None;
+        }
+        self.shared.archive.first()
+    }
+
+    /// Returns whether the first entry in the segments follows the archive's last.
+    pub(crate) fn goes_on_from_archive(&self) -> bool {
+        self.shared.archive.last().is_none_or(|last| last.index.next() == self.tail().first())
+    }
+
+    /// Returns the last membership in the archive, if there is one.
+    pub fn archived_membership(&self) -> Option<Membership> {
+        self.shared.archive.newest()?.footer.membership.clone()
+    }
+
+    /// Returns how many sealed files there are, and how many bytes they have.
+    pub fn archived(&self) -> (usize, u64) {
+        let files = self.shared.archive.sealed();
+        (files.len(), files.iter().map(|file| file.bytes).sum())
+    }
+
+    /// Reads all of the archive, and compares it with what its files say of
+    /// themselves.
+    ///
+    /// # Errors
+    ///
+    /// With the first file that is not as it was written.
+    pub fn verify_archive(&self) -> Result<(), LogError> {
+        self.shared.archive.sealed().iter().try_for_each(|file| file.verify())
     }
 
     /// Returns the index of the last command in the log, committed or not.
@@ -94,8 +154,17 @@ impl LogReader {
     /// Returns the entry that holds the command `index`, or the first command
     /// after it, and the index of the last command before that entry. Beyond the
     /// last command it is the entry that would come next.
-    pub fn find(&self, index: Index) -> (RaftIndex, Index) {
-        self.tail().find(index)
+    ///
+    /// # Errors
+    ///
+    /// If the archive cannot be read back as it was written.
+    pub fn find(&self, index: Index) -> Result<(RaftIndex, Index), LogError> {
+        if self.first_archived().is_some()
+            && let Some(found) = self.shared.archive.find(index)?
+        {
+            return Ok(found);
+        }
+        Ok(self.tail().find(index))
     }
 
     /// Returns the entries of a range, in order, as far as they go together with
@@ -110,13 +179,25 @@ impl LogReader {
         range: Range<RaftIndex>,
         max_bytes: usize,
     ) -> Result<Vec<Arc<Entry>>, LogError> {
-        let found = self.look_up(range)?;
+        let Some(found) = self.look_up(range.clone()) else {
+            return self.archived_entries(range, max_bytes);
+        };
         let mut entries = Vec::with_capacity(found.len());
         let mut bytes = 0;
-        for found in found {
+        for (found, index) in found.into_iter().zip(range.start.0..) {
             let entry = match found {
                 Found::Cached(entry) => entry,
-                Found::OnDisk(place, first) => Arc::new(self.read_entry(place, first)?),
+                Found::OnDisk(place, first) => match self.read_entry(place, first) {
+                    Ok(entry) => Arc::new(entry),
+                    // It has moved to the archive, and its segment is in use again.
+                    Err(_) if RaftIndex(index) < self.tail().first() => {
+                        if entries.is_empty() {
+                            return self.archived_entries(range, max_bytes);
+                        }
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             bytes += entry.size();
             if bytes > max_bytes && !entries.is_empty() {
@@ -124,6 +205,28 @@ impl LogReader {
             }
             entries.push(entry);
         }
+        Ok(entries)
+    }
+
+    fn archived_entries(
+        &self,
+        range: Range<RaftIndex>,
+        max_bytes: usize,
+    ) -> Result<Vec<Arc<Entry>>, LogError> {
+        let found = self.shared.archive.entries(range.start);
+        let first = self.first();
+        if range.start < first {
+            return Err(LogError::NoLongerKept { wanted: range.start, first });
+        }
+        let mut entries = found?;
+        entries.retain(|entry| entry.id.index < range.end);
+        let mut bytes = 0;
+        let fits = |entry: &Arc<Entry>| {
+            bytes += entry.size();
+            bytes <= max_bytes
+        };
+        let count = entries.iter().map(fits).take_while(|fits| *fits).count();
+        entries.truncate(count.max(1));
         Ok(entries)
     }
 
@@ -176,21 +279,41 @@ impl LogReader {
         })
     }
 
-    fn look_up(&self, range: Range<RaftIndex>) -> Result<Vec<Found>, LogError> {
+    /// Looks up the entries of a range; nothing, if it begins before the segments.
+    fn look_up(&self, range: Range<RaftIndex>) -> Option<Vec<Found>> {
         let tail = self.tail();
         if range.start < tail.first() {
-            return Err(LogError::NoLongerKept { wanted: range.start, first: tail.first() });
+            return None;
         }
         let end = range.end.0.min(range.start.0.saturating_add(CHUNK_ENTRIES));
-        Ok((range.start.0..end).map_while(|index| tail.get(RaftIndex(index))).collect())
+        Some((range.start.0..end).map_while(|index| tail.get(RaftIndex(index))).collect())
+    }
+
+    /// Reads the payload of an entry's frame, as it lies in its segment.
+    ///
+    /// # Panics
+    ///
+    /// If the entry is not in a segment.
+    pub(crate) fn read_payload(&self, index: RaftIndex) -> Result<Vec<u8>, LogError> {
+        let place = self.tail().place(index);
+        let (place, before) = place.unwrap_or_else(|| panic!("entry {index} is in no segment"));
+        let mut bytes = self.read_frame(place)?;
+        let found = frame::check(&bytes).and_then(|_| EntryHead::read(&bytes[HEADER..]));
+        let what = match found {
+            Ok(head) if head.id.index == index => {
+                bytes.drain(..HEADER);
+                return Ok(bytes);
+            }
+            Ok(head) => format!("expected entry {index}, found {}", head.id),
+            Err(what) => what,
+        };
+        let path = segment::path(&self.shared.dir, place.segment.get());
+        Err(segment::damage(&path, place.offset as usize, (index, before.next()), what))
     }
 
     /// Reads an entry, and makes sure that it is the one which was written there.
     fn read_entry(&self, place: Place, first: (RaftIndex, Index)) -> Result<Entry, LogError> {
-        let path = segment::path(&self.shared.dir, place.segment.get());
-        let file = self.file(place.segment, &path)?;
-        let mut bytes = vec![0; place.length as usize];
-        file.read_exact_at(&mut bytes, place.offset.into()).map_err(IoError::at("read", &path))?;
+        let bytes = self.read_frame(place)?;
         let record =
             frame::check(&bytes).and_then(|header| frame::decode(&header, &bytes[HEADER..]));
         let what = match record {
@@ -199,7 +322,21 @@ impl LogReader {
             Ok(_) => format!("expected entry {}, found another record", first.0),
             Err(what) => what,
         };
+        let path = segment::path(&self.shared.dir, place.segment.get());
         Err(segment::damage(&path, place.offset as usize, first, what))
+    }
+
+    fn read_frame(&self, place: Place) -> Result<Vec<u8>, LogError> {
+        let path = segment::path(&self.shared.dir, place.segment.get());
+        let file = self.file(place.segment, &path)?;
+        let mut bytes = vec![0; place.length as usize];
+        file.read_exact_at(&mut bytes, place.offset.into()).map_err(IoError::at("read", &path))?;
+        Ok(bytes)
+    }
+
+    /// Closes a segment that okaywal is about to use again.
+    pub(crate) fn close_segment(&self, segment: u64) {
+        lock(&self.shared.files).retain(|(open, _)| open.get() != segment);
     }
 
     fn file(&self, segment: NonZeroU64, path: &Path) -> Result<Arc<File>, LogError> {

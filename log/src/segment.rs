@@ -54,30 +54,42 @@ pub(crate) struct Commit {
     pub(crate) end: usize,
 }
 
-/// Lists the segments of a directory, oldest first.
+/// The segments of a directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listing {
+    /// Those that may hold commits, oldest first.
+    pub(crate) segments: Vec<SegmentFile>,
+    /// Those that were let go, and wait to be used again.
+    pub(crate) spare: Vec<PathBuf>,
+}
+
+/// Lists the segments of a directory.
 ///
 /// # Errors
 ///
 /// If the directory cannot be read, or holds a file that okaywal would take for
 /// a segment and that is none of ours: `wal-1-bak`, say, for `wal-1`.
-pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentFile>, LogError> {
-    let mut segments = Vec::new();
+pub(crate) fn list(dir: &Path) -> Result<Listing, LogError> {
+    let mut listing = Listing::default();
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(segments),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(listing),
         Err(error) => return Err(IoError::at("list", dir)(error).into()),
     };
     for entry in entries {
         let path = entry.map_err(IoError::at("list", dir))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(first_commit) = number_for_okaywal(name) else { continue };
-        if name != format!("wal-{first_commit}") || first_commit == 0 {
+        if first_commit > 0 && name == format!("wal-{first_commit}") {
+            listing.segments.push(SegmentFile { first_commit, path });
+        } else if first_commit > 0 && name == format!("wal-{first_commit}-cp") {
+            listing.spare.push(path);
+        } else {
             return Err(LogError::Stray(path));
         }
-        segments.push(SegmentFile { first_commit, path });
     }
-    segments.sort_by_key(|segment| segment.first_commit);
-    Ok(segments)
+    listing.segments.sort_by_key(|segment| segment.first_commit);
+    Ok(listing)
 }
 
 /// Returns the number that okaywal reads from a name, whatever follows it.
@@ -153,6 +165,51 @@ pub(crate) fn find_frame(
         }
         frame::check(rest).ok().filter(&matches).map(|header| (at, header))
     })
+}
+
+/// What stands behind the last whole commit of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Survey {
+    /// A frame of a commit that came after the one which should stand there, and
+    /// where it is: proof that there was one, and that it is broken.
+    pub(crate) later: Option<(usize, frame::Header)>,
+    /// How many bytes there are of a commit that was cut short. Bytes of an older
+    /// life of the segment do not count.
+    pub(crate) torn: usize,
+}
+
+/// Looks through what stands behind the last whole commit of a segment, where the
+/// commit of this number should.
+pub(crate) fn survey(rest: &[u8], commit: u64) -> Survey {
+    let (mut at, mut own_end, mut has_older) = (0, 0, false);
+    while let Some((distance, header)) = find_frame(&rest[at..], |_| true) {
+        let begins = at + distance;
+        if header.commit > commit {
+            return Survey { later: Some((begins, header)), torn: 0 };
+        }
+        at = begins + frame::HEADER + header.length;
+        if header.commit == commit {
+            own_end = at;
+        } else {
+            has_older = true;
+        }
+    }
+    let torn = match begun_length(rest, commit) {
+        Some(length) => length.max(own_end),
+        None if has_older => own_end,
+        None => rest.len(),
+    };
+    Survey { later: None, torn }
+}
+
+/// Returns how much there is of a commit of this number that begins here.
+fn begun_length(rest: &[u8], commit: u64) -> Option<usize> {
+    let head = [[NEW_ENTRY].as_slice(), &commit.to_le_bytes(), &[CHUNK]].concat();
+    if rest.is_empty() || !head.starts_with(&rest[..rest.len().min(head.len())]) {
+        return None;
+    }
+    let length = rest.get(head.len()..BEFORE_FRAMES)?.try_into().map_or(0, u32::from_le_bytes);
+    Some(rest.len().min(BEFORE_FRAMES + length as usize + BEHIND_FRAMES))
 }
 
 /// Returns how many bytes there are up to the last one that is not zero.

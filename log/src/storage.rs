@@ -13,9 +13,12 @@ pub struct LogState {
     pub vote: Option<Vote>,
     /// The last entry that may be forgotten.
     pub purged: Option<LogId>,
+    /// The last entry whose history is no longer kept.
+    pub forgotten: Option<LogId>,
     /// The last entry known to be committed; it may lag.
     pub committed: Option<LogId>,
-    /// The first entry kept; if there is none, the one that would come.
+    /// The first entry that Raft may ask for; if there is none, the one that would
+    /// come. History may be kept from before it.
     pub first: RaftIndex,
     /// The last entry; if there is none, the last purged.
     pub last: Option<LogId>,
@@ -33,9 +36,14 @@ pub enum Write {
         /// The first to go.
         since: RaftIndex,
     },
-    /// Allow the entries up to here to be forgotten.
+    /// Allow Raft to forget the entries up to here. As history they stay.
     Purge {
         /// The last that may be.
+        upto: LogId,
+    },
+    /// The history up to here is no longer kept.
+    Forget {
+        /// The last entry that goes.
         upto: LogId,
     },
 }
@@ -69,6 +77,15 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
     ///
     /// If appended entries leave a hole.
     fn write(&self, write: Write, done: Done);
+
+    /// Returns the first entry that is kept as history.
+    fn first(&self) -> RaftIndex;
+
+    /// Notes which entries are in checkpoints that are safe on disk: those up to
+    /// `newest` in the newest one, so that they may be sealed; and those up to
+    /// `all` in each of the last few, so that they may be dropped when there is
+    /// more history than is to be kept.
+    fn note_checkpoints(&self, newest: Option<RaftIndex>, all: Option<RaftIndex>);
 
     /// Notes that entries are committed. It is written with the next write, and
     /// may be lost before.

@@ -2,11 +2,15 @@
 //! themselves.
 //!
 //! ```text
-//!        purged        on disk only          cached
+//!       released       on disk only          cached
 //!  ────────────────┬───────────────────┬──────────────────┐
-//!  forgotten       │ place             │ place, and entry │ … not yet written:
+//!  in the archive  │ place             │ place, and entry │ … not yet written:
 //!                  first               cached             last    entry only
 //! ```
+//!
+//! Entries leave at the front when they are *released*: the archive has them.
+//! What Raft may forget (*purged*) is another matter, and moves nothing; unless
+//! the log goes on behind entries that it never had.
 //!
 //! The cache is bounded by bytes, save that an entry stays until it is on disk.
 
@@ -52,6 +56,10 @@ pub(crate) struct Tail {
     vote: Option<Vote>,
     purged: Option<LogId>,
     committed: Option<LogId>,
+    /// The last entry before the first slot.
+    released: Option<LogId>,
+    /// The last entry whose history is no longer kept.
+    forgotten: Option<LogId>,
     /// The index of the last command before the first slot.
     index_before: Index,
     first: RaftIndex,
@@ -79,19 +87,30 @@ impl Tail {
         LogState {
             vote: self.vote,
             purged: self.purged,
+            forgotten: self.forgotten,
             committed: self.committed,
-            first: self.first(),
+            first: self.purged.map_or(self.first(), |upto| self.first().max(upto.index.next())),
             last: self.last(),
         }
     }
 
-    /// Returns the last entry's id, or else that of the last purged.
+    /// Returns the index of the last command before the first entry here.
+    pub(crate) fn index_before_first(&self) -> Index {
+        self.index_before
+    }
+
+    /// Returns the last entry whose history is no longer kept.
+    pub(crate) fn forgotten(&self) -> Option<LogId> {
+        self.forgotten
+    }
+
+    /// Returns the last entry's id, or else that of the last one before.
     pub(crate) fn last(&self) -> Option<LogId> {
         match self.slots.back() {
             Some(slot) => {
                 Some(LogId { term: slot.term, node: slot.node, index: self.last_raft_index() })
             }
-            None => self.purged,
+            None => self.released.max(self.purged),
         }
     }
 
@@ -100,7 +119,8 @@ impl Tail {
         self.slots.back().map_or(self.index_before, |slot| slot.index)
     }
 
-    /// Returns the first entry kept; if there is none, the one that would come.
+    /// Returns the first entry that is not in the archive; if there is none, the
+    /// one that would come.
     pub(crate) fn first(&self) -> RaftIndex {
         if self.slots.is_empty() { self.next().unwrap_or_default() } else { self.first }
     }
@@ -115,9 +135,9 @@ impl Tail {
         self.vote = base.vote;
         self.committed = base.committed;
         self.index_before = base.index;
-        // Entries between the purge point and the segment's start were let go
-        // with the older segments, which amounts to the same.
-        self.purged = base.last.max(base.purged);
+        self.purged = base.purged;
+        self.released = base.last;
+        self.forgotten = base.forgotten;
     }
 
     /// Does what a write does to a log.
@@ -135,6 +155,7 @@ impl Tail {
             Write::Vote(vote) => self.set_vote(*vote),
             Write::Truncate { since } => self.truncate(*since),
             Write::Purge { upto } => self.purge(*upto),
+            Write::Forget { upto } => self.forget(*upto),
         }
     }
 
@@ -197,21 +218,71 @@ impl Tail {
     /// Drops the entries from `since` on.
     pub(crate) fn truncate(&mut self, since: RaftIndex) {
         while !self.slots.is_empty() && self.last_raft_index() >= since {
-            self.forget(VecDeque::pop_back);
+            self.drop_slot(VecDeque::pop_back);
         }
         self.uncached = self.uncached.min(self.slots.len());
     }
 
-    /// Drops the entries up to `upto`; where there are none, the log goes on
-    /// behind it.
+    /// Notes that Raft may forget the entries up to `upto`. They stay; but where
+    /// they were never had, the log goes on behind them, without their history.
     pub(crate) fn purge(&mut self, upto: LogId) {
         self.purged = self.purged.max(Some(upto));
+        if self.last().is_some_and(|last| last.index > upto.index || last == upto) {
+            return;
+        }
+        self.release(upto);
+        self.forget(upto);
+    }
+
+    /// Starts behind an archive without segments.
+    pub(crate) fn start_behind(&mut self, last: LogId, index: Index) {
+        self.released = Some(last);
+        self.committed = Some(last);
+        self.index_before = index;
+    }
+
+    /// Returns the last entry before the first one here.
+    pub(crate) fn released(&self) -> Option<LogId> {
+        self.released
+    }
+
+    /// Notes that the history up to `upto` is no longer kept.
+    pub(crate) fn forget(&mut self, upto: LogId) {
+        self.forgotten = self.forgotten.max(Some(upto));
+    }
+
+    /// Lets go of the entries up to `upto`: the archive has them.
+    pub(crate) fn release(&mut self, upto: LogId) {
+        self.released = self.released.max(Some(upto));
         while !self.slots.is_empty() && self.first <= upto.index {
             self.index_before = self.slots[0].index;
-            self.forget(VecDeque::pop_front);
+            self.drop_slot(VecDeque::pop_front);
             self.first = self.first.next();
             self.uncached = self.uncached.saturating_sub(1);
         }
+    }
+
+    /// Returns the last of the entries that lie in this segment or an older one,
+    /// and its last command; nothing, if there are none.
+    pub(crate) fn last_in(&self, segment: u64) -> Option<(LogId, Index)> {
+        let lies_there =
+            |slot: &Slot| slot.place.is_some_and(|place| place.segment.get() <= segment);
+        let at = self.slots.partition_point(lies_there).checked_sub(1)?;
+        let Slot { term, node, index, .. } = self.slots[at];
+        let raft_index = RaftIndex(self.first.0 + at as u64);
+        Some((LogId { term, node, index: raft_index }, index))
+    }
+
+    /// Returns the id of an entry.
+    pub(crate) fn id(&self, index: RaftIndex) -> Option<LogId> {
+        let slot = &self.slots[self.position(index)?];
+        Some(LogId { term: slot.term, node: slot.node, index })
+    }
+
+    /// Returns where an entry lies, and the last command before it.
+    pub(crate) fn place(&self, index: RaftIndex) -> Option<(Place, Index)> {
+        let at = self.position(index)?;
+        Some((self.slots[at].place?, self.index_before(at)))
     }
 
     /// Looks up an entry.
@@ -248,7 +319,7 @@ impl Tail {
         (at < self.slots.len()).then_some(at)
     }
 
-    fn forget(&mut self, pop: impl Fn(&mut VecDeque<Slot>) -> Option<Slot>) {
+    fn drop_slot(&mut self, pop: impl Fn(&mut VecDeque<Slot>) -> Option<Slot>) {
         if let Some(entry) = pop(&mut self.slots).and_then(|slot| slot.entry) {
             self.cached_bytes -= entry.size();
         }

@@ -1,48 +1,49 @@
-//! The write-ahead log: a Raft log in okaywal segments, and the guard around
-//! okaywal.
+//! The write-ahead log: a Raft log in okaywal segments, with the archive behind
+//! it.
 //!
 //! ```text
-//! write(…) ─▶ tail, in memory ─▶ writer's thread ─▶ okaywal ─▶ fsync ─▶ done(…)
-//!                  ▲
-//! entries(…) ──────┘ or the segments
+//! write(…) ─▶ tail, in memory ─▶ writer's thread ─▶ segments ─▶ fsync ─▶ done(…)
+//!                  ▲                                   │ full, committed, in a checkpoint
+//! entries(…) ──────┴ or the segments, or the archive ◀─┘ the archivist's thread
 //! ```
 //!
-//! Opening reads and checks all segments before okaywal may touch one (`scan`).
-//! Full segments stay: okaywal asks to let one go, and the answer is to wait.
-//!
-//! *Limits*: a full segment stays for ever, keeps a file open, and is read again
-//! at every start. Once sealed archives hold what is settled, a segment can go.
+//! Opening reads and checks all segments before okaywal may touch one (`scan`),
+//! and the footers of all sealed files (`archive`).
 
 use std::fmt;
-use std::io;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use okaywal::{Configuration, EntryId, LogManager, SegmentReader, WriteAheadLog};
-
+use crate::archivist::Archivist;
+use crate::disk::{Disk, RealDisk, SegmentSize};
+use crate::keeper::{Covered, Keeper};
 use crate::scan::{self, Scanned};
-use crate::segment;
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::watchdog::Watchdog;
-use crate::writer::{ALLOCATED_BYTES, Request, SEGMENT_BYTES, Writer, Written};
-use crate::{Entry, IoError, LogError, LogId, LogReader, NodeId, RaftIndex, Recovered};
+use crate::witness::Witness;
+use crate::writer::{Request, Writer, Written};
+use crate::{
+    Entry, IoError, LogError, LogId, LogReader, NodeId, Notice, RaftIndex, Recovered, Retain,
+};
 
-/// How much the writer gathers before it calls the operating system. A segment
-/// keeps its buffer, so it is small.
-const BUFFER_BYTES: usize = 16 << 10;
-
-/// Called with the error that ended the log, on the writer's thread. Whoever
+/// Called with the error that ended the log, on a thread of the log's. Whoever
 /// opens a log for good ends the process here.
 pub type OnFatal = Arc<dyn Fn(LogError) + Send + Sync>;
+
+/// Called with what happens in the log, on a thread of the log's.
+pub type OnNotice = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// How to open a log.
 #[derive(Clone)]
 pub struct WalOptions {
     /// Where the segments lie; created if it is not there.
     pub dir: PathBuf,
+    /// Where the sealed files lie; created if it is not there.
+    pub archive: PathBuf,
     /// Whose log it is.
     pub node: NodeId,
     /// Whether the log must hold something already. A log that was ever opened
@@ -50,83 +51,137 @@ pub struct WalOptions {
     pub must_exist: bool,
     /// How many bytes of recent entries to keep in memory.
     pub cache_bytes: usize,
+    /// How many bytes to allocate for a segment: from 1 KiB to 256 MiB.
+    pub segment_bytes: u32,
+    /// How much of history to keep.
+    pub retain: Retain,
     /// What to do when the disk fails.
     pub on_fatal: OnFatal,
+    /// Whom to tell of what happens.
+    pub on_notice: OnNotice,
 }
 
-/// A Raft log in okaywal segments. Cloning gives another handle on the same log;
-/// it is closed with [`Wal::close`], or when the last handle goes.
+impl WalOptions {
+    /// How many bytes of recent entries are kept in memory unless somebody wants
+    /// it otherwise.
+    pub const CACHE_BYTES: usize = 4 << 20;
+
+    /// How long a segment is unless somebody wants it otherwise. To make one of 64
+    /// MiB would stall a commit for 50 ms.
+    pub const SEGMENT_BYTES: u32 = 16 << 20;
+
+    /// The ordinary way to open a node's log, in these two directories.
+    pub fn new(dir: PathBuf, archive: PathBuf, node: NodeId, on_fatal: OnFatal) -> Self {
+        Self {
+            dir,
+            archive,
+            node,
+            must_exist: false,
+            cache_bytes: Self::CACHE_BYTES,
+            segment_bytes: Self::SEGMENT_BYTES,
+            retain: Retain::DEFAULT,
+            on_fatal,
+            on_notice: Arc::new(drop),
+        }
+    }
+
+    fn segment_size(&self) -> SegmentSize {
+        SegmentSize { allocated: self.segment_bytes.clamp(1 << 10, 256 << 20) }
+    }
+}
+
+/// A Raft log in okaywal segments, and its archive. Cloning gives another handle
+/// on the same log; it is closed with [`Wal::close`], or when the last handle goes.
 #[derive(Clone)]
 pub struct Wal {
     reader: LogReader,
-    writer: Arc<Mutex<WriterHandle>>,
+    keeper: Keeper,
+    submitter: Submitter,
+    threads: Arc<Threads>,
 }
 
-struct WriterHandle {
-    requests: Sender<Request>,
-    thread: Option<JoinHandle<()>>,
+/// Hands what is to be written to the writer. Cloning gives another handle.
+#[derive(Clone)]
+pub(crate) struct Submitter {
+    reader: LogReader,
+    requests: Arc<Mutex<Sender<Request>>>,
+}
+
+/// The threads of a log.
+struct Threads {
+    keeper: Keeper,
+    submitter: Submitter,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    archivist: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Wal {
-    /// Opens a log: checks every segment, cuts off a torn tail, and starts the
-    /// writer.
+    /// Opens a log: checks every segment and the archive, cuts off a torn tail, and
+    /// starts the writer and the archivist.
     ///
     /// # Errors
     ///
     /// If the log is damaged, another node's or a later version's, or if the
     /// operating system refuses.
     pub fn open(options: &WalOptions) -> Result<(Self, Recovered), LogError> {
+        Self::open_on(&Arc::new(RealDisk), options)
+    }
+
+    pub(crate) fn open_on<D: Disk + 'static>(
+        disk: &Arc<D>,
+        options: &WalOptions,
+    ) -> Result<(Self, Recovered), LogError> {
         let dir = &options.dir;
-        let scanned = scan::scan(dir, options.cache_bytes, None)?;
+        let mut scanned = scan::scan(dir, options.cache_bytes, None)?;
         if options.must_exist && scanned.recovered.node.is_none() {
             return Err(LogError::Missing(dir.clone()));
         }
         if let Some(found) = scanned.recovered.node.filter(|node| *node != options.node) {
             return Err(LogError::Foreign { dir: dir.clone(), found, expected: options.node });
         }
-        std::fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
-        scan::repair(dir, &scanned)?;
+        let archive = scanned.join(&options.archive)?;
+        make_dir(&**disk, dir)?;
+        make_dir(&**disk, &options.archive)?;
+        scan::repair(&**disk, dir, &scanned)?;
+        archive.clear_up(&**disk)?;
         let recovered = scanned.recovered.clone();
-        let keeper = Keeper::default();
-        let wal = open_okaywal(dir, keeper.clone())?;
-        Ok((Self::start(options, scanned, wal, keeper)?, recovered))
+        let tail = std::mem::take(&mut scanned.tail);
+        let reader = LogReader::new(dir, archive, tail);
+        let disk: Arc<dyn Disk> = Arc::<D>::clone(disk);
+        Ok((Self::start(options, disk, &scanned, reader)?, recovered))
     }
 
     fn start(
         options: &WalOptions,
-        scanned: Scanned,
-        wal: WriteAheadLog,
-        keeper: Keeper,
+        disk: Arc<dyn Disk>,
+        scanned: &Scanned,
+        reader: LogReader,
     ) -> Result<Self, LogError> {
+        let keeper = Keeper::default();
+        scanned.full().for_each(|segment| keeper.filled(segment));
         let (requests, receiver) = mpsc::channel();
-        let written = Written { state: scanned.tail.state(), index: scanned.tail.index() };
-        let active = scanned.active.map(|active| active.first_commit);
-        let reader = LogReader::new(&options.dir, scanned.tail);
-        let mut writer = Writer {
-            wal,
-            keeper,
-            requests: receiver,
+        let requests = Arc::new(Mutex::new(requests));
+        let submitter = Submitter { reader: reader.clone(), requests };
+        let archivist = Archivist {
+            disk: Arc::clone(&disk),
             reader: reader.clone(),
-            dir: options.dir.clone(),
-            node: options.node,
-            chain: scanned.chain,
-            salt: scanned.salt,
-            commit: scanned.commit,
-            segment: active.map(|first_commit| (first_commit, scanned.active_length as u64)),
-            written,
-            buffer: Vec::new(),
-            watchdog: Watchdog::start(options.dir.clone(), Arc::clone(&options.on_fatal))?,
+            keeper: keeper.clone(),
+            submitter: submitter.clone(),
+            retain: options.retain,
             on_fatal: Arc::clone(&options.on_fatal),
+            on_notice: Arc::clone(&options.on_notice),
         };
+        let mut writer = open_writer(options, disk, scanned, &reader, &keeper, receiver)?;
         writer.watchdog.begin();
         writer.begin()?;
         writer.watchdog.end();
-        let thread = thread::Builder::new()
-            .name("log-writer".to_owned())
-            .spawn(move || writer.run())
-            .map_err(IoError::at("start a writer for", &options.dir))?;
-        let writer = WriterHandle { requests, thread: Some(thread) };
-        Ok(Self { reader, writer: Arc::new(Mutex::new(writer)) })
+        let threads = Threads {
+            keeper: keeper.clone(),
+            submitter: submitter.clone(),
+            writer: spawn("log-writer", options, move || writer.run())?,
+            archivist: spawn("log-archivist", options, move || archivist.run())?,
+        };
+        Ok(Self { reader, keeper, submitter, threads: Arc::new(threads) })
     }
 
     /// Returns a reader of this log.
@@ -140,24 +195,109 @@ impl Wal {
     ///
     /// If the writer has failed before.
     pub fn close(&self) -> Result<(), LogError> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.close()
+        self.threads.close()
     }
 }
 
-impl WriterHandle {
-    fn close(&mut self) -> Result<(), LogError> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+/// Makes the state of the writer's thread.
+fn open_writer(
+    options: &WalOptions,
+    disk: Arc<dyn Disk>,
+    scanned: &Scanned,
+    reader: &LogReader,
+    keeper: &Keeper,
+    requests: Receiver<Request>,
+) -> Result<Writer, LogError> {
+    let (dir, size) = (&options.dir, options.segment_size());
+    let segments = disk.segments(dir, size, keeper.clone());
+    let active = scanned.active();
+    Ok(Writer {
+        segments: segments.map_err(IoError::at("open the segments of", dir))?,
+        size,
+        witness: Witness::open(&*disk, dir)?,
+        disk,
+        keeper: keeper.clone(),
+        requests,
+        written: Written::of(&reader.tail()),
+        reader: reader.clone(),
+        dir: dir.clone(),
+        node: options.node,
+        chain: scanned.chain,
+        salt: scanned.salt,
+        commit: scanned.commit,
+        segment: active.map(|active| (active.file.first_commit, active.length as u64)),
+        full: None,
+        buffer: Vec::new(),
+        watchdog: Watchdog::start(
+            dir.clone(),
+            Arc::clone(&options.on_fatal),
+            Arc::clone(&options.on_notice),
+        )?,
+        on_fatal: Arc::clone(&options.on_fatal),
+    })
+}
+
+fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
+    if dir.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    Ok(disk.sync_dir(parent).map_err(IoError::at("sync", parent))?)
+}
+
+fn spawn(
+    name: &str,
+    options: &WalOptions,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<Mutex<Option<JoinHandle<()>>>, LogError> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    Ok(Mutex::new(Some(thread.map_err(IoError::at("start a thread for", &options.dir))?)))
+}
+
+impl Submitter {
+    pub(crate) fn write(&self, write: Write, done: Done) {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.reader.tail();
+        tail.apply(&write);
+        let after = Written::of(&tail);
+        // Sent while the tail is locked: the disk sees writes in the tail's order.
+        let sent = requests.send(Request::Write { write, after, done });
+        drop(tail);
+        if let Err(mpsc::SendError(Request::Write { done, .. })) = sent {
+            done(Err(LogError::Closed));
+        }
+    }
+
+    fn send(&self, request: Request) -> Result<(), LogError> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|_| LogError::Closed)
+    }
+}
+
+impl Threads {
+    fn close(&self) -> Result<(), LogError> {
+        self.keeper.close();
+        // The archivist may wait for the writer, and never the other way round.
+        if let Some(archivist) = take(&self.archivist) {
+            archivist.join().map_err(|_| LogError::Closed)?;
+        }
+        let Some(writer) = take(&self.writer) else { return Ok(()) };
         let (sender, closed) = mpsc::channel();
         let done = Box::new(move |result| drop(sender.send(result)));
-        self.requests.send(Request::Close(done)).map_err(|_| LogError::Closed)?;
+        self.submitter.send(Request::Close(done))?;
         let result = closed.recv().unwrap_or(Err(LogError::Closed));
-        thread.join().map_err(|_| LogError::Closed)?;
+        writer.join().map_err(|_| LogError::Closed)?;
         result
     }
 }
 
-impl Drop for WriterHandle {
+fn take(thread: &Mutex<Option<JoinHandle<()>>>) -> Option<JoinHandle<()>> {
+    thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+impl Drop for Threads {
     fn drop(&mut self) {
         // Nobody is left to tell of a failure, and nothing waits for an answer.
         let _closed = self.close();
@@ -178,16 +318,15 @@ impl LogStorage for Wal {
     }
 
     fn write(&self, write: Write, done: Done) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut tail = self.reader.tail();
-        tail.apply(&write);
-        let after = Written { state: tail.state(), index: tail.index() };
-        // Sent while the tail is locked: the disk sees writes in the tail's order.
-        let sent = writer.requests.send(Request::Write { write, after, done });
-        drop(tail);
-        if let Err(mpsc::SendError(Request::Write { done, .. })) = sent {
-            done(Err(LogError::Closed));
-        }
+        self.submitter.write(write, done);
+    }
+
+    fn first(&self) -> RaftIndex {
+        self.reader.first()
+    }
+
+    fn note_checkpoints(&self, newest: Option<RaftIndex>, all: Option<RaftIndex>) {
+        self.keeper.cover(Covered { newest, all });
     }
 
     fn note_committed(&self, upto: LogId) {
@@ -198,54 +337,5 @@ impl LogStorage for Wal {
 impl fmt::Debug for Wal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wal").field("reader", &self.reader).finish_non_exhaustive()
-    }
-}
-
-fn open_okaywal(dir: &Path, keeper: Keeper) -> Result<WriteAheadLog, LogError> {
-    let mut configuration = Configuration::default_for(dir)
-        .preallocate_bytes(ALLOCATED_BYTES)
-        .checkpoint_after_bytes(SEGMENT_BYTES)
-        .buffer_bytes(BUFFER_BYTES);
-    configuration.version_info = Arc::new(segment::VERSION.to_vec());
-    Ok(configuration.open(keeper).map_err(IoError::at("open the segments of", dir))?)
-}
-
-/// Keeps full segments: okaywal calls [`LogManager::checkpoint_to`] to let one
-/// go, and that call returns only when the log closes. Writers go on meanwhile.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Keeper {
-    closed: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl Keeper {
-    pub(crate) fn close(&self) {
-        let (closed, changed) = &*self.closed;
-        *closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        changed.notify_all();
-    }
-}
-
-impl LogManager for Keeper {
-    fn recover(&mut self, entry: &mut okaywal::Entry<'_>) -> io::Result<()> {
-        // The scan has read it already, but a chunk that nobody reads makes
-        // okaywal skip four bytes too many, and take the next entry for the end.
-        match entry.read_all_chunks()? {
-            Some(_) => Ok(()),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "an entry was cut short")),
-        }
-    }
-
-    fn checkpoint_to(
-        &mut self,
-        _last: EntryId,
-        _entries: &mut SegmentReader,
-        _wal: &WriteAheadLog,
-    ) -> io::Result<()> {
-        let (closed, changed) = &*self.closed;
-        let guard = closed.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = changed.wait_while(guard, |closed| !*closed);
-        drop(closed.unwrap_or_else(PoisonError::into_inner));
-        // Success would let okaywal write over the segment.
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the log is closing"))
     }
 }

@@ -1,21 +1,24 @@
-//! The watchdog: notices a write that does not come to an end.
+//! The watchdog: notices a write that takes long, or does not come to an end.
 //!
 //! okaywal waits for ever if an fsync failed on a thread of its own, and a disk
 //! may hang. Either way nothing can be acknowledged any more, and the process had
 //! better end than pretend.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{IoError, LogError, OnFatal};
+use crate::{IoError, LogError, Notice, OnFatal, OnNotice};
 
 /// How long a write may take: longer than any disk that still works needs.
 const LIMIT: Duration = Duration::from_mins(1);
 
+/// How long a write may take without anybody being told.
+const STALL: Duration = Duration::from_secs(1);
+
 /// How often to look.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Watches the writer. Its thread ends with it.
 pub(crate) struct Watchdog {
@@ -24,13 +27,18 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts to watch; calls `on_fatal` when a write takes too long.
-    pub(crate) fn start(dir: PathBuf, on_fatal: OnFatal) -> Result<Self, IoError> {
+    /// Starts to watch; calls `on_notice` when a write takes long, and `on_fatal`
+    /// when it takes too long.
+    pub(crate) fn start(
+        dir: PathBuf,
+        on_fatal: OnFatal,
+        on_notice: OnNotice,
+    ) -> Result<Self, IoError> {
         let begun = Arc::default();
         let watched = Arc::downgrade(&begun);
         let failed = IoError::at("start a watchdog for", &dir);
         let thread = thread::Builder::new().name("log-watchdog".to_owned());
-        thread.spawn(move || watch(&watched, &dir, &on_fatal)).map_err(failed)?;
+        thread.spawn(move || watch(&watched, &dir, &on_fatal, &on_notice)).map_err(failed)?;
         Ok(Self { begun })
     }
 
@@ -49,12 +57,24 @@ impl Watchdog {
     }
 }
 
-fn watch(watched: &Weak<Mutex<Option<Instant>>>, dir: &std::path::Path, on_fatal: &OnFatal) {
+fn watch(
+    watched: &Weak<Mutex<Option<Instant>>>,
+    dir: &Path,
+    on_fatal: &OnFatal,
+    on_notice: &OnNotice,
+) {
+    let (mut told, mut count) = (None, 0);
     while let Some(begun) = watched.upgrade() {
         let begun = *begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.is_some_and(|begun| begun.elapsed() > LIMIT) {
+        let took = begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        if took > LIMIT {
             let (dir, seconds) = (dir.to_owned(), LIMIT.as_secs());
             return on_fatal(LogError::Stalled { dir, seconds });
+        }
+        if took > STALL && told != begun {
+            count += 1;
+            told = begun;
+            on_notice(Notice::Stalled { took, count });
         }
         thread::sleep(INTERVAL);
     }

@@ -10,37 +10,26 @@
 //!   ever, and what the disk holds is no longer known. Nothing is called done
 //!   after it.
 //! * The first commit of a segment begins with a base frame and a new salt.
-//!   okaywal moves to a new segment when a commit reaches
-//!   [`SEGMENT_BYTES`], so the writer can tell beforehand, and checks
-//!   afterwards that okaywal did as expected.
+//!   okaywal moves to a new segment when a commit reaches the length of a full
+//!   one, so the writer can tell beforehand, and checks afterwards that okaywal
+//!   did as expected.
 
-use std::io::{self, Write as _};
-use std::mem::{self, ManuallyDrop};
+use std::mem;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use okaywal::{EntryId, EntryWriter, WriteAheadLog};
-
+use crate::disk::{Disk, SegmentSize, Segments};
 use crate::frame::{Base, Chain, Encoder, FORMAT};
+use crate::keeper::{FullSegment, Keeper};
 use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::Done;
-use crate::tail::Place;
-use crate::wal::Keeper;
+use crate::tail::{Place, Tail};
 use crate::watchdog::Watchdog;
-use crate::{
-    Entry, IoError, LogError, LogReader, LogState, NodeId, Record, Write, segment, sync_dir,
-};
-
-/// How much okaywal allocates for a segment. Creating one of 64 MiB would stall
-/// a commit for 50 ms.
-pub(crate) const ALLOCATED_BYTES: u32 = 16 << 20;
-
-/// At which length a segment is full. The commit that fills it goes over; most
-/// stay within what is allocated.
-pub(crate) const SEGMENT_BYTES: u64 = (ALLOCATED_BYTES - (1 << 20)) as u64;
+use crate::witness::Witness;
+use crate::{Entry, IoError, LogError, LogReader, LogState, NodeId, Record, Write, segment};
 
 /// The most bytes of entries that go into one commit together.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -64,7 +53,10 @@ pub(crate) enum Request {
 
 /// The state of the writer's thread.
 pub(crate) struct Writer {
-    pub(crate) wal: WriteAheadLog,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) segments: Box<dyn Segments>,
+    pub(crate) size: SegmentSize,
+    pub(crate) witness: Witness,
     pub(crate) keeper: Keeper,
     pub(crate) requests: Receiver<Request>,
     pub(crate) reader: LogReader,
@@ -77,6 +69,8 @@ pub(crate) struct Writer {
     /// The number in the segment's name, and how much of it is written; `None`
     /// if the next commit begins a segment.
     pub(crate) segment: Option<(u64, u64)>,
+    /// The segment before, if the next commit begins one.
+    pub(crate) full: Option<FullSegment>,
     /// What the log holds as far as it is written, for base frames.
     pub(crate) written: Written,
     pub(crate) buffer: Vec<u8>,
@@ -89,6 +83,12 @@ pub(crate) struct Writer {
 pub(crate) struct Written {
     pub(crate) state: LogState,
     pub(crate) index: crate::Index,
+}
+
+impl Written {
+    pub(crate) fn of(tail: &Tail) -> Self {
+        Self { state: tail.state(), index: tail.index() }
+    }
 }
 
 impl Writer {
@@ -165,19 +165,28 @@ impl Writer {
         self.commit += 1;
         let places = self.encode(&group.items);
         let path = segment::path(&self.dir, self.segment.map_or(self.commit, |(first, _)| first));
-        let entry = self.wal.begin_entry().map_err(IoError::at("write", &path))?;
-        let (segment, offset) = write_chunk(entry, self.commit, &self.buffer)
-            .map_err(IoError::at("write and sync", &path))?;
+        let committed = self.segments.commit(self.commit, &self.buffer);
+        let (segment, offset) = committed.map_err(IoError::at("write and sync", &path))?;
         self.check_position(segment, offset);
         if opens_segment {
             // okaywal syncs the directory for files that it has created, not for
             // those that it has renamed.
-            sync_dir(&self.dir)?;
+            self.disk.sync_dir(&self.dir).map_err(IoError::at("sync", &self.dir))?;
         }
+        self.witness.write(self.commit, self.chain)?;
         let end = offset + (BEFORE_FRAMES + self.buffer.len() + BEHIND_FRAMES) as u64;
-        self.segment = (end < SEGMENT_BYTES).then_some((segment, end));
+        self.segment = Some((segment, end));
         self.note_places(&group.items, &places, segment, offset);
         self.written = group.after;
+        if let Some(full) = self.full.take() {
+            // Only now: this commit begins with a base frame, which says all that
+            // the segment before is needed for besides its entries.
+            self.keeper.filled(full);
+        }
+        if end >= self.size.full() {
+            self.segment = None;
+            self.full = Some(FullSegment { first_commit: segment, last_commit: self.commit });
+        }
         Ok(())
     }
 
@@ -203,9 +212,9 @@ impl Writer {
     }
 
     fn base(&self) -> Base {
-        let LogState { vote, purged, committed, last, .. } = self.written.state;
+        let LogState { vote, purged, forgotten, committed, last, .. } = self.written.state;
         let (node, index) = (self.node, self.written.index);
-        Base { format: FORMAT, node, vote, purged, last, committed, index }
+        Base { format: FORMAT, node, vote, purged, last, committed, index, forgotten }
     }
 
     /// okaywal must have put the commit where the writer thought it would.
@@ -229,9 +238,7 @@ impl Writer {
 
     fn close(self, done: Option<Done>) {
         self.keeper.close();
-        // The keeper ends okaywal's thread with an error, which is what `shutdown`
-        // returns then.
-        let _ended = self.wal.shutdown();
+        self.segments.close();
         if let Some(done) = done {
             done(Ok(()));
         }
@@ -265,7 +272,7 @@ fn random_salt() -> u64 {
 fn size(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(|entry| entry.size()).sum(),
-        Write::Vote(_) | Write::Truncate { .. } | Write::Purge { .. } => 0,
+        Write::Vote(_) | Write::Truncate { .. } | Write::Purge { .. } | Write::Forget { .. } => 0,
     }
 }
 
@@ -275,26 +282,6 @@ fn push_items(write: Write, items: &mut Vec<Item>) {
         Write::Vote(vote) => items.push(Item::Record(Record::Vote(vote))),
         Write::Truncate { since } => items.push(Item::Record(Record::Truncate { since })),
         Write::Purge { upto } => items.push(Item::Record(Record::Purge { upto })),
+        Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
     }
-}
-
-/// Writes one chunk as one okaywal entry and syncs it; returns the segment and
-/// the offset that it got.
-fn write_chunk(entry: EntryWriter<'_>, commit: u64, chunk: &[u8]) -> io::Result<(u64, u64)> {
-    assert_eq!(entry.id(), EntryId(commit), "okaywal counts its entries as commits are counted");
-    // Where a write fails, okaywal would roll the entry back as it is dropped, and
-    // panic before the failure is told. What is not dropped does neither; the
-    // process ends soon.
-    let mut entry = ManuallyDrop::new(entry);
-    let length = u32::try_from(chunk.len()).map_err(io::Error::other)?;
-    let mut writer = ManuallyDrop::new(entry.begin_chunk(length)?);
-    writer.write_all(chunk)?;
-    let record = ManuallyDrop::into_inner(writer).finish()?;
-    ManuallyDrop::into_inner(entry).commit()?;
-    let mut position = Vec::with_capacity(16);
-    record.position.serialize_to(&mut position)?;
-    let number = |at: usize| u64::from_le_bytes(position[at..at + 8].try_into().expect("eight"));
-    // okaywal names the place of the chunk; the commit begins a marker and a
-    // number before it.
-    Ok((number(0), number(8) - 9))
 }

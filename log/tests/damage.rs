@@ -32,13 +32,9 @@ fn entry(index: u64) -> Arc<Entry> {
 /// entries. Returns its bytes, and where each commit begins.
 fn log() -> (Vec<u8>, Vec<usize>) {
     let dir = TempDir::new().unwrap();
-    let options = WalOptions {
-        dir: dir.path().to_owned(),
-        node: NodeId(1),
-        must_exist: false,
-        cache_bytes: 0,
-        on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
-    };
+    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
+    let (path, archive) = (dir.path().to_owned(), dir.path().join("archive"));
+    let options = WalOptions::new(path, archive, NodeId(1), on_fatal);
     let (wal, _) = Wal::open(&options).unwrap();
     let vote = Vote { term: Term(1), node: NodeId(1), committed: true };
     for write in [
@@ -72,7 +68,7 @@ fn open(dir: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, bool), LogError> {
     let path: PathBuf = dir.join("wal-1");
     fs::write(path, bytes).unwrap();
     let mut entries = Vec::new();
-    let (_, recovered) = LogReader::open(dir, &mut |visit| {
+    let (_, recovered) = LogReader::open(dir, &dir.join("archive"), &mut |visit| {
         if let Record::Entry(entry) = visit.record {
             entries.push(entry.clone());
         }

@@ -6,12 +6,18 @@
 //! append TERM VALUE…       one entry a value, each a batch with one set
 //! blank TERM               vote TERM NODE [committed=true]
 //! truncate SINCE           purge TERM INDEX           committed TERM INDEX
+//! checkpoint N [all=M]     what the newest checkpoint contains, and all of them
+//! sealed N                 wait until there are N sealed files, and list them
+//! segments N  retain WHAT  how long a segment is, how much is kept, from the next open on
 //! close  open              kill                       close without the last words
 //! state  entries [from=N] [to=N]   frames             what the log holds; what lies on disk
 //! cut N  zero N            the last N bytes of the newest segment gone, or zero
 //! flip AT                  one bit of the byte AT of the newest segment
 //! blank_segment N          a new segment of N zero bytes
 //! copy NAME                the newest segment, under another name
+//! remove                   the newest segment gone
+//! lose_witness             the witness gone, as after a power failure
+//! flip_witness AT          one bit of the byte AT of the witness
 //! foreign                  open as another node
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -22,12 +28,16 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use etcd_log::{
     Batch, Command, Entry, KeyPath, LogId, LogReader, LogStorage, LogTime, MemoryLog, NodeId,
-    Payload, RaftIndex, Record, Term, Vote, Wal, WalOptions, Write,
+    Payload, RaftIndex, Record, Retain, Term, Vote, Wal, WalOptions, Write,
 };
 use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine: reaching it is a failure.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const NODE: NodeId = NodeId(0xa1);
 
@@ -57,6 +67,14 @@ enum Action {
     Truncate(u64),
     Purge(u64, u64),
     Committed(u64, u64),
+    Checkpoint {
+        newest: u64,
+        #[arg(key, optional)]
+        all: Option<u64>,
+    },
+    Sealed(usize),
+    Segments(u32),
+    Retain(Retain),
     Close,
     Open,
     Kill,
@@ -73,6 +91,9 @@ enum Action {
     Flip(u64),
     BlankSegment(u64),
     Copy(String),
+    LoseWitness,
+    FlipWitness(u64),
+    Remove,
     Foreign,
 }
 
@@ -80,14 +101,22 @@ struct Runner {
     dir: TempDir,
     /// Where the log lies now; a kill leaves the old place to the old process.
     generation: u32,
+    segment_bytes: u32,
+    retain: Retain,
     wal: Option<Wal>,
     twin: MemoryLog,
 }
 
 impl Runner {
     fn new() -> Self {
-        let mut runner =
-            Self { dir: TempDir::new().unwrap(), generation: 0, wal: None, twin: MemoryLog::new() };
+        let mut runner = Self {
+            dir: TempDir::new().unwrap(),
+            generation: 0,
+            segment_bytes: 64 << 10,
+            retain: Retain::Forever,
+            wal: None,
+            twin: MemoryLog::new(),
+        };
         runner.open(NODE).unwrap();
         runner
     }
@@ -96,13 +125,17 @@ impl Runner {
         self.dir.path().join(format!("wal{}", self.generation))
     }
 
+    fn archive(&self) -> PathBuf {
+        self.dir.path().join("archive")
+    }
+
     fn open(&mut self, node: NodeId) -> Result<String, Box<dyn Error>> {
+        let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
         let options = WalOptions {
-            dir: self.path(),
-            node,
-            must_exist: false,
             cache_bytes: 200,
-            on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
+            segment_bytes: self.segment_bytes,
+            retain: self.retain,
+            ..WalOptions::new(self.path(), self.archive(), node, on_fatal)
         };
         let (wal, recovered) = Wal::open(&options)?;
         if recovered.torn.is_some() {
@@ -111,9 +144,13 @@ impl Runner {
             self.twin.write(Write::Truncate { since }, Box::new(drop));
         }
         self.wal = Some(wal);
-        Ok(recovered.torn.map_or(String::new(), |torn| {
+        let mut output = recovered.torn.map_or(String::new(), |torn| {
             mask(&format!("torn at byte {}, {} bytes: {}\n", torn.offset, torn.bytes, torn.what))
-        }))
+        });
+        if recovered.unreadable_witness.is_some() {
+            output.push_str("the witness cannot be read\n");
+        }
+        Ok(output)
     }
 
     /// Leaves the log as a killed process would: a copy of the files is all that
@@ -179,6 +216,13 @@ impl Runner {
                 let byte = fs::read(&newest)?[usize::try_from(*at)?];
                 Self::overwrite(&newest, *at, &[byte ^ 1]);
             }
+            Action::Remove => fs::remove_file(&newest)?,
+            Action::FlipWitness(at) => {
+                let path = self.path().join("witness");
+                let byte = fs::read(&path)?[usize::try_from(*at)?];
+                Self::overwrite(&path, *at, &[byte ^ 1]);
+            }
+            Action::LoseWitness => fs::remove_file(self.path().join("witness"))?,
             Action::Copy(name) => drop(fs::copy(&newest, self.path().join(name))?),
             Action::BlankSegment(bytes) => {
                 let next = 1 + self.last_commit();
@@ -222,7 +266,7 @@ impl Runner {
     /// What lies on disk, frame by frame.
     fn frames(&self) -> Result<String, Box<dyn Error>> {
         let mut output = String::new();
-        let (_, recovered) = LogReader::open(&self.path(), &mut |visit| {
+        let (_, recovered) = LogReader::open(&self.path(), &self.archive(), &mut |visit| {
             let file = visit.path.file_name().unwrap().to_str().unwrap();
             let record = match visit.record {
                 Record::Base(base) => {
@@ -233,6 +277,7 @@ impl Runner {
                 Record::Truncate { since } => format!("truncate since {since}"),
                 Record::Purge { upto } => format!("purge up to {upto}"),
                 Record::Committed { upto } => format!("committed up to {upto}"),
+                Record::Forgotten { upto } => format!("forgotten up to {upto}"),
             };
             writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;
@@ -242,12 +287,27 @@ impl Runner {
         Ok(output)
     }
 
+    /// The names of the sealed files, once there are so many.
+    fn sealed(&self, files: usize) -> String {
+        let begun = Instant::now();
+        loop {
+            let names = fs::read_dir(self.archive()).unwrap().map(|file| file.unwrap().file_name());
+            let names = names.map(|name| name.into_string().unwrap());
+            let mut names: Vec<_> = names.filter(|name| name.ends_with(".sealed")).collect();
+            names.sort();
+            if names.len() == files {
+                return names.join("\n").replace("0000000000000000", "…");
+            }
+            assert!(begun.elapsed() < PATIENCE, "not {files} files, but {names:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn compare_with_twin(&self) {
         let Some(wal) = &self.wal else { return };
         let (state, twin) = (wal.state(), self.twin.state());
         assert_eq!((state.vote, state.last, state.purged), (twin.vote, twin.last, twin.purged));
-        let first = wal.reader().first();
-        let all = first..RaftIndex(u64::MAX);
+        let all = state.first..RaftIndex(u64::MAX);
         assert_eq!(
             wal.entries(all.clone(), usize::MAX).unwrap(),
             self.twin.entries(all, usize::MAX).unwrap()
@@ -284,6 +344,20 @@ impl goldenscript::Runner for Runner {
             Action::Committed(term, index) => {
                 self.wal.as_ref().ok_or("the log is not open")?.note_committed(id(*term, *index));
                 self.twin.note_committed(id(*term, *index));
+                Ok(String::new())
+            }
+            Action::Checkpoint { newest, all } => {
+                let wal = self.wal.as_ref().ok_or("the log is not open")?;
+                wal.note_checkpoints(Some(RaftIndex(*newest)), all.map(RaftIndex));
+                Ok(String::new())
+            }
+            Action::Sealed(files) => Ok(self.sealed(*files)),
+            Action::Segments(bytes) => {
+                self.segment_bytes = *bytes;
+                Ok(String::new())
+            }
+            Action::Retain(retain) => {
+                self.retain = *retain;
                 Ok(String::new())
             }
             Action::Close => {

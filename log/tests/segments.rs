@@ -28,13 +28,9 @@ fn entry(index: u64) -> Arc<Entry> {
 }
 
 fn open(dir: &Path) -> Result<(Wal, Recovered), LogError> {
-    Wal::open(&WalOptions {
-        dir: dir.to_owned(),
-        node: NodeId(1),
-        must_exist: false,
-        cache_bytes: 4 << 20,
-        on_fatal: Arc::new(|error| panic!("the log failed: {error}")),
-    })
+    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
+    let (wal, archive) = (dir.join("wal"), dir.join("archive"));
+    Wal::open(&WalOptions::new(wal, archive, NodeId(1), on_fatal))
 }
 
 fn append(wal: &Wal, indices: Range<u64>) {
@@ -53,7 +49,8 @@ fn written() -> (TempDir, Vec<PathBuf>) {
     append(&wal, 0..ENTRIES);
     wal.close().unwrap();
     let mut segments: Vec<_> =
-        fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        fs::read_dir(dir.path().join("wal")).unwrap().map(|file| file.unwrap().path()).collect();
+    segments.retain(|path| !path.ends_with("witness"));
     segments.sort_by_key(|path| {
         path.to_str().unwrap().rsplit('-').next().unwrap().parse::<u64>().unwrap()
     });
@@ -92,7 +89,9 @@ fn reader_of_a_stopped_log_changes_nothing() {
     let (dir, segments) = written();
     let before: Vec<_> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
     let mut frames = 0;
-    let (reader, recovered) = LogReader::open(dir.path(), &mut |_| frames += 1).unwrap();
+    let (reader, recovered) =
+        LogReader::open(&dir.path().join("wal"), &dir.path().join("archive"), &mut |_| frames += 1)
+            .unwrap();
     assert_eq!(recovered.frames, frames);
     assert_eq!(reader.iter(RaftIndex(0)..RaftIndex(u64::MAX)).count() as u64, ENTRIES);
     let after: Vec<_> = segments.iter().map(|path| fs::read(path).unwrap()).collect();
@@ -133,7 +132,7 @@ fn swapped_segments_are_refused() {
 #[test]
 fn doubled_segment_is_refused() {
     let (dir, segments) = written();
-    fs::copy(&segments[1], dir.path().join("wal-1000")).unwrap();
+    fs::copy(&segments[1], dir.path().join("wal/wal-1000")).unwrap();
     refused(&dir);
 }
 
@@ -153,13 +152,15 @@ fn torn_commit_before_another_segment_is_refused() {
 #[test]
 fn torn_commit_before_a_segment_without_commits_is_cut_off() {
     let (dir, segments) = written();
-    // As after a crash between filling the one and the first commit of the other.
+    // As after a power failure between filling the one and the first commit of the
+    // other.
+    fs::remove_file(dir.path().join("wal/witness")).unwrap();
     fs::remove_file(&segments[2]).unwrap();
     let next: u64 = segments[2].to_str().unwrap().rsplit('-').next().unwrap().parse().unwrap();
     let bytes = fs::read(&segments[1]).unwrap();
     let length = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     fs::write(&segments[1], &bytes[..length - 100]).unwrap();
-    fs::write(dir.path().join(format!("wal-{next}")), &bytes[..9]).unwrap();
+    fs::write(dir.path().join(format!("wal/wal-{next}")), &bytes[..9]).unwrap();
     let (wal, recovered) = open(dir.path()).unwrap();
     let last = wal.state().last.unwrap().index;
     assert_eq!((recovered.torn.is_some(), last), (true, RaftIndex(next - 4)));

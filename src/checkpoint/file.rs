@@ -1,24 +1,44 @@
-//! A checkpoint's file: JSON lines, and a checksum over all of them.
+//! A checkpoint's file: JSON lines, compressed, and a hash over all of it.
 //!
 //! ```text
-//! {"format":1,"applied":{…},"membership":{…},…,"summary":{…}}   what the rest adds up to
+//! {"format":2,"applied":{…},"membership":{…},…,"summary":{…}}   what the rest adds up to
 //! {"directory":{"key":"/foo"}}                                  every node of the tree
 //! {"file":{"key":"/foo/bar","value":"x"}}
 //! {"event":{…}}                                                 every event of the ring
-//! {"checksum":"…"}                                              xxh3-128 of the lines before
+//! ```
+//!
+//! The hash stands behind the compressed lines, in a frame that zstd skips:
+//! `zstd -dc` shows a checkpoint as it is.
+//!
+//! ```text
+//! zstd of the lines │ magic of a skippable frame │ 24 │ etcdckpt │ xxh3-128
+//!                                 4                4       8          16
 //! ```
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Write};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use etcd_log::{IoError, LogId, Membership, format_of};
+use etcd_log::{Digest, IoError, LogId, Membership, format_of};
 use etcd_projections::{Piece, RestoreError, State, Summary};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The version of the format.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// What stands before the hash.
+const TRAILER: [u8; 16] = *b"\x5e\x2a\x4d\x18\x18\0\0\0etcdckpt";
+
+/// How long the end of the file is, hash included.
+const TRAILER_BYTES: usize = 32;
+
+/// How much is read or written at once.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// How hard zstd tries.
+const LEVEL: i32 = 1;
 
 /// A state, and what Raft needs to know to go on from it.
 #[derive(Clone, Debug)]
@@ -54,18 +74,20 @@ struct Meta {
     summary: Summary,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Footer {
-    checksum: String,
-}
-
 /// Why a checkpoint cannot be written or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] IoError),
+    /// It cannot be decompressed, though its hash is right.
+    #[error("{}: cannot be decompressed", path.display())]
+    Compression {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A line is not what should stand there.
     #[error("{}: line {line} cannot be read", path.display())]
     Unreadable {
@@ -76,18 +98,18 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The lines are not those that were written.
-    #[error("{}: checksum is {found}, expected {expected}", path.display())]
-    Checksum {
+    /// The file is not what was written.
+    #[error("{}: hash is {found}, expected {expected}", path.display())]
+    Hash {
         /// The file.
         path: PathBuf,
-        /// The checksum of the lines.
-        found: String,
-        /// The checksum in the last line.
-        expected: String,
+        /// The hash of what it holds.
+        found: Digest,
+        /// The hash at its end.
+        expected: Digest,
     },
-    /// The last line is missing.
-    #[error("{}: ends without its last line", .0.display())]
+    /// The end of the file is missing.
+    #[error("{}: does not end as a checkpoint does", .0.display())]
     CutShort(PathBuf),
     /// A later version wrote it.
     #[error("{}: format {found} is newer than the {FORMAT} that this version knows", path.display())]
@@ -107,29 +129,40 @@ pub enum CheckpointError {
     },
 }
 
-/// Writes the lines of a checkpoint.
+/// Writes a checkpoint.
 pub(super) fn write(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
-    let mut out = Hashing { out: BufWriter::with_capacity(1 << 18, file), hash: Xxh3::new() };
+    let hashing = Hashing { out: file, hash: Xxh3::new() };
+    let compressed = zstd::Encoder::new(BufWriter::with_capacity(BUFFER_BYTES, hashing), LEVEL)?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, compressed);
     let (membership_at, membership) = checkpoint.membership.clone();
     let summary = checkpoint.state.summary();
     let applied = checkpoint.applied;
-    out.line(&Meta { format: FORMAT, applied, membership, membership_at, summary })?;
+    write_line(&mut out, &Meta { format: FORMAT, applied, membership, membership_at, summary })?;
     for piece in checkpoint.state.pieces() {
-        out.line(&piece)?;
+        write_line(&mut out, &piece)?;
     }
-    let checksum = format!("{:032x}", out.hash.digest128());
-    out.line(&Footer { checksum })?;
-    out.out.flush()
+    let compressed = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let hashing = compressed.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let hash = hashing.hash.digest128().to_le_bytes();
+    let mut file = file;
+    file.write_all(&[TRAILER, hash].concat())
+}
+
+fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
 }
 
 /// Reads a checkpoint, with a ring of so many events.
 ///
-/// Its checksum is judged first, on a way through the file of its own: nothing of
-/// a damaged checkpoint is believed, not even its format.
+/// Its hash is judged first, on a way through the file of its own: nothing of a
+/// damaged checkpoint is believed, not even its format.
 pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, CheckpointError> {
-    check(path)?;
-    let mut lines = Lines::open(path)?;
-    let first = lines.next()?.ok_or_else(|| CheckpointError::CutShort(path.to_owned()))?;
+    let mut file = File::open(path).map_err(IoError::at("open", path))?;
+    let length = check(&mut file, path)?;
+    file.rewind().map_err(IoError::at("read", path))?;
+    let mut lines = Lines::new(path, file.take(length))?;
+    let first = lines.next()?.unwrap_or_default();
     if let Some(found) = format_of(&first).filter(|format| *format > FORMAT) {
         return Err(CheckpointError::NewerFormat { path: path.to_owned(), found });
     }
@@ -152,55 +185,52 @@ pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, Chec
     Ok(Checkpoint { applied: meta.applied, membership, state })
 }
 
-/// Checks that the lines are those that were written.
-fn check(path: &Path) -> Result<(), CheckpointError> {
-    let mut lines = Lines::open(path)?;
-    let mut hash = Xxh3::new();
-    while let Some(line) = lines.next()? {
-        if !is_footer(&line) {
-            hash.update(&line);
-            continue;
-        }
-        let found = format!("{:032x}", hash.digest128());
-        let expected = lines.parse::<Footer>(&line)?.checksum;
-        if found == expected && lines.next()?.is_none() {
-            return Ok(());
-        }
-        let path = path.to_owned();
-        return Err(CheckpointError::Checksum { path, found, expected });
+/// Checks that a file is what was written. Returns how long the compressed lines
+/// are.
+fn check(file: &mut File, path: &Path) -> Result<u64, CheckpointError> {
+    let bytes = file.metadata().map_err(IoError::at("read", path))?.len();
+    let cut_short = || CheckpointError::CutShort(path.to_owned());
+    let length = bytes.checked_sub(TRAILER_BYTES as u64).ok_or_else(cut_short)?;
+    let mut end = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut end, length).map_err(IoError::at("read", path))?;
+    let (trailer, hash) = end.split_first_chunk::<16>().expect("the end is longer");
+    if *trailer != TRAILER {
+        return Err(cut_short());
     }
-    Err(CheckpointError::CutShort(path.to_owned()))
-}
-
-fn is_footer(line: &[u8]) -> bool {
-    line.starts_with(br#"{"checksum""#)
+    let expected = Digest(u128::from_le_bytes(hash.try_into().expect("sixteen bytes are left")));
+    let mut hashing = Hashing { out: io::sink(), hash: Xxh3::new() };
+    let mut lines = BufReader::with_capacity(BUFFER_BYTES, file.take(length));
+    io::copy(&mut lines, &mut hashing).map_err(IoError::at("read", path))?;
+    let found = Digest(hashing.hash.digest128());
+    if found != expected {
+        return Err(CheckpointError::Hash { path: path.to_owned(), found, expected });
+    }
+    Ok(length)
 }
 
 /// The lines of a checkpoint that is being read.
 struct Lines<'a> {
     path: &'a Path,
-    file: BufReader<File>,
+    text: BufReader<zstd::Decoder<'static, BufReader<io::Take<File>>>>,
     number: usize,
 }
 
 impl<'a> Lines<'a> {
-    fn open(path: &'a Path) -> Result<Self, CheckpointError> {
-        let file = File::open(path).map_err(IoError::at("open", path))?;
-        Ok(Self { path, file: BufReader::with_capacity(1 << 18, file), number: 0 })
+    fn new(path: &'a Path, file: io::Take<File>) -> Result<Self, CheckpointError> {
+        let text = zstd::Decoder::new(file).map_err(|source| unpackable(path, source))?;
+        Ok(Self { path, text: BufReader::with_capacity(BUFFER_BYTES, text), number: 0 })
     }
 
     fn next(&mut self) -> Result<Option<Vec<u8>>, CheckpointError> {
         let mut line = Vec::new();
-        let read = self.file.read_until(b'\n', &mut line);
-        let length = read.map_err(IoError::at("read", self.path))?;
+        let read = self.text.read_until(b'\n', &mut line);
+        let length = read.map_err(|source| unpackable(self.path, source))?;
         self.number += 1;
         Ok((length > 0).then_some(line))
     }
 
-    /// Returns the next piece; nothing, if the footer comes.
     fn piece(&mut self) -> Result<Option<Piece>, CheckpointError> {
-        let line = self.next()?.ok_or_else(|| CheckpointError::CutShort(self.path.to_owned()))?;
-        if is_footer(&line) { Ok(None) } else { self.parse(&line).map(Some) }
+        self.next()?.map(|line| self.parse(&line)).transpose()
     }
 
     fn parse<T: for<'de> Deserialize<'de>>(&self, line: &[u8]) -> Result<T, CheckpointError> {
@@ -212,17 +242,24 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// A writer of lines that hashes what it writes.
+fn unpackable(path: &Path, source: io::Error) -> CheckpointError {
+    CheckpointError::Compression { path: path.to_owned(), source }
+}
+
+/// A writer that hashes what passes through it.
 struct Hashing<W> {
     out: W,
     hash: Xxh3,
 }
 
-impl<W: Write> Hashing<W> {
-    fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(value)?;
-        line.push(b'\n');
-        self.hash.update(&line);
-        self.out.write_all(&line)
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }

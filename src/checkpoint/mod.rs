@@ -3,8 +3,10 @@
 
 mod file;
 mod store;
+mod thinning;
 mod writer;
 
 pub use file::{Checkpoint, CheckpointError};
 pub use store::{CheckpointFile, CheckpointStore};
-pub use writer::CheckpointWriter;
+pub use thinning::{NEWEST, leads_into};
+pub use writer::{CheckpointWriter, note};

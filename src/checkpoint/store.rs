@@ -17,10 +17,8 @@ use std::path::{Path, PathBuf};
 use etcd_log::{EventNumber, Index, IoError, RaftIndex, write_durably};
 
 use super::file::{self, Checkpoint, CheckpointError};
+use super::thinning::superfluous;
 use crate::one_line::OneLine;
-
-/// How many of the newest checkpoints are kept.
-const KEPT: usize = 3;
 
 /// A checkpoint on disk, by its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,7 +112,7 @@ impl CheckpointStore {
         file::read(path, self.ring_capacity)
     }
 
-    /// Writes a checkpoint durably, and drops those that are too many.
+    /// Writes a checkpoint durably.
     ///
     /// # Errors
     ///
@@ -123,7 +121,6 @@ impl CheckpointStore {
         fs::create_dir_all(&self.dir).map_err(IoError::at("create", &self.dir))?;
         let file = self.name(checkpoint);
         write_durably(&file.path, |out| file::write(out, checkpoint))?;
-        self.drop_oldest()?;
         Ok(file)
     }
 
@@ -135,12 +132,20 @@ impl CheckpointStore {
         CheckpointFile { raft_index, index, event, path: self.dir.join(name) }
     }
 
-    fn drop_oldest(&self) -> Result<(), CheckpointError> {
-        let files = self.list()?;
-        for file in &files[..files.len().saturating_sub(KEPT)] {
+    /// Drops the checkpoints that are not worth keeping, given the first entry of
+    /// the log. Returns those that stay, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn thin_out(&self, first: RaftIndex) -> Result<Vec<CheckpointFile>, CheckpointError> {
+        let mut files = self.list()?;
+        let gone: Vec<_> = superfluous(&files, first).into_iter().cloned().collect();
+        for file in &gone {
             fs::remove_file(&file.path).map_err(IoError::at("remove", &file.path))?;
         }
-        Ok(())
+        files.retain(|file| !gone.contains(file));
+        Ok(files)
     }
 }
 

@@ -95,7 +95,8 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
     async fn get_log_state(&mut self) -> StorageResult<LogState<TypeConfig>> {
         let state = self.log.state();
         Ok(LogState {
-            last_purged_log_id: state.purged.map(from_log_id),
+            // History that is gone cannot be had by Raft either.
+            last_purged_log_id: state.purged.max(state.forgotten).map(from_log_id),
             last_log_id: state.last.map(from_log_id),
         })
     }

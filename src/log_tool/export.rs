@@ -15,7 +15,7 @@ use super::opened::Opened;
 /// If the log cannot be read, or the output not be written.
 pub fn export(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
-    let mut next = Index(1);
+    let mut next = opened.log.find(Index(0))?.1.next();
     for entry in opened.log.iter(opened.settled.clone()) {
         let entry = entry?;
         if let Some(batch) = entry.batch() {

@@ -32,23 +32,23 @@ const WRITE_LIMIT: Duration = Duration::from_mins(2);
 /// If the recording cannot be read, or the directory is in use or not empty.
 pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let data_dir = DataDir::take(dir)?;
-    if data_dir.identity()?.is_some() || data_dir.wal().exists() {
+    if data_dir.identity()?.is_some() || data_dir.wal().exists() || data_dir.archive().exists() {
         return Err(DataDirError::NotEmpty(dir.to_owned()).into());
     }
     let batches = read(file)?;
     let identity = identity(&batches);
     let failure = Arc::new(Mutex::new(None));
     let failed = Arc::clone(&failure);
+    let on_fatal = Arc::new(move |error| *lock(&failed) = Some(error));
     let (wal, _) = Wal::open(&WalOptions {
-        dir: data_dir.wal(),
-        node: identity.node,
-        must_exist: false,
         cache_bytes: 0,
-        on_fatal: Arc::new(move |error| *lock(&failed) = Some(error)),
+        ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
     })?;
     if let Err(error) = write_all(&wal, identity.node, batches) {
         // Half a log is nobody's. Why it was closed says more than that it was.
-        fs::remove_dir_all(data_dir.wal()).map_err(IoError::at("remove", &data_dir.wal()))?;
+        for half in [data_dir.wal(), data_dir.archive()] {
+            fs::remove_dir_all(&half).map_err(IoError::at("remove", &half))?;
+        }
         return Err(lock(&failure).take().unwrap_or(error).into());
     }
     let last = wal.reader().last_command().0;

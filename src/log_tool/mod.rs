@@ -63,6 +63,9 @@ pub enum ToolError {
         /// The entry that the log would go on with.
         end: etcd_log::RaftIndex,
     },
+    /// The beginning of history is gone, and no checkpoint stands in for it.
+    #[error("history begins with {0}, and no checkpoint leads there")]
+    NoStart(etcd_log::RaftIndex),
     /// A recorded log cannot be read.
     #[error("{}", path.display())]
     Recording {

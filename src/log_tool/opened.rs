@@ -9,6 +9,7 @@ use etcd_projections::State;
 use tokio_stream::Stream;
 
 use super::ToolError;
+use crate::checkpoint::{self, Checkpoint, CheckpointStore};
 use crate::data_dir::DataDir;
 use crate::replay::Replay;
 
@@ -31,15 +32,17 @@ pub(super) struct Opened {
 impl Opened {
     /// Checks the log of a directory, and says what is remarkable about it.
     pub(super) fn open(path: &Path) -> Result<Self, ToolError> {
-        let (dir, _) = DataDir::take_to_read(path)?;
-        let mut voters = 0;
-        let (log, recovered) = LogReader::open(&dir.wal(), &mut |visit| {
+        let dir = DataDir::take_to_read(path)?;
+        let mut membership = None;
+        let (log, recovered) = LogReader::open(&dir.wal(), &dir.archive(), &mut |visit| {
             if let Record::Entry(entry) = visit.record
-                && let Payload::Membership(membership) = &entry.payload
+                && let Payload::Membership(members) = &entry.payload
             {
-                voters = membership.voters.iter().flatten().count();
+                membership = Some(members.clone());
             }
         })?;
+        let membership = membership.or_else(|| log.archived_membership()).unwrap_or_default();
+        let voters = membership.voters.iter().flatten().count();
         let state = log.state();
         let end = |id: Option<etcd_log::LogId>| id.map_or(log.first(), |id| id.index.next());
         // What a group of one has synced is committed, noted or not.
@@ -50,10 +53,29 @@ impl Opened {
         Ok(opened)
     }
 
-    /// Replays the entries that are certain from the beginning, with a ring of so
-    /// many events.
-    pub(super) fn replay(&self, ring_capacity: usize) -> Replay<impl Entries> {
-        Replay::new(State::new(ring_capacity), self.log.read(self.settled.clone()))
+    /// Replays the entries that are certain, with a ring of so many events: from
+    /// the beginning, or from the oldest checkpoint if the beginning is no longer
+    /// kept.
+    pub(super) fn replay(&self, ring_capacity: usize) -> Result<Replay<impl Entries>, ToolError> {
+        let start = self.start(ring_capacity)?;
+        let from = start.applied.map_or(RaftIndex(0), |id| id.index.next());
+        Ok(Replay::new(start.state, self.log.read(from..self.settled.end)))
+    }
+
+    fn start(&self, ring_capacity: usize) -> Result<Checkpoint, ToolError> {
+        let first = self.log.first();
+        if first == RaftIndex(0) {
+            return Ok(Checkpoint::empty(State::new(ring_capacity)));
+        }
+        let store = CheckpointStore::new(self.dir.checkpoints(), ring_capacity);
+        let files = store.list()?;
+        let oldest = files.iter().find(|file| checkpoint::leads_into(file, first));
+        let Some(oldest) = oldest else { return Err(ToolError::NoStart(first)) };
+        tracing::warn!(
+            "history begins with {first}: starting from the checkpoint at {}",
+            oldest.index
+        );
+        Ok(store.read(&oldest.path)?)
     }
 
     fn remark(&self) {

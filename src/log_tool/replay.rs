@@ -16,7 +16,7 @@ use super::opened::Opened;
 /// If the log cannot be read, or the output not be written.
 pub async fn replay(dir: &Path, to: Index, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
-    let mut replay = opened.replay(WatchRing::DEFAULT_CAPACITY).until(to);
+    let mut replay = opened.replay(WatchRing::DEFAULT_CAPACITY)?.until(to);
     while replay.next().await?.is_some() {}
     print(replay.state(), out)
 }

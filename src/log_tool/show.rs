@@ -45,7 +45,7 @@ impl Selection {
 /// If the log cannot be read, or the output not be written.
 pub async fn show(dir: &Path, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
-    let mut replay = opened.replay(1);
+    let mut replay = opened.replay(1)?;
     while let Some(Step { entry, outcomes }) = replay.next().await? {
         match entry.batch() {
             Some(batch) => show_batch(&entry, batch, &outcomes, selection, out)?,

@@ -20,9 +20,11 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
     let ring = WatchRing::DEFAULT_CAPACITY;
     let store = CheckpointStore::new(opened.dir.checkpoints(), ring);
+    opened.log.verify_archive()?;
     let checkpoints = store.list()?;
-    let mut ahead = checkpoints.iter().peekable();
-    let mut replay = opened.replay(ring);
+    let mut replay = opened.replay(ring)?;
+    let start = replay.state().position().index;
+    let mut ahead = checkpoints.iter().filter(|file| file.index > start).peekable();
     while let Some(Step { entry, .. }) = replay.next().await? {
         while let Some(file) = ahead.next_if(|file| file.raft_index == entry.id.index) {
             compare(file, &store.read(&file.path)?, replay.state())?;
@@ -35,9 +37,11 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let state = replay.state();
     let recovered = &opened.recovered;
     let position = state.position();
+    let (files, bytes) = opened.log.archived();
     writeln!(
         out,
-        "good: {} bytes in {} segments, {} frames; {} entries, {} commands, {} events; {} checkpoints",
+        "good: {bytes} bytes in {files} sealed files, {} bytes in {} segments, {} frames; \
+         {} entries, {} commands, {} events; {} checkpoints",
         recovered.bytes,
         recovered.segments,
         recovered.frames,

@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::watch::{Cursor, WatchError, wanted};
-use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
+use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::published::{Published, Reader};
 use crate::replay::Replay;
 
@@ -198,7 +198,7 @@ impl History {
         let start = self.start(audience.cursor, &target);
         let mut range = entries_after(start.applied.map(|id| id.index), &target);
         if range.start < self.log.first() {
-            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest() });
+            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest(&target) });
         }
         let mut turn = Turn { begun: None };
         let mut replay = Replay::new(start.state, self.log.read(range.clone()));
@@ -230,8 +230,10 @@ impl History {
     /// Returns the newest checkpoint before the cursor, or the empty state.
     fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
         let applied = target.applied.map(|id| id.index);
+        let first = self.log.first();
         let before = move |file: &CheckpointFile| {
             Some(file.raft_index) <= applied
+                && checkpoint::leads_into(file, first)
                 && match cursor {
                     Cursor::Index(index) => file.index < index,
                     Cursor::Number(number) => file.event < number,
@@ -246,8 +248,16 @@ impl History {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    fn oldest(&self) -> Index {
-        self.log.find(Index(0)).1.next()
+    /// The first command after which a watch can begin: the log may be kept from
+    /// before it, but without a state to apply it to.
+    fn oldest(&self, target: &Published) -> Index {
+        let first = self.log.first();
+        if first == RaftIndex(0) {
+            return Index(1);
+        }
+        let files = self.checkpoints.list().unwrap_or_default();
+        let oldest = files.iter().find(|file| checkpoint::leads_into(file, first));
+        oldest.map_or(target.state.position().index, |file| file.index).next()
     }
 }
 

@@ -1,0 +1,193 @@
+//! The archivist: a thread that moves what is settled from full segments into
+//! sealed files, and drops the oldest of them.
+//!
+//! ```text
+//! full segment: committed? in a checkpoint? ─▶ sealed file, durable ─▶ the tail lets go
+//!                                                                        │
+//!                                   okaywal may write over the segment ◀─┘
+//! ```
+//!
+//! Whatever fails here ends the process, as any failure of the log does, save
+//! that a disk without room is waited for: the segments still have it all.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::disk::Disk;
+use crate::keeper::{FullSegment, Keeper};
+use crate::sealed::{self, GoesOn, Sealed, SealedWriter};
+use crate::wal::Submitter;
+use crate::{
+    IoError, LogError, LogId, LogReader, LogTime, Notice, OnFatal, OnNotice, RaftIndex, Retain,
+    Write,
+};
+
+/// How often to look whether there is something to do, if nobody says so.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The thread's state.
+pub(crate) struct Archivist {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) reader: LogReader,
+    pub(crate) keeper: Keeper,
+    pub(crate) submitter: Submitter,
+    pub(crate) retain: Retain,
+    pub(crate) on_fatal: OnFatal,
+    pub(crate) on_notice: OnNotice,
+}
+
+/// Entries that can be sealed, and the last segment that is superfluous then.
+struct Settled {
+    first: RaftIndex,
+    last: LogId,
+    segment: FullSegment,
+}
+
+impl Archivist {
+    /// Works until the log closes, or fails.
+    pub(crate) fn run(self) {
+        while !self.keeper.is_closed() {
+            match self.work() {
+                Ok(()) => {}
+                Err(LogError::Closed) => return,
+                Err(error) if is_out_of_room(&error) => {
+                    (self.on_notice)(Notice::NoRoomToSeal(error));
+                }
+                Err(error) => return (self.on_fatal)(error),
+            }
+            self.keeper.wait_for_news(INTERVAL);
+        }
+    }
+
+    /// Does all that can be done now.
+    pub(crate) fn work(&self) -> Result<(), LogError> {
+        while let Some(settled) = self.next_settled() {
+            self.seal(&settled)?;
+            self.let_go(settled.segment);
+        }
+        self.drop_oldest()
+    }
+
+    /// Returns what is to be sealed next. Segments of which nothing is left to be
+    /// sealed go at once.
+    fn next_settled(&self) -> Option<Settled> {
+        let committed = self.reader.state().committed?.index;
+        let settled = committed.min(self.keeper.covered().newest?);
+        if !self.reader.goes_on_from_archive() {
+            return None;
+        }
+        for segment in self.keeper.full() {
+            let tail = self.reader.tail();
+            let first = tail.first();
+            let Some((last, index)) = tail.last_in(segment.first_commit) else {
+                drop(tail);
+                self.let_go(segment);
+                continue;
+            };
+            if last.index > settled {
+                return None;
+            }
+            // A file is named by its commands. Entries without one wait for those
+            // that follow.
+            if index > tail.index_before_first() {
+                return Some(Settled { first, last, segment });
+            }
+        }
+        None
+    }
+
+    /// Seals entries, and lets the tail go of them.
+    fn seal(&self, settled: &Settled) -> Result<(), LogError> {
+        let archive = self.reader.archive();
+        let before = self.reader.tail().index_before_first();
+        let from = archive.goes_on();
+        let from = from.unwrap_or_else(|| GoesOn { before, ..GoesOn::default() });
+        let sealed = self.write_sealed(settled, from).inspect_err(|_| {
+            // A draft takes room that the log may need. That it cannot be removed
+            // says less than why it could not be written.
+            let _removed = self.disk.remove(&sealed::draft(archive.dir()));
+        })?;
+        let notice = Notice::Sealed {
+            path: sealed.path.clone(),
+            bytes: sealed.bytes,
+            last: sealed.footer.index,
+        };
+        archive.push(sealed);
+        self.reader.tail().release(settled.last);
+        (self.on_notice)(notice);
+        Ok(())
+    }
+
+    fn write_sealed(&self, settled: &Settled, from: GoesOn) -> Result<Sealed, LogError> {
+        let mut file = SealedWriter::create(&*self.disk, self.reader.archive().dir(), from)?;
+        for index in settled.first.0..=settled.last.index.0 {
+            if self.keeper.is_closed() {
+                return Err(LogError::Closed);
+            }
+            file.push(&self.reader.read_payload(RaftIndex(index))?)?;
+        }
+        file.finish()
+    }
+
+    fn let_go(&self, segment: FullSegment) {
+        self.reader.close_segment(segment.first_commit);
+        self.keeper.release(segment);
+    }
+
+    /// Drops the oldest files while there are more than is wanted. First the log
+    /// says so, and then they go: what is missing is known to be.
+    fn drop_oldest(&self) -> Result<(), LogError> {
+        let Some(needed) = self.keeper.covered().all else { return Ok(()) };
+        let archive = self.reader.archive();
+        let files = archive.sealed();
+        // The newest stays: the next one follows it.
+        let excess = self.retain.excess(&files, now()).min(files.len().saturating_sub(1));
+        let excess = files[..excess].iter().take_while(|file| file.footer.last.index <= needed);
+        let Some(newest) = excess.last() else { return Ok(()) };
+        let upto = newest.footer.last;
+        let (sender, written) = mpsc::channel();
+        let done = Box::new(move |result| drop(sender.send(result)));
+        self.submitter.write(Write::Forget { upto }, done);
+        written.recv().unwrap_or(Err(LogError::Closed))?;
+        for path in archive.forget(upto) {
+            self.disk.remove(&path).map_err(IoError::at("remove", &path))?;
+            (self.on_notice)(Notice::Dropped { path, last: newest.footer.index });
+        }
+        let dir = archive.dir();
+        Ok(self.disk.sync_dir(dir).map_err(IoError::at("sync", dir))?)
+    }
+}
+
+impl Retain {
+    /// Returns how many of the oldest files are more than is wanted.
+    fn excess(self, files: &[Arc<Sealed>], now: LogTime) -> usize {
+        match self {
+            Self::Forever => 0,
+            Self::Bytes(most) => {
+                let mut kept = 0;
+                let fits = |file: &&Arc<Sealed>| {
+                    kept += file.bytes;
+                    kept <= most
+                };
+                files.len() - files.iter().rev().take_while(fits).count()
+            }
+            Self::Age(age) => {
+                let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+                let oldest = LogTime(now.0.saturating_sub(age));
+                files.partition_point(|file| file.footer.time < oldest)
+            }
+        }
+    }
+}
+
+fn now() -> LogTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    LogTime(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn is_out_of_room(error: &LogError) -> bool {
+    let LogError::Io(error) = error else { return false };
+    matches!(error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,36 @@
+//! Notices: what happens in the log, for people to know.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::{Index, LogError};
+
+/// Something that happened in the log, and that people may want to know.
+#[derive(Debug)]
+pub enum Notice {
+    /// A commit took long.
+    Stalled {
+        /// How long so far.
+        took: Duration,
+        /// How many did, since the log was opened.
+        count: u64,
+    },
+    /// Settled entries have been sealed.
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// How long it is.
+        bytes: u64,
+        /// The last command in it.
+        last: Index,
+    },
+    /// A file is more than is to be kept, and is gone.
+    Dropped {
+        /// The file.
+        path: PathBuf,
+        /// The last command that is no longer kept.
+        last: Index,
+    },
+    /// There is no room to seal anything: what is settled stays where it is.
+    NoRoomToSeal(LogError),
+}
