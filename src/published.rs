@@ -87,7 +87,7 @@ struct Place {
 
 impl WatchHub {
     fn listen(&self, prefix: &KeyPath) -> Listener {
-        let prefix = Arc::<str>::from(prefix.clone());
+        let prefix = Arc::<str>::from(prefix.as_str());
         let mut places = self.places();
         let place = places.entry(Arc::clone(&prefix)).or_default();
         place.listeners += 1;

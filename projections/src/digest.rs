@@ -14,15 +14,23 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::{Change, Event, Outcome, Position, Projection, Rejection, What};
 
 /// The fold that makes the digest.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Digester {
     position: Position,
     digest: Digest,
+    /// Where outcomes are laid out. It holds nothing between two of them.
+    buffer: Vec<u8>,
+}
+
+impl Clone for Digester {
+    fn clone(&self) -> Self {
+        Self::restore(self.position, self.digest)
+    }
 }
 
 impl Digester {
     pub(crate) fn restore(position: Position, digest: Digest) -> Self {
-        Self { position, digest }
+        Self { position, digest, buffer: Vec::new() }
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -37,19 +45,20 @@ impl Projection for Digester {
 
     fn fold(&mut self, outcome: &Outcome) {
         self.position.follow(outcome);
-        let mut layout = Layout { buffer: Vec::with_capacity(512) };
+        self.buffer.clear();
+        let mut layout = Layout { buffer: &mut self.buffer };
         layout.buffer.extend_from_slice(&self.digest.0.to_le_bytes());
         layout.outcome(outcome);
-        self.digest = Digest(xxh3_128(&layout.buffer));
+        self.digest = Digest(xxh3_128(&self.buffer));
     }
 }
 
 /// An outcome, laid out to be hashed. The layout is part of the log's format.
-struct Layout {
-    buffer: Vec<u8>,
+struct Layout<'a> {
+    buffer: &'a mut Vec<u8>,
 }
 
-impl Layout {
+impl Layout<'_> {
     fn outcome(&mut self, outcome: &Outcome) {
         self.number(outcome.position.index.0);
         self.number(outcome.position.event.0);
