@@ -11,12 +11,13 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 
+mod support;
+
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -25,6 +26,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use support::{Machine, after, wrk};
 use tempfile::TempDir;
 
 /// 10,000 keys, in an order that is not that of their names; 256-byte values.
@@ -67,7 +69,7 @@ fn main() {
     load.row("durable PUT, 256 connections", "PUT", 256, &machine.url);
     load.row("linearizable GET, 64 connections", "GET", 64, &machine.url);
     println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
-    let (median, worst) = machine.lateness();
+    let (median, worst) = lateness(&machine);
     println!("{:<40} {median:>9.1} ms, {worst:.1} ms at worst", "expiry behind its deadline");
 }
 
@@ -90,93 +92,38 @@ impl Load<'_> {
     fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {
         let script = self.dir.join(format!("{method}.lua"));
         std::fs::write(&script, SCRIPT.replace("METHOD", &format!("{method:?}"))).unwrap();
-        let output = Command::new("wrk")
-            .args(["-t1", &format!("-c{connections}"), &format!("-d{}", self.seconds), "--latency"])
-            .arg("-s")
-            .arg(&script)
-            .arg(url)
-            .output()
-            .expect("wrk is on the path");
-        let text = String::from_utf8(output.stdout).unwrap();
-        let after = |label: &str| {
-            let (_, rest) = text.split_once(label).unwrap_or_else(|| panic!("no {label}: {text}"));
-            rest.split_whitespace().next().unwrap().to_owned()
-        };
+        let text = wrk(&script, connections, self.seconds, url);
         assert!(!text.contains("Non-2xx") || url.is_empty() || method == "GET", "{text}");
-        (after("Requests/sec:").parse().unwrap(), after("\n     99%"))
+        (after(&text, "Requests/sec:").parse().unwrap(), after(&text, "\n     99%"))
     }
 }
 
-/// A machine of this program, in a process of its own.
-struct Machine {
-    child: Child,
-    url: String,
-    healthy_after: Duration,
-}
-
-impl Machine {
-    fn start(dir: &Path) -> Self {
-        let started = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_etcd"))
-            .args(["-c", "0", "-s", "0", "-d"])
-            .arg(dir)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut url = String::new();
-        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("clients: ") {
-                rest.split(' ').next().unwrap().clone_into(&mut url);
-            }
-            if line.contains("ready in") {
-                break;
-            }
+/// Sets keys that expire, and returns how long after their deadlines a stream
+/// tells so: in the median and at worst, in milliseconds.
+fn lateness(machine: &Machine) -> (f64, f64) {
+    const KEYS: usize = 200;
+    let stream = ureq::get(format!("{}/v1/watch/soon?stream=true", machine.url)).call().unwrap();
+    let url = machine.url.clone();
+    let setting = std::thread::spawn(move || {
+        for key in 0..KEYS {
+            let form = [("value", "x"), ("ttl", "1")];
+            ureq::post(format!("{url}/v1/keys/soon/{key}")).send_form(form).unwrap();
+            std::thread::sleep(Duration::from_millis(7));
         }
-        while ureq::get(format!("{url}/health")).call().is_err() {}
-        Self { child, url, healthy_after: started.elapsed() }
-    }
-
-    /// Sets keys that expire, and returns how long after their deadlines a stream
-    /// tells so: in the median and at worst, in milliseconds.
-    fn lateness(&self) -> (f64, f64) {
-        const KEYS: usize = 200;
-        let stream = ureq::get(format!("{}/v1/watch/soon?stream=true", self.url)).call().unwrap();
-        let url = self.url.clone();
-        let setting = std::thread::spawn(move || {
-            for key in 0..KEYS {
-                let form = [("value", "x"), ("ttl", "1")];
-                ureq::post(format!("{url}/v1/keys/soon/{key}")).send_form(form).unwrap();
-                std::thread::sleep(Duration::from_millis(7));
-            }
-        });
-        let lines = BufReader::new(stream.into_body().into_reader()).lines().map(Result::unwrap);
-        let expired = lines.filter(|line| line.starts_with(r#"{"action":"EXPIRE""#)).take(KEYS);
-        let mut late: Vec<_> = expired
-            .map(|line| {
-                let (_, rest) = line.split_once(r#""expiration":""#).unwrap();
-                let deadline: chrono::DateTime<chrono::Utc> =
-                    rest.split('"').next().unwrap().parse().unwrap();
-                (chrono::Utc::now() - deadline).as_seconds_f64() * 1e3
-            })
-            .collect();
-        setting.join().unwrap();
-        late.sort_by(f64::total_cmp);
-        (late[late.len() / 2], late[late.len() - 1])
-    }
-
-    fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
+    });
+    let lines = BufReader::new(stream.into_body().into_reader()).lines().map(Result::unwrap);
+    let expired = lines.filter(|line| line.starts_with(r#"{"action":"EXPIRE""#)).take(KEYS);
+    let mut late: Vec<_> = expired
+        .map(|line| {
+            let (_, rest) = line.split_once(r#""expiration":""#).unwrap();
+            let deadline: chrono::DateTime<chrono::Utc> =
+                rest.split('"').next().unwrap().parse().unwrap();
+            (chrono::Utc::now() - deadline).as_seconds_f64() * 1e3
+        })
+        .collect();
+    setting.join().unwrap();
+    late.sort_by(f64::total_cmp);
+    (late[late.len() / 2], late[late.len() - 1])
 }
 
 /// Serves a fixed body with hyper alone, set up as this program does it, and

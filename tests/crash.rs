@@ -1,4 +1,6 @@
 //! kill -9 under load, round after round: nothing that was acknowledged is lost.
+//! Segments are small and checkpoints frequent, so that kills fall into sealing
+//! and checkpointing as well.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -10,10 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use support::{Server, eventually};
 use tempfile::TempDir;
 
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 50;
 const WRITERS: usize = 8;
 /// How many acknowledged writes a round waits for before the kill.
-const WRITES: usize = 400;
+const WRITES: usize = 150;
+
+const ARGS: [&str; 8] =
+    ["-c", "0", "-s", "0", "--segment-bytes", "16384", "--checkpoint-bytes", "20000"];
 
 /// What a writer knows of its key: the last value that was acknowledged, and the
 /// one that was under way.
@@ -29,14 +34,16 @@ fn nothing_acknowledged_is_lost() {
     let mut known = vec![Known::default(); WRITERS];
     let mut last_index = 0;
     for round in 0..ROUNDS {
-        let server = Server::start(dir.path());
+        let server = Server::start_with(dir.path(), &ARGS);
         check(&server, &known, last_index, round);
         last_index = write_until_killed(server, &mut known);
     }
-    let server = Server::start(dir.path());
+    let server = Server::start_with(dir.path(), &ARGS);
     check(&server, &known, last_index, ROUNDS);
     check_history(&server);
     server.stop("-TERM");
+    let sealed = std::fs::read_dir(dir.path().join("archive")).unwrap().count();
+    assert!(sealed > 20, "{sealed} sealed files");
     let verified = support::etcd(&["log", "verify", "-d"]).arg(dir.path()).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }

@@ -96,7 +96,9 @@ impl LogReader {
 
     /// Returns what the log holds besides its entries.
     pub fn state(&self) -> LogState {
-        self.tail().state()
+        let state = self.tail().state();
+        let purged = state.purged.map_or(RaftIndex(0), |upto| upto.index.next());
+        LogState { first: self.first().max(purged), ..state }
     }
 
     pub(crate) fn archive(&self) -> &Archive {
@@ -168,7 +170,7 @@ impl LogReader {
     }
 
     /// Returns the entries of a range, in order, as far as they go together with
-    /// about `max_bytes`; at least one if there is one.
+    /// about `max_bytes`, or not as far; at least one if there is one.
     ///
     /// # Errors
     ///

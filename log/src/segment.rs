@@ -180,8 +180,12 @@ pub(crate) struct Survey {
 
 /// Looks through what stands behind the last whole commit of a segment, where the
 /// commit of this number should.
+///
+/// That commit is there in part if it begins there, or if a frame of it stands
+/// somewhere behind. Anything else is of an older life of the segment: whole frames
+/// of lower commits, and the rest of one that was written over.
 pub(crate) fn survey(rest: &[u8], commit: u64) -> Survey {
-    let (mut at, mut own_end, mut has_older) = (0, 0, false);
+    let (mut at, mut torn) = (0, begun_length(rest, commit));
     while let Some((distance, header)) = find_frame(&rest[at..], |_| true) {
         let begins = at + distance;
         if header.commit > commit {
@@ -189,27 +193,21 @@ pub(crate) fn survey(rest: &[u8], commit: u64) -> Survey {
         }
         at = begins + frame::HEADER + header.length;
         if header.commit == commit {
-            own_end = at;
-        } else {
-            has_older = true;
+            torn = torn.max(at);
         }
     }
-    let torn = match begun_length(rest, commit) {
-        Some(length) => length.max(own_end),
-        None if has_older => own_end,
-        None => rest.len(),
-    };
     Survey { later: None, torn }
 }
 
-/// Returns how much there is of a commit of this number that begins here.
-fn begun_length(rest: &[u8], commit: u64) -> Option<usize> {
+/// Returns how many bytes there are of a commit of this number that begins here.
+fn begun_length(rest: &[u8], commit: u64) -> usize {
     let head = [[NEW_ENTRY].as_slice(), &commit.to_le_bytes(), &[CHUNK]].concat();
     if rest.is_empty() || !head.starts_with(&rest[..rest.len().min(head.len())]) {
-        return None;
+        return 0;
     }
-    let length = rest.get(head.len()..BEFORE_FRAMES)?.try_into().map_or(0, u32::from_le_bytes);
-    Some(rest.len().min(BEFORE_FRAMES + length as usize + BEHIND_FRAMES))
+    let length = rest.get(head.len()..BEFORE_FRAMES).and_then(|length| length.try_into().ok());
+    let length = length.map_or(usize::MAX, |length| u32::from_le_bytes(length) as usize);
+    rest.len().min(length.saturating_add(BEFORE_FRAMES + BEHIND_FRAMES))
 }
 
 /// Returns how many bytes there are up to the last one that is not zero.

@@ -59,7 +59,7 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
     fn state(&self) -> LogState;
 
     /// Returns the entries of a range, in order, as far as they go together with
-    /// about `max_bytes`; at least one if there is one.
+    /// about `max_bytes`, or not as far; at least one if there is one.
     ///
     /// # Errors
     ///

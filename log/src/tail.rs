@@ -89,7 +89,7 @@ impl Tail {
             purged: self.purged,
             forgotten: self.forgotten,
             committed: self.committed,
-            first: self.purged.map_or(self.first(), |upto| self.first().max(upto.index.next())),
+            first: self.first(),
             last: self.last(),
         }
     }

@@ -1,0 +1,99 @@
+//! What benchmarks share: a machine of this program in a process of its own, and
+//! the load generator `wrk`.
+#![allow(dead_code, reason = "each benchmark uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
+#![allow(unreachable_pub, reason = "these are the words of a library of its own")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A machine of this program, in a process of its own.
+pub struct Machine {
+    child: Child,
+    /// Where clients reach it.
+    pub url: String,
+    /// How long it took from its start until it could serve.
+    pub healthy_after: Duration,
+}
+
+impl Machine {
+    /// Starts on a directory.
+    pub fn start(dir: &Path) -> Self {
+        let started = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_etcd"))
+            .args(["-c", "0", "-s", "0", "-d"])
+            .arg(dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("clients: ") {
+                rest.split(' ').next().unwrap().clone_into(&mut url);
+            }
+            if line.contains("ready in") {
+                break;
+            }
+            assert!(!line.starts_with("etcd:"), "{line}");
+        }
+        while ureq::get(format!("{url}/health")).call().is_err() {}
+        Self { child, url, healthy_after: started.elapsed() }
+    }
+
+    /// How much memory the process has, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// How much memory the process had at most since [`Self::forget_peak`], in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Makes the peak of memory begin anew.
+    pub fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
+    /// Asks the process to stop, and waits until it has.
+    pub fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap();
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have been stopped before.
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Runs `wrk` with a script, and returns what it says.
+pub fn wrk(script: &Path, connections: usize, seconds: usize, url: &str) -> String {
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}"), "--latency"])
+        .arg("-s")
+        .arg(script)
+        .arg(url)
+        .output()
+        .expect("wrk is on the path");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The word behind a label in what `wrk` says.
+pub fn after(text: &str, label: &str) -> String {
+    let (_, rest) = text.split_once(label).unwrap_or_else(|| panic!("no {label}: {text}"));
+    rest.split_whitespace().next().unwrap().to_owned()
+}
