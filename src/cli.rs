@@ -14,6 +14,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::disk::Reserve;
 use crate::log_tool;
 use crate::one_line::OneLine;
 use crate::serve;
@@ -80,6 +81,10 @@ struct ServeArgs {
     /// Refuse writes while fewer bytes than this are free on the disk
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
     disk_reserve: u64,
+
+    /// Keep a file of this many bytes, to be let go when the disk is nearly full
+    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
+    ballast_bytes: u64,
 
     /// Set aside what the directory holds, and start anew
     #[arg(short = 'i', long)]
@@ -187,7 +192,7 @@ impl ServeArgs {
             checkpoint_bytes: self.checkpoint_bytes,
             segment_bytes: self.segment_bytes,
             retain: self.retain,
-            disk_reserve: self.disk_reserve,
+            reserve: Reserve { free: self.disk_reserve, ballast: self.ballast_bytes },
             start_anew: self.ignore,
         })
     }

@@ -7,6 +7,7 @@
 //!   wal/           the log
 //!   checkpoints/   the state at some positions of the log
 //!   archive/       settled history
+//!   ballast        room that can be let go when the disk is nearly full
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};

@@ -4,46 +4,73 @@
 //! ```text
 //! free ──────────────────────┬───────────── reserve ────────┬ 0
 //!        writes are accepted │ refused; reads and watches   │ the log would fail,
-//!                            │ go on                        │ and end the process
+//!                            │ go on; the ballast is let go │ and end the process
 //! ```
 //!
-//! Writes are accepted again by themselves once there is room.
+//! The *ballast* is a file that takes up room for nothing. When the reserve is
+//! reached it goes, and there is room for what brings room: a checkpoint, sealing,
+//! dropping old history. Writes are accepted again by themselves once the ballast
+//! could be put back and the reserve is still free.
 //!
 //! *Limits*: the reserve is looked after by this process alone; another one can
 //! use it up.
 
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::one_line::OneLine;
 
 /// How often to look. Even the fastest writers need seconds for the reserve.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// How the room on a disk is looked after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserve {
+    /// Below how many free bytes writes are refused.
+    pub free: u64,
+    /// How many bytes the ballast has.
+    pub ballast: u64,
+}
+
 /// Whether there is room on the disk. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub struct DiskRoom {
-    is_short: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    is_short: AtomicBool,
+    free: AtomicU64,
 }
 
 impl DiskRoom {
-    /// Looks after the disk that a directory lies on: it is short of room while
-    /// fewer than `reserve` bytes are free.
+    /// Looks after the disk that a directory lies on, and keeps a ballast in that
+    /// directory.
     ///
     /// # Panics
     ///
     /// Outside a runtime.
-    pub fn watch(dir: PathBuf, reserve: u64) -> Self {
+    pub fn watch(dir: PathBuf, reserve: Reserve) -> Self {
         let room = Self::default();
-        room.look(free_bytes(&dir), reserve);
+        let ballast = Ballast { path: dir.join("ballast"), bytes: reserve.ballast };
+        let free = free_bytes(&dir).unwrap_or(u64::MAX);
+        let has_room = free >= reserve.free.saturating_add(ballast.missing()) && ballast.put_back();
+        if !has_room {
+            tell_short(reserve);
+        }
+        room.shared.is_short.store(!has_room, Ordering::Relaxed);
         let watched = room.clone();
         tokio::spawn(async move {
             loop {
+                watched.look(free_bytes(&dir), reserve, &ballast);
                 tokio::time::sleep(INTERVAL).await;
-                watched.look(free_bytes(&dir), reserve);
             }
         });
         room
@@ -51,51 +78,144 @@ impl DiskRoom {
 
     /// Returns whether writes must be refused.
     pub fn is_short(&self) -> bool {
-        self.is_short.load(Ordering::Relaxed)
+        self.shared.is_short.load(Ordering::Relaxed)
     }
 
-    fn look(&self, free: io::Result<u64>, reserve: u64) {
-        let is_short = match free {
-            Ok(free) => free < reserve,
+    /// Returns whether so many bytes can be written that bring room, or need not be
+    /// there for long.
+    pub fn has_room_for(&self, bytes: u64) -> bool {
+        !self.is_short() || self.shared.free.load(Ordering::Relaxed) > bytes
+    }
+
+    fn look(&self, free: io::Result<u64>, reserve: Reserve, ballast: &Ballast) {
+        let free = free.unwrap_or_else(|error| {
             // Not to know is no reason to refuse: the log itself is checked.
-            Err(error) => {
-                tracing::warn!("the room on the disk is not known: {}", OneLine(&error));
-                false
-            }
+            tracing::warn!("the room on the disk is not known: {}", OneLine(&error));
+            u64::MAX
+        });
+        self.shared.free.store(free, Ordering::Relaxed);
+        let was_short = self.is_short();
+        let is_short = if was_short {
+            free < reserve.free.saturating_add(ballast.missing()) || !ballast.put_back()
+        } else {
+            free < reserve.free
         };
-        match (self.is_short.swap(is_short, Ordering::Relaxed), is_short) {
-            (false, true) => {
-                tracing::warn!("fewer than {reserve} bytes are free: writes are refused");
-            }
+        if is_short {
+            ballast.let_go();
+        }
+        match (self.shared.is_short.swap(is_short, Ordering::Relaxed), is_short) {
+            (false, true) => tell_short(reserve),
             (true, false) => tracing::info!("there is room again: writes are accepted"),
             (false, false) | (true, true) => {}
         }
     }
 }
 
-fn free_bytes(dir: &std::path::Path) -> io::Result<u64> {
+fn tell_short(reserve: Reserve) {
+    tracing::warn!("fewer than {} bytes are free: writes are refused", reserve.free);
+}
+
+/// A file that takes up room for nothing, so that it can be let go.
+#[derive(Debug)]
+struct Ballast {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Ballast {
+    fn is_there(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// Returns how many bytes have to be found to put it back.
+    fn missing(&self) -> u64 {
+        let length = fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        self.bytes.saturating_sub(length)
+    }
+
+    /// Puts it back, and returns whether it is there.
+    fn put_back(&self) -> bool {
+        if self.is_there() {
+            return true;
+        }
+        let put = File::create(&self.path).and_then(|file| {
+            fallocate(&file, FallocateFlags::empty(), 0, self.bytes)?;
+            file.sync_all()
+        });
+        match put {
+            Ok(()) => true,
+            // A file system that cannot do this has to go without.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
+            Err(error) => {
+                tracing::debug!("the ballast cannot be put back: {}", OneLine(&error));
+                false
+            }
+        }
+    }
+
+    fn let_go(&self) {
+        match fs::remove_file(&self.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!("the ballast cannot be let go: {}", OneLine(&error)),
+        }
+    }
+}
+
+fn free_bytes(dir: &Path) -> io::Result<u64> {
     let room = rustix::fs::statvfs(dir)?;
     Ok(room.f_bavail.saturating_mul(room.f_frsize))
 }
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     #[test]
-    fn writes_are_refused_below_the_reserve_and_accepted_above_it() {
+    fn writes_are_refused_below_the_reserve_until_the_ballast_is_back() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 5000 };
+        let reserve = Reserve { free: 100, ballast: 5000 };
         let room = DiskRoom::default();
-        for (free, is_short) in [(100, false), (99, true), (98, true), (100, false)] {
-            room.look(Ok(free), 100);
+        assert!(ballast.put_back());
+        for (free, is_short) in
+            [(100, false), (99, true), (98, true), (100, true), (5099, true), (5100, false)]
+        {
+            room.look(Ok(free), reserve, &ballast);
+            assert_eq!((room.is_short(), ballast.is_there()), (is_short, !is_short), "{free}");
+        }
+    }
+
+    #[test]
+    fn without_a_ballast_the_reserve_alone_counts() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 0 };
+        let room = DiskRoom::default();
+        for (free, is_short) in [(100, false), (99, true), (100, false)] {
+            room.look(Ok(free), Reserve { free: 100, ballast: 0 }, &ballast);
             assert_eq!(room.is_short(), is_short, "{free}");
         }
     }
 
     #[test]
-    fn disk_that_does_not_tell_refuses_nothing() {
+    fn what_brings_room_may_use_the_reserve() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 0 };
         let room = DiskRoom::default();
-        room.look(Ok(0), 100);
-        room.look(Err(io::Error::other("no answer")), 100);
+        room.look(Ok(99), Reserve { free: 100, ballast: 0 }, &ballast);
+        assert!(room.has_room_for(98) && !room.has_room_for(99));
+    }
+
+    #[test]
+    fn disk_that_does_not_tell_refuses_nothing() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 10 };
+        let reserve = Reserve { free: 100, ballast: 10 };
+        let room = DiskRoom::default();
+        room.look(Ok(0), reserve, &ballast);
+        room.look(Err(io::Error::other("no answer")), reserve, &ballast);
         assert!(!room.is_short());
     }
 

@@ -30,7 +30,7 @@ use crate::checkpoint::{
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
-use crate::disk::DiskRoom;
+use crate::disk::{DiskRoom, Reserve};
 use crate::node::{Node, NodeOptions, WriteError};
 use crate::one_line::OneLine;
 use crate::{api, published};
@@ -71,8 +71,8 @@ pub struct Options {
     pub segment_bytes: u32,
     /// How much of history is kept.
     pub retain: Retain,
-    /// Below how many free bytes on the disk writes are refused.
-    pub disk_reserve: u64,
+    /// How much room on the disk is held back.
+    pub reserve: Reserve,
     /// Whether to set aside what the directory holds.
     pub start_anew: bool,
 }
@@ -228,7 +228,7 @@ impl Server {
         let start = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let from = start.state.position().index;
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
-        let disk = DiskRoom::watch(data_dir.path().to_owned(), options.disk_reserve);
+        let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
         let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
         let bytes = options.checkpoint_bytes;
         let state_machine = StateMachine::new(start, publisher, checkpoints.clone(), writer, bytes);

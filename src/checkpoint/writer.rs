@@ -4,7 +4,10 @@
 //! A checkpoint that cannot be written is reported and forgotten: it is a cache,
 //! and the next one comes.
 
-use etcd_log::LogStorage;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use etcd_log::{IoError, LogStorage};
 use tokio::sync::mpsc;
 
 use super::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, NEWEST};
@@ -12,11 +15,16 @@ use crate::blocking::blocking;
 use crate::disk::DiskRoom;
 use crate::one_line::OneLine;
 
+/// How much room must be left besides.
+const MARGIN: u64 = 16 << 20;
+
 /// Takes checkpoints to be written. Its task ends with it.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     queue: mpsc::Sender<Checkpoint>,
     disk: DiskRoom,
+    /// How long the last one was.
+    last_bytes: Arc<AtomicU64>,
 }
 
 impl CheckpointWriter {
@@ -28,23 +36,33 @@ impl CheckpointWriter {
     /// Outside a runtime.
     pub fn start<L: LogStorage>(store: CheckpointStore, disk: DiskRoom, log: L) -> Self {
         let (queue, mut waiting) = mpsc::channel::<Checkpoint>(1);
+        let last_bytes = Arc::new(AtomicU64::new(0));
+        let bytes = Arc::clone(&last_bytes);
         tokio::spawn(async move {
             while let Some(checkpoint) = waiting.recv().await {
                 let (store, log) = (store.clone(), log.clone());
                 match blocking(move || write(&store, &checkpoint, &log)).await {
-                    Ok(file) => tracing::debug!("checkpoint at {} written", file.index),
+                    Ok((file, length)) => {
+                        bytes.store(length, Ordering::Relaxed);
+                        tracing::debug!("checkpoint at {} written", file.index);
+                    }
                     Err(error) => tracing::warn!("no checkpoint written: {}", OneLine(&error)),
                 }
             }
         });
-        Self { queue, disk }
+        Self { queue, disk, last_bytes }
+    }
+
+    /// How much room the next one may take: somewhat more than the last.
+    fn room_needed(&self) -> u64 {
+        self.last_bytes.load(Ordering::Relaxed).saturating_mul(2).saturating_add(MARGIN)
     }
 
     /// Hands a checkpoint over, if the writer is free: returns whether it was.
     /// Never waits.
     pub fn offer(&self, checkpoint: impl FnOnce() -> Checkpoint) -> bool {
         match self.queue.try_reserve() {
-            Ok(_) if self.disk.is_short() => false,
+            Ok(_) if !self.disk.has_room_for(self.room_needed()) => false,
             Ok(place) => {
                 place.send(checkpoint());
                 true
@@ -58,10 +76,11 @@ fn write(
     store: &CheckpointStore,
     checkpoint: &Checkpoint,
     log: &impl LogStorage,
-) -> Result<CheckpointFile, CheckpointError> {
+) -> Result<(CheckpointFile, u64), CheckpointError> {
     let file = store.write(checkpoint)?;
     note(log, &store.thin_out(log.first())?);
-    Ok(file)
+    let length = std::fs::metadata(&file.path).map_err(IoError::at("read", &file.path))?.len();
+    Ok((file, length))
 }
 
 /// Tells the log which checkpoints there are, so that it can settle what they
