@@ -8,6 +8,7 @@
 //! The log is written once, by batches of 512 commands that set 10,000 keys to
 //! JSON values of about 256 bytes. All is measured from the page cache.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 
 use std::fs;
@@ -151,7 +152,7 @@ fn command(number: u64, keys: u64) -> Command {
         8000 + (random >> 32 & 1023),
         random >> 28 & 15,
         random >> 24 & 15,
-        if random & 7 == 0 { "draining" } else { "healthy" },
+        if random.is_multiple_of(8) { "draining" } else { "healthy" },
         random >> 16 & 127,
         random >> 8 & 31,
         random & 31,

@@ -9,6 +9,7 @@
 //! The keys have values of 100 random hexadecimal digits, and are set anew in an
 //! order that is not that of their names, by 256 connections. Needs `wrk` on the path.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 
 mod support;
@@ -26,7 +27,7 @@ use tempfile::TempDir;
 const KEYS: u64 = 1_000_000;
 
 /// How many commands a batch of the recorded log has.
-const BATCH: u64 = 1000;
+const BATCH: usize = 1000;
 
 const SCRIPT: &str = r#"
 math.randomseed(7)
@@ -100,8 +101,8 @@ fn main() {
 fn import(dir: &Path, data: &Path) {
     let recorded = dir.join("recorded.jsonl");
     let mut out = BufWriter::new(File::create(&recorded).unwrap());
-    for first in (0..KEYS).step_by(BATCH as usize) {
-        let commands = (first..first + BATCH).map(|number| etcd_log::Command::Set {
+    for first in (0..KEYS).step_by(BATCH) {
+        let commands = (first..).take(BATCH).map(|number| etcd_log::Command::Set {
             key: KeyPath::clean(&format!("/tree/key-{number}")).unwrap(),
             value: Arc::from(value(number)),
             ttl: None,

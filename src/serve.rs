@@ -226,7 +226,7 @@ impl Server {
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let start = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
-        let from = start.state.position().index;
+        let (from, applied) = (start.state.position().index, start.applied.map(|id| id.index));
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
         let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
         let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
@@ -236,6 +236,8 @@ impl Server {
         let (me, log) = (identity.node, wal.clone());
         let consensus = ConsensusOptions { me, address, log, state_machine };
         let consensus = Consensus::start(consensus).await?;
+        // Not before: while it starts, openraft relies on the log's first entry.
+        note_checkpoints(&checkpoints, applied, &wal)?;
         let node = Node::start(NodeOptions {
             cluster: identity.cluster,
             machine,
@@ -374,8 +376,8 @@ fn tell(notice: &Notice) {
         Notice::Sealed { path, bytes, last } => {
             tracing::debug!("sealed up to command {last}: {}, {bytes} bytes", path.display());
         }
-        Notice::Dropped { path, last } => {
-            tracing::info!("history up to command {last} is dropped: {}", path.display());
+        Notice::Dropped { files, last } => {
+            tracing::info!("history up to command {last} is dropped, {files} sealed files");
         }
         Notice::NoRoomToSeal(error) => {
             tracing::warn!("nothing is sealed for want of room: {}", OneLine(error));
@@ -412,11 +414,19 @@ fn start_state(
         let index = checkpoint.state.position().index;
         return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
     }
-    // What is damaged may not be relied on.
-    let applied = checkpoint.applied.map(|id| id.index);
+    Ok(checkpoint)
+}
+
+/// Tells the log which checkpoints there are: those up to the one that the machine
+/// has started from, for what is damaged may not be relied on.
+fn note_checkpoints(
+    checkpoints: &CheckpointStore,
+    applied: Option<RaftIndex>,
+    wal: &Wal,
+) -> Result<(), ServeError> {
     let good = checkpoints.list()?.into_iter().filter(|file| Some(file.raft_index) <= applied);
     checkpoint::note(wal, &good.collect::<Vec<_>>());
-    Ok(checkpoint)
+    Ok(())
 }
 
 /// Returns whether a checkpoint ends with an entry of the log, or right before it.

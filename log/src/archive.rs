@@ -132,11 +132,11 @@ impl Archive {
         self.files().push_back(Arc::new(sealed));
     }
 
-    /// Forgets the files up to an entry, and returns where they lie.
-    pub(crate) fn forget(&self, upto: LogId) -> Vec<PathBuf> {
+    /// Forgets the files up to an entry, and returns them.
+    pub(crate) fn forget(&self, upto: LogId) -> Vec<Arc<Sealed>> {
         let mut files = self.files();
         let gone = files.iter().take_while(|file| file.footer.last <= upto).count();
-        let gone = files.drain(..gone).map(|file| file.path.clone()).collect();
+        let gone = files.drain(..gone).collect();
         drop(files);
         lock(&self.shared.open).retain(|reader| reader.last > upto.index);
         gone

@@ -151,12 +151,15 @@ impl Archivist {
         let done = Box::new(move |result| drop(sender.send(result)));
         self.submitter.write(Write::Forget { upto }, done);
         written.recv().unwrap_or(Err(LogError::Closed))?;
-        for path in archive.forget(upto) {
-            self.disk.remove(&path).map_err(IoError::at("remove", &path))?;
-            (self.on_notice)(Notice::Dropped { path, last: newest.footer.index });
+        let forgotten = archive.forget(upto);
+        for file in &forgotten {
+            self.disk.remove(&file.path).map_err(IoError::at("remove", &file.path))?;
         }
         let dir = archive.dir();
-        Ok(self.disk.sync_dir(dir).map_err(IoError::at("sync", dir))?)
+        self.disk.sync_dir(dir).map_err(IoError::at("sync", dir))?;
+        let (files, last) = (forgotten.len(), newest.footer.index);
+        (self.on_notice)(Notice::Dropped { files, last });
+        Ok(())
     }
 }
 

@@ -24,10 +24,10 @@ pub enum Notice {
         /// The last command in it.
         last: Index,
     },
-    /// A file is more than is to be kept, and is gone.
+    /// Files that were more than is to be kept are gone.
     Dropped {
-        /// The file.
-        path: PathBuf,
+        /// How many.
+        files: usize,
         /// The last command that is no longer kept.
         last: Index,
     },

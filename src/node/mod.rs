@@ -133,6 +133,8 @@ impl Node {
 
     /// Makes this machine known to the cluster, unless it is already: the first
     /// commands of a fresh cluster are its `sync` and the `join` of its founder.
+    /// The few bytes that this takes may come from the disk's reserve: a machine
+    /// that cannot be found could not even be read from.
     ///
     /// # Errors
     ///
@@ -140,11 +142,12 @@ impl Node {
     pub async fn introduce(&self, limit: Duration) -> Result<(), WriteError> {
         let published = self.read(Freshness::Linearizable, limit).await?;
         if published.state.position().index == Index(0) {
-            self.propose(Command::Sync { cluster: self.inner.cluster }, limit).await?;
+            let sync = Command::Sync { cluster: self.inner.cluster };
+            self.inner.proposer.propose(sync, limit).await?;
         }
         let machine = &self.inner.machine;
         if published.state.machines().get(&machine.name) != Some(machine) {
-            self.propose(Command::Join(machine.clone()), limit).await?;
+            self.inner.proposer.propose(Command::Join(machine.clone()), limit).await?;
         }
         Ok(())
     }
