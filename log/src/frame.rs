@@ -48,11 +48,8 @@ pub enum Record {
     Entry(Entry),
     /// This machine's vote.
     Vote(Vote),
-    /// The entries from here on were overruled by another leader's.
-    Truncate {
-        /// The first entry that is gone.
-        since: RaftIndex,
-    },
+    /// The last entries were overruled by another leader's.
+    Truncate(Truncation),
     /// The entries up to here may be forgotten.
     Purge {
         /// The last entry that may be.
@@ -68,6 +65,19 @@ pub enum Record {
         /// The last entry that is gone.
         upto: LogId,
     },
+}
+
+/// What was overruled, and what is left. The latter could be counted, save where
+/// what was overruled lies in a segment that is there no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truncation {
+    /// The first entry that is gone.
+    pub since: RaftIndex,
+    /// The last entry that is left.
+    pub last: Option<LogId>,
+    /// The last command that is left.
+    pub index: Index,
 }
 
 /// What a segment starts from.
@@ -178,7 +188,7 @@ impl Encoder<'_> {
             Record::Entry(entry) => self.write_entry(entry, left),
             Record::Base(base) => self.write_frame(BASE, left, &[], base),
             Record::Vote(vote) => self.write_frame(VOTE, left, &[], vote),
-            Record::Truncate { since } => self.write_frame(TRUNCATE, left, &[], since),
+            Record::Truncate(truncation) => self.write_frame(TRUNCATE, left, &[], truncation),
             Record::Purge { upto } => self.write_frame(PURGE, left, &[], upto),
             Record::Committed { upto } => self.write_frame(COMMITTED, left, &[], upto),
             Record::Forgotten { upto } => self.write_frame(FORGOTTEN, left, &[], upto),
@@ -271,7 +281,7 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Record, String> 
         ENTRY => return decode_entry(payload).map(Record::Entry),
         BASE => serde_json::from_slice(payload).map(Record::Base),
         VOTE => serde_json::from_slice(payload).map(Record::Vote),
-        TRUNCATE => serde_json::from_slice(payload).map(|since| Record::Truncate { since }),
+        TRUNCATE => serde_json::from_slice(payload).map(Record::Truncate),
         PURGE => serde_json::from_slice(payload).map(|upto| Record::Purge { upto }),
         COMMITTED => serde_json::from_slice(payload).map(|upto| Record::Committed { upto }),
         FORGOTTEN => serde_json::from_slice(payload).map(|upto| Record::Forgotten { upto }),
@@ -349,7 +359,7 @@ mod tests {
 
     #[test]
     fn frame_is_read_back_as_written() {
-        let record = Record::Truncate { since: RaftIndex(17) };
+        let record = Record::Purge { upto: LogId::default() };
         let bytes = encoded(&record);
         let header = check(&bytes).unwrap();
         assert_eq!((header.salt, header.sequence, header.commit), (99, 7, 3));

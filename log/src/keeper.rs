@@ -78,6 +78,12 @@ impl Keeper {
         });
     }
 
+    /// Returns the last commit that is in a segment which may go.
+    #[cfg(test)]
+    pub(crate) fn released(&self) -> u64 {
+        self.lock().released
+    }
+
     /// Waits until the segment that ends with this commit may go. Returns whether
     /// it may: it may not if the log closes.
     pub(crate) fn wait_until_released(&self, last_commit: u64) -> bool {

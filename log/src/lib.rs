@@ -19,6 +19,8 @@
 mod archive;
 mod archivist;
 mod command;
+#[cfg(test)]
+mod crash_matrix;
 mod disk;
 mod entry;
 mod error;
@@ -36,6 +38,8 @@ mod retention;
 mod scan;
 mod sealed;
 mod segment;
+#[cfg(test)]
+mod simulated_disk;
 mod storage;
 mod tail;
 mod wal;
@@ -47,7 +51,7 @@ pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
 pub use entry::{Entry, LogId, Membership, Payload, Vote};
 pub use error::{Damage, LogError};
 pub use files::{IoError, sync_dir, write_durably};
-pub use frame::{Base, Record, format_of};
+pub use frame::{Base, Record, Truncation, format_of};
 pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
 pub use notice::Notice;

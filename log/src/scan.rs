@@ -462,7 +462,7 @@ impl SegmentScan<'_> {
             Record::Base(base) => self.fold_base(&base, offset)?,
             Record::Entry(_) => unreachable!("entries are folded by their heads"),
             Record::Vote(vote) => self.scanned.tail.set_vote(vote),
-            Record::Truncate { since } => self.scanned.tail.truncate(since),
+            Record::Truncate(truncation) => self.scanned.tail.restore_truncated(&truncation),
             Record::Purge { upto } => self.scanned.tail.purge(upto),
             Record::Committed { upto } => self.scanned.tail.set_committed(upto),
             Record::Forgotten { upto } => self.scanned.tail.forget(upto),

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use crate::frame::Truncation;
 use crate::storage::{LogState, Write};
 use crate::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
@@ -221,6 +222,16 @@ impl Tail {
             self.drop_slot(VecDeque::pop_back);
         }
         self.uncached = self.uncached.min(self.slots.len());
+    }
+
+    /// Drops the entries that a truncation did. Those that it names may lie in
+    /// segments that are there no more: then what is left is in the archive.
+    pub(crate) fn restore_truncated(&mut self, truncation: &Truncation) {
+        self.truncate(truncation.since);
+        if self.slots.is_empty() {
+            self.released = truncation.last;
+            self.index_before = truncation.index;
+        }
     }
 
     /// Notes that Raft may forget the entries up to `upto`. They stay; but where

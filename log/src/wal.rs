@@ -189,6 +189,13 @@ impl Wal {
         self.reader.clone()
     }
 
+    /// Returns the commit up to which segments have been let go, once none is left
+    /// that can be.
+    #[cfg(test)]
+    pub(crate) fn released(&self) -> Option<u64> {
+        self.keeper.full().is_empty().then(|| self.keeper.released())
+    }
+
     /// Writes what waits, and closes the log. Later writes fail.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::disk::{Disk, SegmentSize, Segments};
-use crate::frame::{Base, Chain, Encoder, FORMAT};
+use crate::frame::{Base, Chain, Encoder, FORMAT, Truncation};
 use crate::keeper::{FullSegment, Keeper};
 use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::Done;
@@ -135,7 +135,7 @@ impl Writer {
             match request {
                 Request::Write { write, after, done } => {
                     group.bytes += size(&write);
-                    push_items(write, &mut group.items);
+                    push_items(write, &after, &mut group.items);
                     let committed = group.after.state.committed;
                     group.after = after;
                     group.after.state.committed = committed;
@@ -276,11 +276,16 @@ fn size(write: &Write) -> usize {
     }
 }
 
-fn push_items(write: Write, items: &mut Vec<Item>) {
+/// Adds what a write puts down. `after` is what the log holds then.
+fn push_items(write: Write, after: &Written, items: &mut Vec<Item>) {
     match write {
         Write::Append(entries) => items.extend(entries.into_iter().map(Item::Entry)),
         Write::Vote(vote) => items.push(Item::Record(Record::Vote(vote))),
-        Write::Truncate { since } => items.push(Item::Record(Record::Truncate { since })),
+        Write::Truncate { since } => {
+            let (last, index) = (after.state.last, after.index);
+            let truncation = Truncation { since, last, index };
+            items.push(Item::Record(Record::Truncate(truncation)));
+        }
         Write::Purge { upto } => items.push(Item::Record(Record::Purge { upto })),
         Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
     }

@@ -274,7 +274,7 @@ impl Runner {
                 }
                 Record::Entry(entry) => format!("entry {}{}", entry.id, value_of(entry)),
                 Record::Vote(vote) => format!("vote {vote}"),
-                Record::Truncate { since } => format!("truncate since {since}"),
+                Record::Truncate(truncation) => format!("truncate since {}", truncation.since),
                 Record::Purge { upto } => format!("purge up to {upto}"),
                 Record::Committed { upto } => format!("committed up to {upto}"),
                 Record::Forgotten { upto } => format!("forgotten up to {upto}"),
