@@ -100,6 +100,10 @@ impl DataDir {
         let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&lock_path);
         let lock = lock.map_err(IoError::at("write", &lock_path))?;
         lock_now(&lock, path)?;
+        // What is there may not be so for good: the last process may have been killed
+        // between naming it and syncing the directory.
+        sync_dir(path)?;
+        sync_dir(&parent(path))?;
         Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
@@ -202,9 +206,15 @@ impl DataDir {
             let path = self.path.join(name);
             fs::rename(&path, aside.join(name)).map_err(IoError::at("set aside", &path))?;
         }
+        sync_dir(&aside)?;
         sync_dir(&self.path)?;
         Ok(Some(aside))
     }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.parent().map_or_else(|| path.clone(), Path::to_owned)
 }
 
 fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {

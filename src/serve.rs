@@ -11,14 +11,14 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_log::{
     Index, LogError, LogReader, LogStorage as _, Machine, Notice, RaftIndex, Recovered, Retain,
-    Wal, WalOptions,
+    Wal, WalOptions, sync_dir,
 };
 use etcd_projections::State;
 use tokio::net::TcpListener;
@@ -225,13 +225,14 @@ impl Server {
             data_dir.claim(&identity)?;
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
-        let start = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
+        let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let (from, applied) = (start.state.position().index, start.applied.map(|id| id.index));
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
         let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
         let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
         let bytes = options.checkpoint_bytes;
-        let state_machine = StateMachine::new(start, publisher, checkpoints.clone(), writer, bytes);
+        let state_machine =
+            StateMachine::new(start, file, publisher, checkpoints.clone(), writer, bytes);
         let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
         let (me, log) = (identity.node, wal.clone());
         let consensus = ConsensusOptions { me, address, log, state_machine };
@@ -318,10 +319,21 @@ fn found(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> 
         return Err(ServeError::Ownerless(data_dir.checkpoints()));
     }
     if recovered.node.is_some() {
-        let wal = data_dir.wal();
-        std::fs::remove_dir_all(&wal).map_err(system("remove the log of a start cut short"))?;
+        remove_beginning(&data_dir.wal())?;
     }
     Ok(Identity::founder(&options.name))
+}
+
+/// Removes the log of a start that was cut short: the witness first, for alone it
+/// would speak of a log that was lost.
+fn remove_beginning(wal: &Path) -> Result<(), ServeError> {
+    let failed = "remove the log of a start cut short";
+    match std::fs::remove_file(wal.join("witness")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(failed)(error)),
+        _ => {}
+    }
+    sync_dir(wal).map_err(LogError::from)?;
+    std::fs::remove_dir_all(wal).map_err(system(failed))
 }
 
 fn describe(
@@ -395,7 +407,7 @@ fn start_state(
     checkpoints: &CheckpointStore,
     wal: &Wal,
     ring_capacity: usize,
-) -> Result<Checkpoint, ServeError> {
+) -> Result<(Checkpoint, Option<CheckpointFile>), ServeError> {
     checkpoints.remove_drafts()?;
     let last = wal.reader().state().last.map(|id| id.index);
     if let Some(file) = checkpoints.list()?.into_iter().find(|file| Some(file.raft_index) > last) {
@@ -404,17 +416,17 @@ fn start_state(
     }
     let first = wal.first();
     let newest = checkpoints.newest(|file| checkpoint::leads_into(file, first))?;
-    let Some(checkpoint) = newest else {
+    let Some((checkpoint, file)) = newest else {
         if first > RaftIndex(0) {
             return Err(ServeError::NoStart { dir: data_dir.checkpoints(), first });
         }
-        return Ok(Checkpoint::empty(State::new(ring_capacity)));
+        return Ok((Checkpoint::empty(State::new(ring_capacity)), None));
     };
     if !agrees(&checkpoint, wal)? {
         let index = checkpoint.state.position().index;
         return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
     }
-    Ok(checkpoint)
+    Ok((checkpoint, Some(file)))
 }
 
 /// Tells the log which checkpoints there are: those up to the one that the machine

@@ -89,7 +89,8 @@ fn newest_good_one_is_taken_whatever_the_others_are() {
     ] {
         fs::write(dir.path().join(name), bytes).unwrap();
     }
-    let newest = store.newest(|_| true).unwrap().unwrap();
+    let (newest, file) = store.newest(|_| true).unwrap().unwrap();
+    assert_eq!(file.path, path);
     assert_eq!(newest.state.summary(), checkpoint().state.summary());
     fs::remove_file(path).unwrap();
     assert!(store.newest(|_| true).unwrap().is_none());

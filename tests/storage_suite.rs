@@ -23,7 +23,7 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
     let writer = CheckpointWriter::start(store.clone(), DiskRoom::default(), log.clone());
-    StateMachine::new(start, publisher, store, writer, usize::MAX)
+    StateMachine::new(start, None, publisher, store, writer, usize::MAX)
 }
 
 struct OnDisk;

@@ -42,12 +42,17 @@ struct Shared {
 impl Archive {
     /// Opens the archive of a directory, which need not be there: checks all
     /// footers, and that each file follows the one before. What lies before
-    /// `forgotten` is left out, for it only waits to be removed.
+    /// `forgotten` is left out, for it only waits to be removed. Without segments
+    /// it is a copy, which may begin anywhere.
     ///
     /// # Errors
     ///
     /// If a file cannot be read, is damaged, of a later version, or missing.
-    pub(crate) fn open(dir: &Path, forgotten: Option<LogId>) -> Result<Self, LogError> {
+    pub(crate) fn open(
+        dir: &Path,
+        forgotten: Option<LogId>,
+        is_copy: bool,
+    ) -> Result<Self, LogError> {
         let mut files: VecDeque<Arc<Sealed>> = VecDeque::new();
         let mut next = (RaftIndex(0), Index(1));
         for (path, first, last) in list(dir)? {
@@ -61,7 +66,7 @@ impl Archive {
             next = (sealed.footer.last.index.next(), sealed.footer.index.next());
             files.push_back(Arc::new(sealed));
         }
-        if let Some(oldest) = files.front() {
+        if let Some(oldest) = files.front().filter(|_| !is_copy) {
             let expected = forgotten.map_or(RaftIndex(0), |upto| upto.index.next());
             let found = oldest.footer.first;
             if found > expected {
@@ -80,7 +85,8 @@ impl Archive {
         &self.shared.dir
     }
 
-    /// Removes what a crash has left: a draft, and files that had been forgotten.
+    /// Removes what a crash has left, a draft, and files that had been forgotten; and
+    /// makes sure that the others are there for good.
     ///
     /// # Errors
     ///
@@ -94,7 +100,9 @@ impl Archive {
         for path in draft.exists().then_some(&draft).into_iter().chain(&forgotten) {
             disk.remove(path).map_err(IoError::at("remove", path))?;
         }
-        Ok(())
+        // A file that is there may not be so for good: the last process may have
+        // been killed between naming it and this. Its segments go before long.
+        Ok(disk.sync_dir(dir).map_err(IoError::at("sync", dir))?)
     }
 
     /// Returns the files, oldest first.

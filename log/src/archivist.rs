@@ -48,7 +48,7 @@ struct Settled {
 impl Archivist {
     /// Works until the log closes, or fails.
     pub(crate) fn run(self) {
-        while !self.keeper.is_closed() {
+        while !self.keeper.is_stopped() {
             match self.work() {
                 Ok(()) => {}
                 Err(LogError::Closed) => return,
@@ -61,13 +61,15 @@ impl Archivist {
         }
     }
 
-    /// Does all that can be done now.
-    pub(crate) fn work(&self) -> Result<(), LogError> {
+    /// Does all that can be done now. What brings room comes first.
+    fn work(&self) -> Result<(), LogError> {
+        self.drop_oldest()?;
         while let Some(settled) = self.next_settled() {
             self.seal(&settled)?;
             self.let_go(settled.segment);
+            self.drop_oldest()?;
         }
-        self.drop_oldest()
+        Ok(())
     }
 
     /// Returns what is to be sealed next. Segments of which nothing is left to be
@@ -123,7 +125,7 @@ impl Archivist {
     fn write_sealed(&self, settled: &Settled, from: GoesOn) -> Result<Sealed, LogError> {
         let mut file = SealedWriter::create(&*self.disk, self.reader.archive().dir(), from)?;
         for index in settled.first.0..=settled.last.index.0 {
-            if self.keeper.is_closed() {
+            if self.keeper.is_stopped() {
                 return Err(LogError::Closed);
             }
             file.push(&self.reader.read_payload(RaftIndex(index))?)?;

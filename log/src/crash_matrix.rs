@@ -309,7 +309,7 @@ fn opening_can_be_cut_short_as_well() {
         if let Step::Acknowledged(number) = step {
             acknowledged = *number;
         }
-        if at % 5 != 0 {
+        if at % 11 != 0 {
             continue;
         }
         let possible = &work.models[acknowledged..work.models.len().min(acknowledged + 2)];

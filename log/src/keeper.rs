@@ -44,8 +44,12 @@ struct State {
     covered: Covered,
     /// The segments up to this commit may go.
     released: u64,
-    /// Counts what the archivist has not looked at yet.
+    /// Whether there is something that the archivist has not looked at yet.
     news: bool,
+    /// Whether the archivist is to end.
+    stopped: bool,
+    /// Whether nothing is let go any more. Later than `stopped`: while the writer
+    /// writes, okaywal's thread must live.
     closed: bool,
 }
 
@@ -96,19 +100,24 @@ impl Keeper {
     /// Waits until something changed, but for no longer than this.
     pub(crate) fn wait_for_news(&self, limit: Duration) {
         let (_, changed) = &*self.shared;
-        let waits = |state: &mut State| !state.news && !state.closed;
+        let waits = |state: &mut State| !state.news && !state.stopped;
         let waited = changed.wait_timeout_while(self.lock(), limit, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.news = false;
     }
 
-    /// Ends all waiting: the log closes.
-    pub(crate) fn close(&self) {
-        self.change(|state| state.closed = true);
+    /// Asks the archivist to end.
+    pub(crate) fn stop(&self) {
+        self.change(|state| state.stopped = true);
     }
 
-    /// Returns whether the log closes.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+    /// Returns whether the archivist is to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// Ends all waiting: the log is closed.
+    pub(crate) fn close(&self) {
+        self.change(|state| (state.stopped, state.closed) = (true, true));
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

@@ -3,9 +3,10 @@
 //! okaywal loses data in ways of its own; what is done here, and what is not
 //! done, is half of the guard. The other half is the scan before it opens.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use okaywal::{
@@ -33,7 +34,7 @@ impl OkaywalSegments {
             .checkpoint_after_bytes(size.full())
             .buffer_bytes(BUFFER_BYTES);
         configuration.version_info = Arc::new(segment::VERSION.to_vec());
-        Ok(Self { wal: configuration.open(Manager { keeper })? })
+        Ok(Self { wal: configuration.open(Manager { keeper, dir: dir.to_owned() })? })
     }
 }
 
@@ -74,6 +75,21 @@ fn write_chunk(entry: EntryWriter<'_>, number: u64, chunk: &[u8]) -> io::Result<
 #[derive(Debug)]
 struct Manager {
     keeper: Keeper,
+    dir: PathBuf,
+}
+
+impl Manager {
+    /// Gives the room of the oldest segment back, which is about to be let go, if
+    /// there are enough to be used again. It stays, for okaywal has it open.
+    fn empty_if_spare(&self) -> io::Result<()> {
+        let listing = segment::list(&self.dir).map_err(io::Error::other)?;
+        match listing.segments.first() {
+            Some(oldest) if listing.spare.len() >= segment::MOST_SPARE => {
+                OpenOptions::new().write(true).open(&oldest.path)?.set_len(0)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 impl LogManager for Manager {
@@ -95,7 +111,7 @@ impl LogManager for Manager {
         _wal: &WriteAheadLog,
     ) -> io::Result<()> {
         if self.keeper.wait_until_released(last.0) {
-            return Ok(());
+            return self.empty_if_spare();
         }
         // Success would let okaywal write over the segment.
         Err(io::Error::new(io::ErrorKind::Interrupted, "the log is closing"))

@@ -107,14 +107,13 @@ impl LogReader {
 
     /// Returns the first entry kept; if there is none, the one that would come.
     pub fn first(&self) -> RaftIndex {
-        self.first_archived().unwrap_or_else(|| self.tail().first())
+        let next = self.tail().first();
+        self.first_archived(next).unwrap_or(next)
     }
 
-    /// Returns the first entry in the archive, if the segments go on where the
-    /// archive ends.
-    fn first_archived(&self) -> Option<RaftIndex> {
-        // In this order: an entry that moves meanwhile is in both for a while.
-        let next = self.tail().first();
+    /// Returns the first entry in the archive, if the segments, which begin with
+    /// `next`, go on where the archive ends.
+    fn first_archived(&self, next: RaftIndex) -> Option<RaftIndex> {
         let last = self.shared.archive.last()?;
         if last.index.next() < next {
             return None;
@@ -161,12 +160,19 @@ impl LogReader {
     ///
     /// If the archive cannot be read back as it was written.
     pub fn find(&self, index: Index) -> Result<(RaftIndex, Index), LogError> {
-        if self.first_archived().is_some()
-            && let Some(found) = self.shared.archive.find(index)?
-        {
-            return Ok(found);
+        loop {
+            let next = self.tail().first();
+            if self.first_archived(next).is_some()
+                && let Some(found) = self.shared.archive.find(index)?
+            {
+                return Ok(found);
+            }
+            // Unless it has moved to the archive since.
+            let tail = self.tail();
+            if tail.first() == next {
+                return Ok(tail.find(index));
+            }
         }
-        Ok(self.tail().find(index))
     }
 
     /// Returns the entries of a range, in order, as far as they go together with

@@ -35,10 +35,6 @@ use crate::{Index, IoError, LogError, LogId, NodeId, RaftIndex, Record};
 /// commit. Bounds what a scan has in memory.
 const MOST_SEGMENT_BYTES: u64 = 1 << 30;
 
-/// How many segments that were let go are kept to be used again. Making one takes
-/// a commit 12 ms.
-const SPARE_SEGMENTS: usize = 4;
-
 /// A record that a scan came by, and where it stands.
 #[derive(Debug)]
 pub struct Visit<'a> {
@@ -209,7 +205,7 @@ impl Scanned {
 
     /// Opens the archive, and checks that the segments go on where it ends.
     pub(crate) fn join(&mut self, dir: &Path) -> Result<Archive, LogError> {
-        let archive = Archive::open(dir, self.tail.forgotten())?;
+        let archive = Archive::open(dir, self.tail.forgotten(), self.whole.is_empty())?;
         let Some(last) = archive.last() else {
             self.check_start(None)?;
             return Ok(archive);
@@ -258,7 +254,7 @@ impl Scanned {
 /// Makes the segments such that okaywal sees whole commits only, all that it sees
 /// is on disk, and not too many are kept to be used again.
 pub(crate) fn repair(disk: &dyn Disk, dir: &Path, scanned: &Scanned) -> Result<(), LogError> {
-    let spare = scanned.spare.iter().skip(SPARE_SEGMENTS);
+    let spare = scanned.spare.iter().skip(segment::MOST_SPARE);
     for path in scanned.blank.iter().chain(spare) {
         disk.remove(path).map_err(IoError::at("remove", path))?;
     }

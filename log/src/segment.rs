@@ -33,6 +33,10 @@ pub(crate) const BEHIND_FRAMES: usize = 4 + 1;
 /// The length of a segment's own header.
 pub(crate) const FILE_HEADER: usize = 5 + VERSION.len();
 
+/// How many segments that were let go are kept to be used again. Making one takes
+/// a commit 12 ms.
+pub(crate) const MOST_SPARE: usize = 4;
+
 const NEW_ENTRY: u8 = 1;
 const CHUNK: u8 = 2;
 const END_OF_ENTRY: u8 = 3;

@@ -214,8 +214,14 @@ fn read_segments(dir: &Path) -> Files {
     segments.filter_map(read).collect()
 }
 
-/// What was written to a file, from what it holds before and after.
-fn difference(path: &Path, before: &[u8], after: &[u8]) -> Option<Step> {
+/// What was done to a file, from what it holds before and after.
+fn difference(path: &Path, before: &[u8], after: &[u8]) -> Vec<Step> {
+    let cut =
+        (after.len() < before.len()).then(|| Step::SetLen(path.to_owned(), after.len() as u64));
+    cut.into_iter().chain(written(path, before, after)).collect()
+}
+
+fn written(path: &Path, before: &[u8], after: &[u8]) -> Option<Step> {
     let padded = |at: usize| before.get(at).copied();
     let first = (0..after.len()).find(|at| padded(*at) != Some(after[*at]))?;
     let last = (0..after.len()).rfind(|at| padded(*at) != Some(after[*at]))?;

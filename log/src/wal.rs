@@ -173,13 +173,13 @@ impl Wal {
         };
         let mut writer = open_writer(options, disk, scanned, &reader, &keeper, receiver)?;
         writer.watchdog.begin();
-        writer.begin()?;
+        writer.begin().inspect_err(|_| keeper.close())?;
         writer.watchdog.end();
         let threads = Threads {
             keeper: keeper.clone(),
             submitter: submitter.clone(),
-            writer: spawn("log-writer", options, move || writer.run())?,
-            archivist: spawn("log-archivist", options, move || archivist.run())?,
+            writer: spawn("log-writer", options, &keeper, move || writer.run())?,
+            archivist: spawn("log-archivist", options, &keeper, move || archivist.run())?,
         };
         Ok(Self { reader, keeper, submitter, threads: Arc::new(threads) })
     }
@@ -257,9 +257,12 @@ fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
 fn spawn(
     name: &str,
     options: &WalOptions,
+    keeper: &Keeper,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<Mutex<Option<JoinHandle<()>>>, LogError> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    // okaywal's thread would wait for ever.
+    let thread = thread.inspect_err(|_| keeper.close());
     Ok(Mutex::new(Some(thread.map_err(IoError::at("start a thread for", &options.dir))?)))
 }
 
@@ -285,7 +288,7 @@ impl Submitter {
 
 impl Threads {
     fn close(&self) -> Result<(), LogError> {
-        self.keeper.close();
+        self.keeper.stop();
         // The archivist may wait for the writer, and never the other way round.
         if let Some(archivist) = take(&self.archivist) {
             archivist.join().map_err(|_| LogError::Closed)?;

@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use etcd_log::{EventNumber, Index, IoError, RaftIndex, write_durably};
+use etcd_log::{EventNumber, Index, IoError, RaftIndex, sync_dir, write_durably};
 
 use super::file::{self, Checkpoint, CheckpointError};
 use super::thinning::superfluous;
@@ -83,8 +83,8 @@ impl CheckpointStore {
         paths.collect::<io::Result<_>>().map_err(IoError::at("list", &self.dir))
     }
 
-    /// Reads the newest good checkpoint that `fits`; nothing, if there is none.
-    /// Says which ones it had to skip.
+    /// Reads the newest good checkpoint that `fits`, and says which file it is;
+    /// nothing, if there is none. Reports which ones it had to skip.
     ///
     /// # Errors
     ///
@@ -92,10 +92,10 @@ impl CheckpointStore {
     pub fn newest(
         &self,
         fits: impl Fn(&CheckpointFile) -> bool,
-    ) -> Result<Option<Checkpoint>, CheckpointError> {
-        for file in self.list()?.iter().rev().filter(|file| fits(file)) {
+    ) -> Result<Option<(Checkpoint, CheckpointFile)>, CheckpointError> {
+        for file in self.list()?.into_iter().rev().filter(|file| fits(file)) {
             match self.read(&file.path) {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Ok(checkpoint) => return Ok(Some((checkpoint, file))),
                 Err(error @ CheckpointError::NewerFormat { .. }) => return Err(error),
                 Err(error) => tracing::warn!("checkpoint skipped: {}", OneLine(&error)),
             }
@@ -118,7 +118,10 @@ impl CheckpointStore {
     ///
     /// If the operating system refuses.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<CheckpointFile, CheckpointError> {
-        fs::create_dir_all(&self.dir).map_err(IoError::at("create", &self.dir))?;
+        if !self.dir.exists() {
+            fs::create_dir_all(&self.dir).map_err(IoError::at("create", &self.dir))?;
+            self.dir.parent().map_or(Ok(()), sync_dir)?;
+        }
         let file = self.name(checkpoint);
         write_durably(&file.path, |out| file::write(out, checkpoint))?;
         Ok(file)

@@ -46,21 +46,25 @@ struct Checkpoints {
 }
 
 impl StateMachine {
-    /// Makes the state machine, with the state that the publisher shows already.
+    /// Makes the state machine, with the state that the publisher shows already, and
+    /// the file that it comes from.
     pub fn new(
         start: Checkpoint,
+        from: Option<CheckpointFile>,
         publisher: Publisher,
         store: CheckpointStore,
         writer: CheckpointWriter,
         checkpoint_bytes: usize,
     ) -> Self {
+        // openraft would write another one at every start if it did not know of it.
+        let current = from.map(|file| (meta_of(&start), file));
         Self {
             state: start.state,
             applied: start.applied,
             membership: start.membership,
             publisher,
             writer,
-            checkpoints: Checkpoints { store, current: Arc::default() },
+            checkpoints: Checkpoints { store, current: Arc::new(Mutex::new(current)) },
             uncovered_bytes: 0,
             checkpoint_bytes,
         }

@@ -19,8 +19,9 @@ use etcd_log::{
 use super::ToolError;
 use crate::data_dir::{DataDir, DataDirError, Identity};
 
-/// How many batches are written with one fsync.
-const CHUNK: usize = 64;
+/// How many bytes of batches are written with one fsync, about: one batch more may
+/// go over.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// How long a write may take. The log itself gives up before.
 const WRITE_LIMIT: Duration = Duration::from_mins(2);
@@ -73,7 +74,14 @@ fn read(path: &Path) -> Result<Vec<Batch>, ToolError> {
 fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
     write(wal, LogWrite::Vote(Vote { term: Term(1), node, committed: true }))?;
     let entries: Vec<_> = entries(node, batches).collect();
-    entries.chunks(CHUNK).try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))?;
+    let mut bytes = 0;
+    let chunks = entries.chunk_by(|entry, _| {
+        bytes += entry.size();
+        let fits = bytes < CHUNK_BYTES;
+        bytes = if fits { bytes } else { 0 };
+        fits
+    });
+    chunks.into_iter().try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))?;
     if let Some(last) = entries.last() {
         wal.note_committed(last.id);
     }

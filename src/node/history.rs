@@ -241,7 +241,10 @@ impl History {
         };
         // A checkpoint is a cache: without one, the replay starts at the beginning.
         let newest = self.checkpoints.newest(before).ok().flatten();
-        newest.unwrap_or_else(|| Checkpoint::empty(State::new(self.ring_capacity)))
+        newest.map_or_else(
+            || Checkpoint::empty(State::new(self.ring_capacity)),
+            |(checkpoint, _)| checkpoint,
+        )
     }
 
     fn others_wait(&self) -> bool {
