@@ -73,7 +73,8 @@ impl Archive {
                 let what = format!(
                     "oldest file begins with entry {found}, expected {expected}: those before it are missing"
                 );
-                return Err(damage(&oldest.path, (expected, oldest.footer.before), what));
+                let command = if forgotten.is_some() { oldest.footer.before } else { Index(0) };
+                return Err(damage(&oldest.path, (expected, command.next()), what));
             }
         }
         let (files, open) = (Mutex::new(files), Mutex::default());

@@ -8,22 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::disk::{Disk, RealDisk};
+use crate::disk::Disk as _;
 use crate::simulated_disk::{Crash, Image, RecordingDisk, Step};
-use crate::{
-    Batch, Command, Entry, KeyPath, LogError, LogId, LogStorage as _, LogTime, NodeId, Payload,
-    RaftIndex, Retain, Term, Vote, Wal, WalOptions, Write,
-};
-
-/// Longer than anything takes on a busy machine: reaching it is a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-const NODE: NodeId = NodeId(0xa1);
+use crate::testing::{self, NODE};
+use crate::{Entry, LogStorage as _, RaftIndex, Retain, Term, Vote, Wal, WalOptions, Write};
 
 /// So small that the workload fills many segments.
 const SEGMENT_BYTES: u32 = 2048;
@@ -64,12 +56,7 @@ struct Workload {
 }
 
 fn options(dir: &Path) -> WalOptions {
-    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
-    WalOptions {
-        segment_bytes: SEGMENT_BYTES,
-        retain: RETAIN,
-        ..WalOptions::new(dir.join("wal"), dir.join("archive"), NODE, on_fatal)
-    }
+    WalOptions { retain: RETAIN, ..testing::options(dir, SEGMENT_BYTES) }
 }
 
 fn dirs(dir: &Path) -> [PathBuf; 3] {
@@ -94,7 +81,7 @@ impl Workload {
         let mut model = self.models.last().unwrap().clone();
         model.apply(&write);
         self.models.push(model);
-        write_to(&self.wal, write).unwrap();
+        testing::write(&self.wal, write).unwrap();
         self.disk.acknowledge(self.models.len() - 1);
     }
 
@@ -143,7 +130,6 @@ impl Workload {
 
     /// Waits until there is nothing left to be sealed, dropped, or let go.
     fn settle(&self) {
-        let begun = Instant::now();
         let dir = self.dir.path().join("wal");
         let is_settled = || {
             let Some(released) = self.wal.released() else { return false };
@@ -154,26 +140,13 @@ impl Workload {
             numbers.retain(|number| *number <= released);
             numbers.is_empty() && self.wal.reader().archived().1 <= 2000
         };
-        while !is_settled() {
-            assert!(begun.elapsed() < PATIENCE, "never settles");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        testing::eventually("all is settled", is_settled);
         self.disk.observe(&dir);
     }
 }
 
-fn write_to(wal: &Wal, write: Write) -> Result<(), LogError> {
-    let (sender, done) = mpsc::channel();
-    wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    done.recv_timeout(PATIENCE).unwrap()
-}
-
 fn entry(index: u64, term: u64) -> Arc<Entry> {
-    let key = KeyPath::clean("/k").unwrap();
-    let value = Arc::from(format!("{index} of {term} {}", "v".repeat(100)));
-    let batch = Batch::new(LogTime(index + 1), vec![Command::Set { key, value, ttl: None }]);
-    let id = LogId { term: Term(term), node: NODE, index: RaftIndex(index) };
-    Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) })
+    testing::entry(index, term, &format!("{index} of {term} {}", "v".repeat(100)))
 }
 
 /// Everything that a log does: votes, entries over several segments, a conflict,
@@ -210,7 +183,7 @@ fn check(found: &BTreeMap<PathBuf, Vec<u8>>, root: &Path, models: &[Model]) -> R
         let (wal, _) = Wal::open(&options(dir.path())).map_err(|error| error.to_string())?;
         let added = entry(next.entries.len() as u64, 1000);
         next.apply(&Write::Append(vec![Arc::clone(&added)]));
-        write_to(&wal, Write::Append(vec![added])).map_err(|error| error.to_string())?;
+        testing::write(&wal, Write::Append(vec![added])).map_err(|error| error.to_string())?;
         wal.close().map_err(|error| error.to_string())?;
         next = compare(dir.path(), &[next])?;
     }
@@ -351,7 +324,9 @@ fn simulated_disk_holds_what_the_real_one_does() {
     let work = workload();
     let steps = work.disk.steps();
     let mut image = Image::default();
-    steps.iter().for_each(|step| image.apply(step));
+    for step in &steps {
+        image.apply(step);
+    }
     let real: BTreeMap<_, _> = dirs(work.dir.path())
         .iter()
         .flat_map(|dir| fs::read_dir(dir).unwrap())
@@ -363,5 +338,4 @@ fn simulated_disk_holds_what_the_real_one_does() {
     for (path, content) in &real {
         assert!(simulated[path] == *content, "{}", path.display());
     }
-    RealDisk.sync_dir(work.dir.path()).unwrap();
 }

@@ -38,7 +38,7 @@ pub enum LogError {
     #[error("{}: the log is missing, and with it all that was acknowledged", .0.display())]
     Missing(PathBuf),
     /// A file in the log's directory would be taken for a segment, and is none.
-    #[error("{} does not belong there: it would be taken for a segment of the log", .0.display())]
+    #[error("{} does not belong there: it would be taken for a part of the log", .0.display())]
     Stray(PathBuf),
     /// An entry that was asked for lies before the first one kept.
     #[error("{wanted} is no longer in the log; its first entry is {first}")]

@@ -31,6 +31,8 @@ mod key_path;
 mod memory;
 mod notice;
 mod numbers;
+#[cfg(test)]
+mod okaywal_hazards;
 mod okaywal_segments;
 mod reader;
 mod recording;
@@ -42,6 +44,8 @@ mod segment;
 mod simulated_disk;
 mod storage;
 mod tail;
+#[cfg(test)]
+mod testing;
 mod wal;
 mod watchdog;
 mod witness;

@@ -207,16 +207,16 @@ impl Scanned {
     pub(crate) fn join(&mut self, dir: &Path) -> Result<Archive, LogError> {
         let archive = Archive::open(dir, self.tail.forgotten(), self.whole.is_empty())?;
         let Some(last) = archive.last() else {
-            self.check_start(None)?;
+            self.check_start(None, Index(0))?;
             return Ok(archive);
         };
+        let command = archive.newest().map_or(Index(0), |file| file.footer.index);
         if self.whole.is_empty() {
             // A copy of an archive alone.
-            let newest = archive.newest().map_or(Index(0), |file| file.footer.index);
-            self.tail.start_behind(last, newest);
+            self.tail.start_behind(last, command);
             return Ok(archive);
         }
-        self.check_start(Some(last))?;
+        self.check_start(Some(last), command)?;
         let in_segments = self.tail.id(last.index);
         let end = self.tail.last();
         if end < Some(last) || in_segments.is_some_and(|id| id != last) {
@@ -233,7 +233,7 @@ impl Scanned {
     }
 
     /// The oldest segment must begin where the archive ends, or before.
-    fn check_start(&self, archived: Option<LogId>) -> Result<(), LogError> {
+    fn check_start(&self, archived: Option<LogId>, command: Index) -> Result<(), LogError> {
         let Some(oldest) = self.whole.first() else { return Ok(()) };
         let start = self.tail.released();
         let known = archived.max(self.tail.forgotten()).max(self.tail.state().purged);
@@ -241,7 +241,7 @@ impl Scanned {
             return Ok(());
         }
         let what = format!("log goes on from {}: those before it are missing", Shown(start));
-        let next = (known.map_or(RaftIndex(0), |id| id.index.next()), Index(0));
+        let next = (known.map_or(RaftIndex(0), |id| id.index.next()), command.next());
         Err(segment::damage(&oldest.file.path, segment::FILE_HEADER, next, what))
     }
 

@@ -307,8 +307,9 @@ impl Image {
             }
             Step::Sync(path) => {
                 let inode = self.inode(path);
-                let changes = std::mem::take(&mut inode.unsynced);
-                changes.iter().for_each(|change| change.apply(&mut inode.durable));
+                for change in std::mem::take(&mut inode.unsynced) {
+                    change.apply(&mut inode.durable);
+                }
             }
             Step::Rename(from, to) => {
                 let named = Some((to.clone(), self.names[from]));
@@ -332,11 +333,12 @@ impl Image {
     }
 
     fn sync_names(&mut self, dir: &Path) {
-        let (here, elsewhere) =
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.unsynced_names).into_iter().partition(|c| c.is_in(dir));
         self.unsynced_names = elsewhere;
-        let here: Vec<NameChange> = here;
-        here.iter().for_each(|change| change.apply(&mut self.durable_names));
+        for change in here {
+            change.apply(&mut self.durable_names);
+        }
     }
 
     /// Returns the files that are found after a crash.

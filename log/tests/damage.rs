@@ -6,49 +6,36 @@
 //! refuses to open. No damage makes an entry that nobody wrote, and none panics.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use etcd_log::{
-    Batch, Command, Entry, KeyPath, LogError, LogId, LogReader, LogStorage as _, LogTime, NodeId,
-    Payload, RaftIndex, Record, Term, Vote, Wal, WalOptions, Write,
-};
+use etcd_log::{Entry, LogError, LogReader, Record, Term, Vote, Wal, Write};
+use support::{NODE, options, write};
 use tempfile::TempDir;
 
 fn entry(index: u64) -> Arc<Entry> {
-    let (key, value) = (KeyPath::clean("/k").unwrap(), Arc::from(format!("value {index}")));
-    let payload = Payload::Batch(Arc::new(Batch::new(
-        LogTime(0),
-        vec![Command::Set { key, value, ttl: None }],
-    )));
-    Arc::new(Entry {
-        id: LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) },
-        payload,
-    })
+    support::entry(index, &format!("value {index}"))
 }
 
 /// A log of four commits behind its first: two entries, a vote, one entry, two
 /// entries. Returns its bytes, and where each commit begins.
 fn log() -> (Vec<u8>, Vec<usize>) {
     let dir = TempDir::new().unwrap();
-    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
-    let (path, archive) = (dir.path().to_owned(), dir.path().join("archive"));
-    let options = WalOptions::new(path, archive, NodeId(1), on_fatal);
-    let (wal, _) = Wal::open(&options).unwrap();
-    let vote = Vote { term: Term(1), node: NodeId(1), committed: true };
-    for write in [
+    let (wal, _) = Wal::open(&options(dir.path())).unwrap();
+    let vote = Vote { term: Term(1), node: NODE, committed: true };
+    for record in [
         Write::Append(vec![entry(0), entry(1)]),
         Write::Vote(vote),
         Write::Append(vec![entry(2)]),
         Write::Append(vec![entry(3), entry(4)]),
     ] {
-        let (sender, done) = mpsc::channel();
-        wal.write(write, Box::new(move |result| sender.send(result).unwrap()));
-        done.recv().unwrap().unwrap();
+        write(&wal, record);
     }
     wal.close().unwrap();
-    let mut bytes = fs::read(dir.path().join("wal-1")).unwrap();
+    let mut bytes = fs::read(dir.path().join("wal/wal-1")).unwrap();
     let length = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     // okaywal allocates ahead; a little of it will do.
     bytes.truncate(length + 64);

@@ -1,15 +1,15 @@
 //! A log of several segments: what it says when one of them is not as it was.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use etcd_log::{
-    Batch, Command, Entry, KeyPath, LogError, LogId, LogReader, LogStorage as _, LogTime, NodeId,
-    Payload, RaftIndex, Recovered, Term, Wal, WalOptions, Write,
-};
+use etcd_log::{Entry, LogError, LogReader, LogStorage as _, RaftIndex, Recovered, Wal, Write};
+use support::{options, write};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
@@ -17,28 +17,16 @@ const ENTRIES: u64 = 44;
 
 /// A value of one mebibyte, so that a segment is full after fifteen.
 fn entry(index: u64) -> Arc<Entry> {
-    let key = KeyPath::clean("/k").unwrap();
-    let value = Arc::from(format!("{index:02}").repeat(1 << 19));
-    let commands = vec![Command::Set { key, value, ttl: None }];
-    let payload = Payload::Batch(Arc::new(Batch::new(LogTime(index), commands)));
-    Arc::new(Entry {
-        id: LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) },
-        payload,
-    })
+    support::entry(index, &format!("{index:02}").repeat(1 << 19))
 }
 
 fn open(dir: &Path) -> Result<(Wal, Recovered), LogError> {
-    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
-    let (wal, archive) = (dir.join("wal"), dir.join("archive"));
-    Wal::open(&WalOptions::new(wal, archive, NodeId(1), on_fatal))
+    Wal::open(&options(dir))
 }
 
 fn append(wal: &Wal, indices: Range<u64>) {
     for index in indices {
-        let (sender, done) = mpsc::channel();
-        let write = Write::Append(vec![entry(index)]);
-        wal.write(write, Box::new(move |result| sender.send(result).unwrap()));
-        done.recv().unwrap().unwrap();
+        write(wal, Write::Append(vec![entry(index)]));
     }
 }
 
