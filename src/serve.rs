@@ -226,7 +226,8 @@ impl Server {
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
-        let (from, applied) = (start.state.position().index, start.applied.map(|id| id.index));
+        let (from, applied) = (start.state.position().index, start.applied);
+        let settled = applied.min(wal.reader().last_archived());
         let (publisher, reader) = published::channel(start.state.clone(), start.applied);
         let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
         let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
@@ -235,10 +236,10 @@ impl Server {
             StateMachine::new(start, file, publisher, checkpoints.clone(), writer, bytes);
         let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
         let (me, log) = (identity.node, wal.clone());
-        let consensus = ConsensusOptions { me, address, log, state_machine };
+        let consensus = ConsensusOptions { me, address, log, settled, state_machine };
         let consensus = Consensus::start(consensus).await?;
         // Not before: while it starts, openraft relies on the log's first entry.
-        note_checkpoints(&checkpoints, applied, &wal)?;
+        note_checkpoints(&checkpoints, applied.map(|id| id.index), &wal)?;
         let node = Node::start(NodeOptions {
             cluster: identity.cluster,
             machine,
@@ -390,6 +391,9 @@ fn tell(notice: &Notice) {
         }
         Notice::Dropped { files, last } => {
             tracing::info!("history up to command {last} is dropped, {files} sealed files");
+        }
+        Notice::Damaged(error) => {
+            tracing::error!("old history is damaged; the state is not: {}", OneLine(error));
         }
         Notice::NoRoomToSeal(error) => {
             tracing::warn!("nothing is sealed for want of room: {}", OneLine(error));

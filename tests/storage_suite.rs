@@ -40,7 +40,7 @@ impl StoreBuilder<TypeConfig, LogStore<Wal>, StateMachine, TempDir> for OnDisk {
         };
         let (wal, _) = Wal::open(&options).unwrap();
         let state_machine = state_machine(&dir, &wal);
-        Ok((dir, LogStore::new(wal, ME), state_machine))
+        Ok((dir, LogStore::new(wal, ME, None), state_machine))
     }
 }
 
@@ -53,7 +53,7 @@ impl StoreBuilder<TypeConfig, LogStore<MemoryLog>, StateMachine, TempDir> for In
         let dir = TempDir::new().unwrap();
         let log = MemoryLog::new();
         let state_machine = state_machine(&dir, &log);
-        Ok((dir, LogStore::new(log, ME), state_machine))
+        Ok((dir, LogStore::new(log, ME, None), state_machine))
     }
 }
 
@@ -74,8 +74,8 @@ async fn own_vote_is_demoted_when_read_back() {
     let log = MemoryLog::new();
     let vote = etcd_log::Vote { term: etcd_log::Term(3), node: ME, committed: true };
     log.write(etcd_log::Write::Vote(vote), Box::new(drop));
-    let read = LogStore::new(log.clone(), ME).read_vote().await.unwrap().unwrap();
+    let read = LogStore::new(log.clone(), ME, None).read_vote().await.unwrap().unwrap();
     assert_eq!((read.committed, read.leader_id.term), (false, 3));
-    let other = LogStore::new(log, NodeId(1)).read_vote().await.unwrap().unwrap();
+    let other = LogStore::new(log, NodeId(1), None).read_vote().await.unwrap().unwrap();
     assert!(other.committed);
 }

@@ -9,6 +9,9 @@
 //!
 //! Whatever fails here ends the process, as any failure of the log does, save
 //! that a disk without room is waited for: the segments still have it all.
+//!
+//! While there is nothing to do it reads sealed files through, one a second, so
+//! that damage to old history is noticed while a copy may still be good.
 
 use std::io;
 use std::sync::Arc;
@@ -48,6 +51,7 @@ struct Settled {
 impl Archivist {
     /// Works until the log closes, or fails.
     pub(crate) fn run(self) {
+        let mut looked_through = None;
         while !self.keeper.is_stopped() {
             match self.work() {
                 Ok(()) => {}
@@ -57,8 +61,25 @@ impl Archivist {
                 }
                 Err(error) => return (self.on_fatal)(error),
             }
-            self.keeper.wait_for_news(INTERVAL);
+            if !self.keeper.wait_for_news(INTERVAL) {
+                looked_through = self.look_through(looked_through);
+            }
         }
+    }
+
+    /// Reads the file after this one through, or the first one after the last.
+    /// Returns which it was.
+    fn look_through(&self, last: Option<LogId>) -> Option<LogId> {
+        let files = self.reader.archive().sealed();
+        let next = files.iter().find(|file| Some(file.footer.last) > last);
+        let file = next.or(files.first())?;
+        match file.verify() {
+            Ok(()) => {}
+            Err(LogError::Damage(damage)) => (self.on_notice)(Notice::Damaged(damage.into())),
+            // It may have been dropped meanwhile, or there is no way to tell now.
+            Err(_) => {}
+        }
+        Some(file.footer.last)
     }
 
     /// Does all that can be done now. What brings room comes first.

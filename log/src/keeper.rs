@@ -97,12 +97,13 @@ impl Keeper {
         state.unwrap_or_else(PoisonError::into_inner).released >= last_commit
     }
 
-    /// Waits until something changed, but for no longer than this.
-    pub(crate) fn wait_for_news(&self, limit: Duration) {
+    /// Waits until something changed, but for no longer than this. Returns whether
+    /// it did.
+    pub(crate) fn wait_for_news(&self, limit: Duration) -> bool {
         let (_, changed) = &*self.shared;
         let waits = |state: &mut State| !state.news && !state.stopped;
         let waited = changed.wait_timeout_while(self.lock(), limit, waits);
-        waited.unwrap_or_else(PoisonError::into_inner).0.news = false;
+        std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).0.news)
     }
 
     /// Asks the archivist to end.

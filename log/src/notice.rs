@@ -31,6 +31,8 @@ pub enum Notice {
         /// The last command that is no longer kept.
         last: Index,
     },
+    /// A sealed file is not what was written. It is looked through from time to time.
+    Damaged(LogError),
     /// There is no room to seal anything: what is settled stays where it is.
     NoRoomToSeal(LogError),
 }

@@ -26,7 +26,8 @@ use crate::scan::{self, Scanned};
 use crate::segment;
 use crate::tail::{Found, Place, Tail};
 use crate::{
-    Entry, Index, IoError, LogError, LogState, Membership, RaftIndex, Record, Recovered, Visit,
+    Entry, Index, IoError, LogError, LogId, LogState, Membership, RaftIndex, Record, Recovered,
+    Visit,
 };
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
@@ -129,6 +130,11 @@ impl LogReader {
     /// Returns the last membership in the archive, if there is one.
     pub fn archived_membership(&self) -> Option<Membership> {
         self.shared.archive.newest()?.footer.membership.clone()
+    }
+
+    /// Returns the last entry in the archive, if there is one.
+    pub fn last_archived(&self) -> Option<LogId> {
+        self.shared.archive.last()
     }
 
     /// Returns how many sealed files there are, and how many bytes they have.

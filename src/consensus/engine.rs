@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use etcd_log::{Batch, LogStorage, NodeId, RaftIndex};
+use etcd_log::{Batch, LogId, LogStorage, NodeId, RaftIndex};
 use etcd_projections::Outcome;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
@@ -42,6 +42,8 @@ pub struct ConsensusOptions<L> {
     pub address: String,
     /// Its log.
     pub log: L,
+    /// Up to where Raft need not look at it.
+    pub settled: Option<LogId>,
     /// Its state machine.
     pub state_machine: StateMachine,
 }
@@ -75,8 +77,8 @@ impl Consensus {
     pub async fn start<L: LogStorage>(
         options: ConsensusOptions<L>,
     ) -> Result<Self, ConsensusError> {
-        let ConsensusOptions { me, address, log, state_machine } = options;
-        let store = LogStore::new(log, me);
+        let ConsensusOptions { me, address, log, settled, state_machine } = options;
+        let store = LogStore::new(log, me, settled);
         let raft = Raft::new(me.0, Arc::new(config()), Network, store, state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
         let consensus = Self { raft, me };

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-use etcd_log::{LogError, LogStorage, NodeId, RaftIndex, Write};
+use etcd_log::{LogError, LogId, LogStorage, NodeId, RaftIndex, Write};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, RaftLogReader, StorageError, StorageIOError};
 use tokio::sync::oneshot;
@@ -22,12 +22,16 @@ type StorageResult<T> = Result<T, StorageError<u64>>;
 pub struct LogStore<L> {
     log: L,
     me: NodeId,
+    /// Raft need not look at the entries up to here.
+    settled: Option<LogId>,
 }
 
 impl<L: LogStorage> LogStore<L> {
-    /// Wraps the log of this machine.
-    pub fn new(log: L, me: NodeId) -> Self {
-        Self { log, me }
+    /// Wraps the log of this machine. Raft need not look at the entries up to
+    /// `settled`, which are in the checkpoint that the machine starts from: a start
+    /// depends on no older history then.
+    pub fn new(log: L, me: NodeId, settled: Option<LogId>) -> Self {
+        Self { log, me, settled }
     }
 
     /// Writes, and waits until it is safe.
@@ -94,9 +98,10 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
 
     async fn get_log_state(&mut self) -> StorageResult<LogState<TypeConfig>> {
         let state = self.log.state();
+        // History that is gone cannot be had by Raft either.
+        let purged = state.purged.max(state.forgotten).max(self.settled);
         Ok(LogState {
-            // History that is gone cannot be had by Raft either.
-            last_purged_log_id: state.purged.max(state.forgotten).map(from_log_id),
+            last_purged_log_id: purged.map(from_log_id),
             last_log_id: state.last.map(from_log_id),
         })
     }

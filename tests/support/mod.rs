@@ -145,6 +145,11 @@ impl Server {
         (status, self.last_words())
     }
 
+    /// What the process has said since its start, and since this was asked last.
+    pub fn said(&self) -> Vec<String> {
+        self.lines.lock().unwrap().try_iter().collect()
+    }
+
     /// What a process that has ended had said since its start.
     pub fn last_words(&self) -> Vec<String> {
         self.lines.lock().unwrap().iter().collect()
