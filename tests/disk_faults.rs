@@ -14,6 +14,10 @@ use std::process::{Command, Stdio};
 use support::Server;
 use tempfile::TempDir;
 
+/// Small segments and frequent checkpoints, so that much is sealed.
+const ARGS: [&str; 8] =
+    ["-c", "0", "-s", "0", "--segment-bytes", "65536", "--checkpoint-bytes", "20000"];
+
 fn can_inject() -> bool {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-o", "/dev/null", "-e", "inject=fdatasync:error=EIO", "true"]);
@@ -21,17 +25,30 @@ fn can_inject() -> bool {
     works.is_ok_and(|status| status.success())
 }
 
-/// Starts under strace, which makes a system call on the first segment fail from
-/// its n-th time in a thread on.
-fn start_with_fault(dir: &Path, call: &str, error: &str, from: u32) -> Server {
+/// A fault to be injected.
+struct Fault {
+    /// The system call that fails.
+    call: &'static str,
+    /// On which file or directory.
+    path: &'static str,
+    /// With which error.
+    error: &'static str,
+    /// From which time in a thread on.
+    from: u32,
+}
+
+/// Starts under strace, which injects the fault.
+fn start_with_fault(dir: &Path, fault: &Fault) -> Server {
+    let Fault { call, path, error, from } = fault;
     let mut command = Command::new("strace");
     command
         .args(["-f", "-o", "/dev/null", "-e"])
         .arg(format!("inject={call}:error={error}:when={from}+"))
         .arg("-P")
-        .arg(dir.join("wal/wal-1"))
+        .arg(dir.join(path))
         .arg(env!("CARGO_BIN_EXE_etcd"))
-        .args(["-c", "0", "-s", "0", "-d"])
+        .args(ARGS)
+        .arg("-d")
         .arg(dir)
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
@@ -53,21 +70,20 @@ fn write_until_the_end(server: &Server) -> usize {
 
 /// Lets a system call fail while the process serves, and checks its last words and
 /// what is there when it starts again.
-fn fault_ends_the_process_and_loses_nothing(call: &str, error: &str, from: u32, words: &str) {
+fn fault_ends_the_process_and_loses_nothing(fault: &Fault, expected: &str) {
     if !can_inject() {
         eprintln!("skipped: strace is missing, or may not trace");
         return;
     }
     let dir = TempDir::new().unwrap();
-    let mut server = start_with_fault(dir.path(), call, error, from);
+    let mut server = start_with_fault(dir.path(), fault);
     let acknowledged = write_until_the_end(&server);
     assert!(acknowledged > 3, "{acknowledged}");
     assert_eq!(server.wait().code(), Some(1));
     let lines = server.last_words();
-    let expected = format!("wal/wal-1: {words}");
-    assert!(lines.last().unwrap().contains(&expected), "{lines:#?}");
+    assert!(lines.last().unwrap().contains(expected), "{lines:#?}");
 
-    let server = Server::start(dir.path());
+    let server = Server::start_with(dir.path(), &ARGS);
     let line: serde_json::Value = serde_json::from_str(&server.get("/v1/keys/a").body).unwrap();
     let value: usize = line["value"].as_str().unwrap().parse().unwrap();
     // The write that failed may have reached the disk all the same.
@@ -75,15 +91,39 @@ fn fault_ends_the_process_and_loses_nothing(call: &str, error: &str, from: u32, 
 }
 
 #[test]
-fn failed_fsync() {
-    let words = "Input/output error (os error 5)";
-    fault_ends_the_process_and_loses_nothing("fdatasync", "EIO", 30, words);
+fn failed_fsync_of_a_commit() {
+    let fault = Fault { call: "fdatasync", path: "wal/wal-1", error: "EIO", from: 30 };
+    let words = "wal/wal-1: Input/output error (os error 5)";
+    fault_ends_the_process_and_loses_nothing(&fault, words);
 }
 
 #[test]
 fn disk_full_in_the_middle_of_a_write() {
     // strace counts for each thread; the one that makes a segment fills it with
-    // zeros, in some two thousand writes.
-    let words = "No space left on device (os error 28)";
-    fault_ends_the_process_and_loses_nothing("write", "ENOSPC", 2100, words);
+    // zeros, in so many writes.
+    let fault = Fault { call: "write", path: "wal/wal-1", error: "ENOSPC", from: 35 };
+    let words = "wal/wal-1: No space left on device (os error 28)";
+    fault_ends_the_process_and_loses_nothing(&fault, words);
+}
+
+#[test]
+fn failed_fsync_of_a_sealed_file() {
+    let fault = Fault { call: "fsync", path: "archive/draft.tmp", error: "EIO", from: 2 };
+    let words = "cannot sync";
+    fault_ends_the_process_and_loses_nothing(&fault, words);
+}
+
+#[test]
+fn failed_rename_of_a_sealed_file() {
+    let fault = Fault { call: "rename", path: "archive/draft.tmp", error: "EIO", from: 2 };
+    let words = "archive/draft.tmp: Input/output error (os error 5)";
+    fault_ends_the_process_and_loses_nothing(&fault, words);
+}
+
+#[test]
+fn failed_fsync_of_the_archive() {
+    // Once at the start, and once for each sealed file.
+    let fault = Fault { call: "fsync", path: "archive", error: "EIO", from: 3 };
+    let words = "archive: Input/output error (os error 5)";
+    fault_ends_the_process_and_loses_nothing(&fault, words);
 }
