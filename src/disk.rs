@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::blocking::blocking;
 use crate::one_line::OneLine;
 
 /// How often to look. Even the fastest writers need seconds for the reserve.
@@ -61,15 +62,18 @@ impl DiskRoom {
         let room = Self::default();
         let ballast = Ballast { path: dir.join("ballast"), bytes: reserve.ballast };
         let free = free_bytes(&dir).unwrap_or(u64::MAX);
-        let has_room = free >= reserve.free.saturating_add(ballast.missing()) && ballast.put_back();
+        let wanted = reserve.free.saturating_add(ballast.missing());
+        let has_room = free >= wanted && ballast.put_back();
         if !has_room {
-            tell_short(reserve);
+            tell_short(free, wanted);
         }
         room.shared.is_short.store(!has_room, Ordering::Relaxed);
         let watched = room.clone();
+        let look = Arc::new(move || watched.look(free_bytes(&dir), reserve, &ballast));
         tokio::spawn(async move {
             loop {
-                watched.look(free_bytes(&dir), reserve, &ballast);
+                let look = Arc::clone(&look);
+                blocking(move || look()).await;
                 tokio::time::sleep(INTERVAL).await;
             }
         });
@@ -104,15 +108,15 @@ impl DiskRoom {
             ballast.let_go();
         }
         match (self.shared.is_short.swap(is_short, Ordering::Relaxed), is_short) {
-            (false, true) => tell_short(reserve),
+            (false, true) => tell_short(free, reserve.free),
             (true, false) => tracing::info!("there is room again: writes are accepted"),
             (false, false) | (true, true) => {}
         }
     }
 }
 
-fn tell_short(reserve: Reserve) {
-    tracing::warn!("fewer than {} bytes are free: writes are refused", reserve.free);
+fn tell_short(free: u64, wanted: u64) {
+    tracing::warn!("{free} bytes are free on the disk, {wanted} are wanted: writes are refused");
 }
 
 /// A file that takes up room for nothing, so that it can be let go.

@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -41,11 +42,15 @@ fn nothing_acknowledged_is_lost() {
     let server = Server::start_with(dir.path(), &ARGS);
     check(&server, &known, last_index, ROUNDS);
     check_history(&server);
+    eventually("twenty sealed files", || sealed_files(dir.path()) >= 20);
     server.stop("-TERM");
-    let sealed = std::fs::read_dir(dir.path().join("archive")).unwrap().count();
-    assert!(sealed > 20, "{sealed} sealed files");
     let verified = support::etcd(&["log", "verify", "-d"]).arg(dir.path()).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+}
+
+fn sealed_files(dir: &Path) -> usize {
+    let files = std::fs::read_dir(dir.join("archive")).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "sealed")).count()
 }
 
 /// Writes with several clients until the process is killed in the middle of it.

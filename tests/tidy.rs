@@ -42,7 +42,9 @@ fn no_file_outgrows_its_idea() {
 
 #[test]
 fn every_script_opens_with_its_claim() {
-    for below in ["log/tests/scripts", "projections/tests/scripts", "tests/scripts"] {
+    for below in
+        ["log/tests/scripts", "log/tests/faults", "projections/tests/scripts", "tests/scripts"]
+    {
         for path in files(below) {
             let text = fs::read_to_string(&path).unwrap();
             assert!(text.starts_with("# "), "{}", path.display());

@@ -14,8 +14,7 @@
 //! that damage to old history is noticed while a copy may still be good.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
@@ -51,13 +50,16 @@ struct Settled {
 impl Archivist {
     /// Works until the log closes, or fails.
     pub(crate) fn run(self) {
-        let mut looked_through = None;
+        let (mut looked_through, mut waits_for_room) = (None, false);
         while !self.keeper.is_stopped() {
             match self.work() {
-                Ok(()) => {}
+                Ok(()) => waits_for_room = false,
                 Err(LogError::Closed) => return,
                 Err(error) if is_out_of_room(&error) => {
-                    (self.on_notice)(Notice::NoRoomToSeal(error));
+                    if !waits_for_room {
+                        (self.on_notice)(Notice::NoRoomToSeal(error));
+                    }
+                    waits_for_room = true;
                 }
                 Err(error) => return (self.on_fatal)(error),
             }
@@ -73,11 +75,8 @@ impl Archivist {
         let files = self.reader.archive().sealed();
         let next = files.iter().find(|file| Some(file.footer.last) > last);
         let file = next.or(files.first())?;
-        match file.verify() {
-            Ok(()) => {}
-            Err(LogError::Damage(damage)) => (self.on_notice)(Notice::Damaged(damage.into())),
-            // It may have been dropped meanwhile, or there is no way to tell now.
-            Err(_) => {}
+        if let Err(error) = file.verify(|| self.keeper.is_stopped()) {
+            (self.on_notice)(Notice::Damaged(error));
         }
         Some(file.footer.last)
     }
@@ -166,7 +165,8 @@ impl Archivist {
         let archive = self.reader.archive();
         let files = archive.sealed();
         // The newest stays: the next one follows it.
-        let excess = self.retain.excess(&files, now()).min(files.len().saturating_sub(1));
+        let kept: Vec<_> = files.iter().map(|file| (file.bytes, file.footer.time)).collect();
+        let excess = self.retain.excess(&kept, now()).min(files.len().saturating_sub(1));
         let excess = files[..excess].iter().take_while(|file| file.footer.last.index <= needed);
         let Some(newest) = excess.last() else { return Ok(()) };
         let upto = newest.footer.last;
@@ -183,28 +183,6 @@ impl Archivist {
         let (files, last) = (forgotten.len(), newest.footer.index);
         (self.on_notice)(Notice::Dropped { files, last });
         Ok(())
-    }
-}
-
-impl Retain {
-    /// Returns how many of the oldest files are more than is wanted.
-    fn excess(self, files: &[Arc<Sealed>], now: LogTime) -> usize {
-        match self {
-            Self::Forever => 0,
-            Self::Bytes(most) => {
-                let mut kept = 0;
-                let fits = |file: &&Arc<Sealed>| {
-                    kept += file.bytes;
-                    kept <= most
-                };
-                files.len() - files.iter().rev().take_while(fits).count()
-            }
-            Self::Age(age) => {
-                let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-                let oldest = LogTime(now.0.saturating_sub(age));
-                files.partition_point(|file| file.footer.time < oldest)
-            }
-        }
     }
 }
 

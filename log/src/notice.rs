@@ -31,7 +31,7 @@ pub enum Notice {
         /// The last command that is no longer kept.
         last: Index,
     },
-    /// A sealed file is not what was written. It is looked through from time to time.
+    /// A sealed file cannot be read back as it was written.
     Damaged(LogError),
     /// There is no room to seal anything: what is settled stays where it is.
     NoRoomToSeal(LogError),

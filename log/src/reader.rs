@@ -7,7 +7,8 @@
 //!
 //! A reader does not notice where it crosses from one to the other, nor that an
 //! entry moves to the archive while it is being read. To begin anywhere is a
-//! seek: a lookup in memory, and one block to be read.
+//! seek: a lookup in memory, and one block to be read, after the footer of its file
+//! if that is not open already.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -150,7 +151,7 @@ impl LogReader {
     ///
     /// With the first file that is not as it was written.
     pub fn verify_archive(&self) -> Result<(), LogError> {
-        self.shared.archive.sealed().iter().try_for_each(|file| file.verify())
+        self.shared.archive.sealed().iter().try_for_each(|file| file.verify(|| false))
     }
 
     /// Returns the index of the last command in the log, committed or not.

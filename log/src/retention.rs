@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::LogTime;
+
 /// How much of history is kept: `10GiB` of sealed files, `30d`, or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retain {
@@ -12,13 +14,34 @@ pub enum Retain {
     Forever,
     /// So many bytes of sealed files.
     Bytes(u64),
-    /// What was sealed within this time.
+    /// What was written within this time, by the log's own clock.
     Age(Duration),
 }
 
 impl Retain {
     /// What is kept unless somebody wants it otherwise.
     pub const DEFAULT: Self = Self::Bytes(10 << 30);
+
+    /// Returns how many of the oldest files are more than is wanted, of files with
+    /// these lengths and last logged times.
+    pub(crate) fn excess(self, files: &[(u64, LogTime)], now: LogTime) -> usize {
+        match self {
+            Self::Forever => 0,
+            Self::Bytes(most) => {
+                let mut kept = 0;
+                let fits = |(bytes, _): &&(u64, LogTime)| {
+                    kept += bytes;
+                    kept <= most
+                };
+                files.len() - files.iter().rev().take_while(fits).count()
+            }
+            Self::Age(age) => {
+                let age = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+                let oldest = LogTime(now.0.saturating_sub(age));
+                files.partition_point(|(_, time)| *time < oldest)
+            }
+        }
+    }
 }
 
 /// A text does not say how much is to be kept.
@@ -70,6 +93,25 @@ mod tests {
             ("2w", Retain::Age(14 * day)),
         ] {
             assert_eq!(text.parse(), Ok(retain), "{text}");
+        }
+    }
+
+    #[test]
+    fn oldest_files_are_the_excess() {
+        let files: Vec<_> = (1..=5).map(|hour| (100, LogTime(hour * 3_600_000_000_000))).collect();
+        let now = LogTime(5 * 3_600_000_000_000);
+        let hours = |hours| Retain::Age(Duration::from_hours(hours));
+        for (retain, excess) in [
+            (Retain::Forever, 0),
+            (Retain::Bytes(500), 0),
+            (Retain::Bytes(499), 1),
+            (Retain::Bytes(0), 5),
+            (hours(9), 0),
+            (hours(4), 0),
+            (hours(3), 1),
+            (hours(0), 4),
+        ] {
+            assert_eq!(retain.excess(&files, now), excess, "{retain:?}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! The damage matrix: every byte of a small log cut off, zeroed and flipped.
 //!
 //! The law: a log with damage in it opens with fewer entries only if the damage
-//! is in its last commit, which cannot be told from a write that a crash cut
-//! short; and then the loss is that one commit, and is reported. Everything else
-//! refuses to open. No damage makes an entry that nobody wrote, and none panics.
+//! is in its last commit, and there is no witness to tell that from a write which a
+//! crash cut short; and then the loss is that one commit, and is reported.
+//! Everything else refuses to open. No damage makes an entry that nobody wrote, and
+//! none panics.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -21,8 +22,8 @@ fn entry(index: u64) -> Arc<Entry> {
 }
 
 /// A log of four commits behind its first: two entries, a vote, one entry, two
-/// entries. Returns its bytes, and where each commit begins.
-fn log() -> (Vec<u8>, Vec<usize>) {
+/// entries. Returns its bytes, where each commit begins, and its witness.
+fn log() -> (Vec<u8>, Vec<usize>, Vec<u8>) {
     let dir = TempDir::new().unwrap();
     let (wal, _) = Wal::open(&options(dir.path())).unwrap();
     let vote = Vote { term: Term(1), node: NODE, committed: true };
@@ -40,7 +41,7 @@ fn log() -> (Vec<u8>, Vec<usize>) {
     // okaywal allocates ahead; a little of it will do.
     bytes.truncate(length + 64);
     let starts: Vec<_> = (1..=5).map(|commit| commit_start(&bytes, commit)).collect();
-    (bytes, starts)
+    (bytes, starts, fs::read(dir.path().join("wal/witness")).unwrap())
 }
 
 /// Where okaywal's entry of this number begins: a marker, and the number.
@@ -72,13 +73,16 @@ struct Matrix {
     starts: Vec<usize>,
     /// Where the last commit ends.
     end: usize,
+    witness: Vec<u8>,
+    has_witness: bool,
 }
 
 impl Matrix {
     fn new() -> Self {
-        let (bytes, starts) = log();
+        let (bytes, starts, witness) = log();
         let end = bytes.len() - 64;
-        Self { dir: TempDir::new().unwrap(), bytes, starts, end }
+        let dir = TempDir::new().unwrap();
+        Self { dir, bytes, starts, end, witness, has_witness: false }
     }
 
     fn open(&self, bytes: &[u8]) -> Result<(Vec<Entry>, bool), LogError> {
@@ -97,7 +101,7 @@ impl Matrix {
 
     /// One byte has been changed.
     fn check_changed(&self, at: usize, bytes: &[u8]) {
-        let in_last = (self.starts[4]..self.end).contains(&at);
+        let in_last = (self.starts[4]..self.end).contains(&at) && !self.has_witness;
         match self.open(bytes) {
             Ok((entries, torn)) if in_last => {
                 assert_eq!((entries.len(), torn), (ENTRIES[4], true), "byte {at}");
@@ -129,6 +133,23 @@ fn every_bit_flipped() {
             bytes[at] ^= 1 << bit;
             matrix.check_changed(at, &bytes);
         }
+    }
+}
+
+/// With the witness beside it, no change of a log opens at all.
+#[test]
+fn every_bit_flipped_before_a_witness() {
+    let mut matrix = Matrix::new();
+    fs::write(matrix.dir.path().join("witness"), &matrix.witness).unwrap();
+    matrix.has_witness = true;
+    assert!(matrix.open(&matrix.bytes).is_ok());
+    for at in matrix.starts[4]..matrix.end {
+        for bit in 0..8 {
+            let mut bytes = matrix.bytes.clone();
+            bytes[at] ^= 1 << bit;
+            matrix.check_changed(at, &bytes);
+        }
+        assert!(matrix.open(&matrix.bytes[..at]).is_err(), "cut at {at}");
     }
 }
 

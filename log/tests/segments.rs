@@ -87,44 +87,6 @@ fn reader_of_a_stopped_log_changes_nothing() {
 }
 
 #[test]
-fn missing_middle_segment_is_refused() {
-    let (dir, segments) = written();
-    fs::remove_file(&segments[1]).unwrap();
-    assert!(refused(&dir).contains("one is missing or doubled"));
-}
-
-#[test]
-fn missing_oldest_segment_is_refused() {
-    let (dir, segments) = written();
-    fs::remove_file(&segments[0]).unwrap();
-    assert!(refused(&dir).contains("those before it are missing"));
-}
-
-#[test]
-fn empty_middle_segment_is_refused() {
-    let (dir, segments) = written();
-    fs::write(&segments[1], []).unwrap();
-    assert!(refused(&dir).contains("one is missing or doubled"));
-}
-
-#[test]
-fn swapped_segments_are_refused() {
-    let (dir, segments) = written();
-    let aside = dir.path().join("aside");
-    fs::rename(&segments[0], &aside).unwrap();
-    fs::rename(&segments[1], &segments[0]).unwrap();
-    fs::rename(&aside, &segments[1]).unwrap();
-    refused(&dir);
-}
-
-#[test]
-fn doubled_segment_is_refused() {
-    let (dir, segments) = written();
-    fs::copy(&segments[1], dir.path().join("wal/wal-1000")).unwrap();
-    refused(&dir);
-}
-
-#[test]
 fn torn_commit_before_another_segment_is_refused() {
     let (dir, segments) = written();
     let bytes = fs::read(&segments[0]).unwrap();

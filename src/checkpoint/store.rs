@@ -93,7 +93,27 @@ impl CheckpointStore {
         &self,
         fits: impl Fn(&CheckpointFile) -> bool,
     ) -> Result<Option<(Checkpoint, CheckpointFile)>, CheckpointError> {
-        for file in self.list()?.into_iter().rev().filter(|file| fits(file)) {
+        self.first_good(self.list()?.into_iter().rev().filter(fits))
+    }
+
+    /// Reads the oldest good checkpoint that `fits`, as [`Self::newest`] does.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn oldest(
+        &self,
+        fits: impl Fn(&CheckpointFile) -> bool,
+    ) -> Result<Option<Checkpoint>, CheckpointError> {
+        let oldest = self.first_good(self.list()?.into_iter().filter(fits))?;
+        Ok(oldest.map(|(checkpoint, _)| checkpoint))
+    }
+
+    fn first_good(
+        &self,
+        files: impl Iterator<Item = CheckpointFile>,
+    ) -> Result<Option<(Checkpoint, CheckpointFile)>, CheckpointError> {
+        for file in files {
             match self.read(&file.path) {
                 Ok(checkpoint) => return Ok(Some((checkpoint, file))),
                 Err(error @ CheckpointError::NewerFormat { .. }) => return Err(error),

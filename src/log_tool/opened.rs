@@ -41,6 +41,10 @@ impl Opened {
                 membership = Some(members.clone());
             }
         })?;
+        if recovered.node.is_none() && dir.identity()?.is_some() {
+            // Not a copy of an archive, but a machine that has lost its segments.
+            return Err(LogError::Missing(dir.wal()).into());
+        }
         let membership = membership.or_else(|| log.archived_membership()).unwrap_or_default();
         let voters = membership.voters.iter().flatten().count();
         let state = log.state();
@@ -68,17 +72,17 @@ impl Opened {
             return Ok(Checkpoint::empty(State::new(ring_capacity)));
         }
         let store = CheckpointStore::new(self.dir.checkpoints(), ring_capacity);
-        let files = store.list()?;
-        let oldest = files.iter().find(|file| checkpoint::leads_into(file, first));
+        let oldest = store.oldest(|file| checkpoint::leads_into(file, first))?;
         let Some(oldest) = oldest else { return Err(ToolError::NoStart(first)) };
-        tracing::warn!(
-            "history begins with {first}: starting from the checkpoint at {}",
-            oldest.index
-        );
-        Ok(store.read(&oldest.path)?)
+        let index = oldest.state.position().index;
+        tracing::warn!("history begins with {first}: starting from the checkpoint at {index}");
+        Ok(oldest)
     }
 
     fn remark(&self) {
+        if let Some(path) = &self.recovered.unreadable_witness {
+            tracing::warn!("{} cannot be read: a lost last write goes unnoticed", path.display());
+        }
         if let Some(torn) = &self.recovered.torn {
             tracing::warn!("{torn}, at the next start");
         }
