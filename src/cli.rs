@@ -6,8 +6,9 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
-use etcd_log::{Index, KeyPath, Retain, WalOptions};
+use etcd_log::{Index, KeyPath, Retain};
 use etcd_projections::WatchRing;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -65,25 +66,24 @@ struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ring_size: u32,
 
-    /// Write a checkpoint after this many bytes of log
-    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
-    checkpoint_bytes: usize,
+    /// Write a checkpoint after this much of log
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    checkpoint_bytes: u64,
 
-    /// Keep this much of history: a size like 10GiB, an age like 30d, or forever
+    /// Keep this much of history: sealed files of a size like 10GiB, of an age like 30d, or forever
     #[arg(long, value_name = "HOW_MUCH", default_value = "10GiB")]
     retain: Retain,
 
-    /// Length of a segment of the log, in bytes
-    #[arg(long, value_name = "N", default_value_t = WalOptions::SEGMENT_BYTES,
-          value_parser = clap::value_parser!(u32).range(1 << 10..=256 << 20))]
+    /// Length of a segment of the log
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_segment_size)]
     segment_bytes: u32,
 
-    /// Refuse writes while fewer bytes than this are free on the disk
-    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
+    /// Refuse writes while less than this is free on the disk
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     disk_reserve: u64,
 
-    /// Keep a file of this many bytes, to be let go when the disk is nearly full
-    #[arg(long, value_name = "N", default_value_t = 64 << 20)]
+    /// Keep a file of this length, to be let go when the disk is nearly full
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     ballast_bytes: u64,
 
     /// Set aside what the directory holds, and start anew
@@ -189,7 +189,7 @@ impl ServeArgs {
             peer_port: self.peer_port,
             join: self.join,
             ring_capacity: self.ring_size as usize,
-            checkpoint_bytes: self.checkpoint_bytes,
+            checkpoint_bytes: usize::try_from(self.checkpoint_bytes).unwrap_or(usize::MAX),
             segment_bytes: self.segment_bytes,
             retain: self.retain,
             reserve: Reserve { free: self.disk_reserve, ballast: self.ballast_bytes },
@@ -251,6 +251,17 @@ fn name_of(dir: &std::path::Path) -> String {
     name.strip_suffix(".etcd").filter(|name| !name.is_empty()).unwrap_or(&name).to_owned()
 }
 
+fn parse_size(text: &str) -> Result<u64, String> {
+    let size = text.parse::<ByteSize>();
+    size.map(|size| size.as_u64()).map_err(|_| "expected a size like 64MiB".to_owned())
+}
+
+fn parse_segment_size(text: &str) -> Result<u32, String> {
+    let size = u32::try_from(parse_size(text)?).ok();
+    let fits = |size: &u32| (1 << 10..=256 << 20).contains(size);
+    size.filter(fits).ok_or_else(|| "expected a size from 1KiB to 256MiB".to_owned())
+}
+
 fn parse_key(text: &str) -> Result<KeyPath, String> {
     KeyPath::clean(text).map_err(|error| error.to_string())
 }
@@ -273,6 +284,19 @@ mod tests {
         assert_eq!((cli.serve.peer_port, cli.serve.client_port), (7002, 4002));
         assert_eq!(cli.serve.join, ["127.0.0.1:7001", "127.0.0.1:7003"]);
         assert!(cli.serve.ignore && cli.serve.verbose);
+    }
+
+    #[test]
+    fn sizes_have_units_or_none() {
+        for (text, size) in [("64MiB", 64 << 20), ("1000", 1000), ("2kB", 2000), ("0", 0)] {
+            assert_eq!(parse_size(text), Ok(size), "{text}");
+        }
+        for text in ["", "much", "-1", "12XB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        for text in ["1000", "1GiB"] {
+            assert!(parse_segment_size(text).is_err(), "{text}");
+        }
     }
 
     #[test]

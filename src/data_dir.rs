@@ -4,7 +4,7 @@
 //! default.etcd/
 //!   LOCK           held by the one process that may write here
 //!   node.json      who I am: minted once, never changed
-//!   wal/           the log
+//!   wal/           the newest part of the log: segments, and their witness
 //!   checkpoints/   the state at some positions of the log
 //!   archive/       settled history
 //!   ballast        room that can be let go when the disk is nearly full
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 /// The version of the directory's layout.
 const FORMAT: u32 = 1;
 
-/// What lies in a data directory besides the lock.
+/// What is set aside when a directory is started anew.
 const CONTENTS: [&str; 4] = ["node.json", "wal", "archive", "checkpoints"];
 
 /// Who a machine is. Minted when its directory is made, and never reused: an

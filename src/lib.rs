@@ -29,5 +29,6 @@ pub mod log_tool;
 pub mod node;
 pub mod one_line;
 pub mod published;
+mod recovery;
 pub mod replay;
 pub mod serve;

@@ -16,23 +16,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{
-    Index, LogError, LogReader, LogStorage as _, Machine, Notice, RaftIndex, Recovered, Retain,
-    Wal, WalOptions, sync_dir,
-};
-use etcd_projections::State;
+use etcd_log::{Index, LogError, LogReader, Machine, RaftIndex, Retain, Wal, sync_dir};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::checkpoint::{
-    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
-};
+use crate::checkpoint::{CheckpointError, CheckpointStore, CheckpointWriter};
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::disk::{DiskRoom, Reserve};
 use crate::node::{Node, NodeOptions, WriteError};
-use crate::one_line::OneLine;
+use crate::recovery::{note_checkpoints, open_log, report, start_state};
 use crate::{api, published};
 
 /// How long the first commands of a machine may take.
@@ -114,7 +108,7 @@ pub enum ServeError {
         last: Index,
     },
     /// The log begins somewhere, and no checkpoint leads there.
-    #[error("{}: the log begins with {first}, and no good checkpoint leads there", dir.display())]
+    #[error("{}: history before {first} is no longer kept, and there is no good checkpoint to start from", dir.display())]
     NoStart {
         /// Where the checkpoints lie.
         dir: PathBuf,
@@ -354,107 +348,6 @@ fn describe(
     })
 }
 
-fn open_log(
-    data_dir: &DataDir,
-    identity: &Identity,
-    options: &Options,
-    must_exist: bool,
-) -> Result<(Wal, Recovered), ServeError> {
-    let on_fatal = Arc::new(|error| end_process(&error));
-    let (wal, recovered) = Wal::open(&WalOptions {
-        must_exist,
-        segment_bytes: options.segment_bytes,
-        retain: options.retain,
-        on_notice: Arc::new(|notice| tell(&notice)),
-        ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
-    })?;
-    if let Some(path) = &recovered.unreadable_witness {
-        tracing::warn!("{} cannot be read: a lost last write would go unnoticed", path.display());
-    }
-    if let Some(torn) = &recovered.torn {
-        tracing::warn!("{torn}; the last good command is {}", wal.reader().last_command());
-    }
-    Ok((wal, recovered))
-}
-
-/// Says what happens in the log.
-fn tell(notice: &Notice) {
-    match notice {
-        Notice::Stalled { took, count } => {
-            let took = took.as_millis();
-            tracing::warn!(
-                "the disk is slow: a commit takes {took} ms so far ({count} such so far)"
-            );
-        }
-        Notice::Sealed { path, bytes, last } => {
-            tracing::debug!("sealed up to command {last}: {}, {bytes} bytes", path.display());
-        }
-        Notice::Dropped { files, last } => {
-            tracing::info!("history up to command {last} is dropped, {files} sealed files");
-        }
-        Notice::Damaged(error) => {
-            tracing::error!("old history is damaged; the state is not: {}", OneLine(error));
-        }
-        Notice::NoRoomToSeal(error) => {
-            tracing::warn!("nothing is sealed for want of room: {}", OneLine(error));
-        }
-    }
-}
-
-/// Returns the newest good checkpoint that leads into the log, or the beginning.
-///
-/// Every checkpoint was made of committed entries of this log. So one that is
-/// ahead of the log, or does not agree with its entries, proves that the log is
-/// not what it was.
-fn start_state(
-    data_dir: &DataDir,
-    checkpoints: &CheckpointStore,
-    wal: &Wal,
-    ring_capacity: usize,
-) -> Result<(Checkpoint, Option<CheckpointFile>), ServeError> {
-    checkpoints.remove_drafts()?;
-    let last = wal.reader().state().last.map(|id| id.index);
-    if let Some(file) = checkpoints.list()?.into_iter().find(|file| Some(file.raft_index) > last) {
-        let CheckpointFile { path, index, .. } = file;
-        return Err(ServeError::Behind { path, index, last: wal.reader().last_command() });
-    }
-    let first = wal.first();
-    let newest = checkpoints.newest(|file| checkpoint::leads_into(file, first))?;
-    let Some((checkpoint, file)) = newest else {
-        if first > RaftIndex(0) {
-            return Err(ServeError::NoStart { dir: data_dir.checkpoints(), first });
-        }
-        return Ok((Checkpoint::empty(State::new(ring_capacity)), None));
-    };
-    if !agrees(&checkpoint, wal)? {
-        let index = checkpoint.state.position().index;
-        return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
-    }
-    Ok((checkpoint, Some(file)))
-}
-
-/// Tells the log which checkpoints there are: those up to the one that the machine
-/// has started from, for what is damaged may not be relied on.
-fn note_checkpoints(
-    checkpoints: &CheckpointStore,
-    applied: Option<RaftIndex>,
-    wal: &Wal,
-) -> Result<(), ServeError> {
-    let good = checkpoints.list()?.into_iter().filter(|file| Some(file.raft_index) <= applied);
-    checkpoint::note(wal, &good.collect::<Vec<_>>());
-    Ok(())
-}
-
-/// Returns whether a checkpoint ends with an entry of the log, or right before it.
-fn agrees(checkpoint: &Checkpoint, wal: &Wal) -> Result<bool, LogError> {
-    let Some(applied) = checkpoint.applied else { return Ok(true) };
-    if applied.index < wal.first() {
-        return Ok(true);
-    }
-    let entry = wal.entries(applied.index..applied.index.next(), 0)?;
-    Ok(entry.first().is_some_and(|entry| entry.id == applied))
-}
-
 fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
     let Identity { node, name, cluster, .. } = identity;
     tracing::info!(
@@ -466,34 +359,10 @@ fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
     tracing::info!("data: {}", path.display());
 }
 
-fn report(
-    recovered: &Recovered,
-    archived: (usize, u64),
-    from: Index,
-    node: &Node,
-    started: Instant,
-) {
-    let now = node.now();
-    let (index, keys) = (now.state.position().index, now.state.tree().len());
-    let took = started.elapsed().as_millis();
-    if recovered.node.is_none() {
-        tracing::info!("a new cluster; ready in {took} ms");
-        return;
-    }
-    let (bytes, segments) = (recovered.bytes, recovered.segments);
-    let (files, _) = archived;
-    let checkpoint =
-        if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
-    tracing::info!(
-        "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
-         in {segments} segments behind {files} sealed files; ready in {took} ms"
-    );
-}
-
 /// Ends the process because the log failed: what the disk holds is no longer
 /// known, so nothing may be acknowledged after it.
 #[expect(clippy::exit, reason = "a log that cannot be written leaves nothing to unwind for")]
-fn end_process(error: &LogError) {
+pub(crate) fn end_process(error: &LogError) {
     tracing::error!("the log failed, and this machine stops");
     crate::cli::complain(error);
     std::process::exit(1);

@@ -113,7 +113,7 @@ fn log_that_is_gone_is_not_started_anew() {
             fs::remove_dir_all(dir.path().join("checkpoints")).unwrap_or_default();
         }
         let line = refusal(dir.path());
-        assert!(line.contains("the log is missing, and with it all"), "{line}");
+        assert!(line.contains("the segments are missing, and with them"), "{line}");
     }
     assert!(!dir.path().join("wal").exists());
 }

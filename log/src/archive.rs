@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::Disk;
 use crate::error::Damage;
-use crate::sealed::{self, GoesOn, Sealed, SealedReader};
+use crate::sealed::{self, Predecessor, Sealed, SealedReader};
 use crate::{Entry, Index, IoError, LogError, LogId, RaftIndex};
 
 /// How many files are kept open for readers.
@@ -61,7 +61,7 @@ impl Archive {
                 continue;
             }
             if let Err(what) = check_order(&sealed, first, last, files.back().map(|file| &**file)) {
-                return Err(damage(&path, next, what));
+                return Err(Damage::at(&path, 0, next, what));
             }
             next = (sealed.footer.last.index.next(), sealed.footer.index.next());
             files.push_back(Arc::new(sealed));
@@ -74,7 +74,7 @@ impl Archive {
                     "oldest file begins with entry {found}, expected {expected}: those before it are missing"
                 );
                 let command = if forgotten.is_some() { oldest.footer.before } else { Index(0) };
-                return Err(damage(&oldest.path, (expected, command.next()), what));
+                return Err(Damage::at(&oldest.path, 0, (expected, command.next()), what));
             }
         }
         let (files, open) = (Mutex::new(files), Mutex::default());
@@ -127,8 +127,8 @@ impl Archive {
     }
 
     /// Returns what the next file must go on from.
-    pub(crate) fn goes_on(&self) -> Option<GoesOn> {
-        self.newest().map(|file| GoesOn {
+    pub(crate) fn predecessor(&self) -> Option<Predecessor> {
+        self.newest().map(|file| Predecessor {
             before: file.footer.index,
             time: file.footer.time,
             membership: file.footer.membership.clone(),
@@ -258,12 +258,6 @@ fn check_order(
         return Err(format!("file does not follow {}, but another one", before.path.display()));
     }
     Ok(())
-}
-
-fn damage(path: &Path, next: (RaftIndex, Index), what: String) -> LogError {
-    let (raft_index, index) = next;
-    let path = path.to_owned();
-    LogError::Damage(Box::new(Damage { path, offset: 0, raft_index, index, what }))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

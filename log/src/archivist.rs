@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
 use crate::keeper::{FullSegment, Keeper};
-use crate::sealed::{self, GoesOn, Sealed, SealedWriter};
+use crate::sealed::{self, Predecessor, Sealed, SealedWriter};
 use crate::wal::Submitter;
 use crate::{
     IoError, LogError, LogId, LogReader, LogTime, Notice, OnFatal, OnNotice, RaftIndex, Retain,
@@ -124,8 +124,8 @@ impl Archivist {
     fn seal(&self, settled: &Settled) -> Result<(), LogError> {
         let archive = self.reader.archive();
         let before = self.reader.tail().index_before_first();
-        let from = archive.goes_on();
-        let from = from.unwrap_or_else(|| GoesOn { before, ..GoesOn::default() });
+        let from = archive.predecessor();
+        let from = from.unwrap_or_else(|| Predecessor { before, ..Predecessor::default() });
         let sealed = self.write_sealed(settled, from).inspect_err(|_| {
             // A draft takes room that the log may need. That it cannot be removed
             // says less than why it could not be written.
@@ -142,7 +142,7 @@ impl Archivist {
         Ok(())
     }
 
-    fn write_sealed(&self, settled: &Settled, from: GoesOn) -> Result<Sealed, LogError> {
+    fn write_sealed(&self, settled: &Settled, from: Predecessor) -> Result<Sealed, LogError> {
         let mut file = SealedWriter::create(&*self.disk, self.reader.archive().dir(), from)?;
         for index in settled.first.0..=settled.last.index.0 {
             if self.keeper.is_stopped() {

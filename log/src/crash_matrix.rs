@@ -121,7 +121,7 @@ impl Workload {
         file.sync().unwrap();
         self.disk.rename(&draft, &path).unwrap();
         self.disk.sync_dir(&dir).unwrap();
-        // The entries after the one before last are not needed for a start.
+        // All that the checkpoint contains may be dropped.
         let model = self.models.last_mut().unwrap();
         model.droppable = last.index.0 + 1;
         self.wal.note_checkpoints(Some(last.index), Some(last.index));

@@ -1,6 +1,6 @@
-//! The disk under the log: all that makes, writes, syncs, renames or removes a
-//! file of the log goes through here, so that a test can put a disk in its place
-//! that loses what was not synced.
+//! The disk under the log: all that writes, syncs, renames or removes a file of the
+//! log goes through here, save what okaywal does by itself, so that a test can put
+//! a disk in its place that loses what was not synced.
 //!
 //! ```text
 //! writer ─▶ Segments ─▶ okaywal ─┐

@@ -1,11 +1,12 @@
 //! What can go wrong with the log: the disk, or what it gives back.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{Index, IoError, RaftIndex};
 
-/// A failure of the log. None is retried: the caller stops the node.
+/// A failure of the log. Whoever writes stops the node; whoever reads may go on
+/// without what cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The operating system refused.
@@ -15,9 +16,9 @@ pub enum LogError {
     #[error(transparent)]
     Damage(#[from] Box<Damage>),
     /// A later version wrote the log.
-    #[error("{}: format {found} of the log is newer than the {known} that this version knows", path.display())]
+    #[error("{}: format {found} is newer than the {known} that this version knows", path.display())]
     NewerFormat {
-        /// The segment.
+        /// The segment or sealed file.
         path: PathBuf,
         /// Its format.
         found: u32,
@@ -35,7 +36,7 @@ pub enum LogError {
         expected: crate::NodeId,
     },
     /// A log that must be there is not.
-    #[error("{}: the log is missing, and with it all that was acknowledged", .0.display())]
+    #[error("{}: the segments are missing, and with them what was acknowledged", .0.display())]
     Missing(PathBuf),
     /// A file in the log's directory would be taken for a segment, and is none.
     #[error("{} does not belong there: it would be taken for a part of the log", .0.display())]
@@ -65,7 +66,7 @@ pub enum LogError {
 /// torn end of an unfinished write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// The segment.
+    /// The segment or sealed file.
     pub path: PathBuf,
     /// Where in it, in bytes from its start.
     pub offset: u64,
@@ -75,6 +76,16 @@ pub struct Damage {
     pub index: Index,
     /// What is wrong there: what was expected, what was found.
     pub what: String,
+}
+
+impl Damage {
+    /// Describes damage at a place of a file. `next` is the first entry and the first
+    /// command that can no longer be trusted.
+    pub(crate) fn at(path: &Path, offset: u64, next: (RaftIndex, Index), what: String) -> LogError {
+        let (raft_index, index) = next;
+        let path = path.to_owned();
+        LogError::Damage(Box::new(Self { path, offset, raft_index, index, what }))
+    }
 }
 
 impl fmt::Display for Damage {

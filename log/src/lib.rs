@@ -1,15 +1,17 @@
 //! The log: the only truth of the store, and the words it is written in.
 //!
 //! ```text
-//! commands ─▶ batch ─▶ entry ─▶ frame ─▶ okaywal segment ─▶ disk
-//! └─ what a client wants     └─ one Raft index   └─ checksummed, chained
+//! commands ─▶ batch ─▶ entry ─▶ frame ─▶ okaywal segment ─▶ sealed file
+//! └─ what a client wants     └─ one Raft index   │             └─ settled, compressed
+//!                                                └─ checksummed, chained
 //! ```
 //!
 //! The modules, in reading order: the words ([`Index`], [`KeyPath`], [`Command`],
 //! [`Entry`]), how an entry lies on disk (`frame`, `segment`), how a directory of
-//! segments is checked (`scan`, `witness`), how it is written and read (`wal`,
-//! `writer`, `reader`), how what is settled moves to the archive (`sealed`,
-//! `archive`, `archivist`, `keeper`), the border to the disk (`disk`,
+//! segments is checked (`scan`, `segment_scan`, `witness`, `repair`), how it is
+//! written and read (`wal`, `tail`, `writer`, `watchdog`, `reader`), how what is
+//! settled moves to the archive and out of it (`sealed`, `archive`, `archivist`,
+//! `keeper`, `retention`, `notice`), the border to the disk (`disk`,
 //! `okaywal_segments`), the in-memory twin for tests, and the recorded form
 //! (`recording`).
 //!
@@ -36,10 +38,12 @@ mod okaywal_hazards;
 mod okaywal_segments;
 mod reader;
 mod recording;
+mod repair;
 mod retention;
 mod scan;
 mod sealed;
 mod segment;
+mod segment_scan;
 #[cfg(test)]
 mod simulated_disk;
 mod storage;

@@ -285,14 +285,14 @@ fn checkpoint_active_is_never_called() {
 #[test]
 fn checkpoint_to_fails_only_when_the_log_closes() {
     let keeper = Keeper::default();
-    let (waiting, (sender, waited)) = (keeper.clone(), mpsc::channel());
+    let (waiting, (sender, released)) = (keeper.clone(), mpsc::channel());
     let waiter = std::thread::spawn(move || sender.send(waiting.wait_until_released(5)));
     keeper.stop();
     // The archivist's end is not the log's.
-    let while_stopped = waited.recv_timeout(std::time::Duration::from_millis(50));
+    let while_stopped = released.recv_timeout(std::time::Duration::from_millis(50));
     assert_eq!(while_stopped, Err(mpsc::RecvTimeoutError::Timeout));
     keeper.close();
-    assert_eq!(waited.recv(), Ok(false));
+    assert_eq!(released.recv(), Ok(false));
     waiter.join().unwrap().unwrap();
 }
 

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::archive::Archive;
+use crate::error::Damage;
 use crate::frame::{self, EntryHead, HEADER};
 use crate::scan::{self, Scanned};
 use crate::segment;
@@ -323,7 +324,7 @@ impl LogReader {
             Err(what) => what,
         };
         let path = segment::path(&self.shared.dir, place.segment.get());
-        Err(segment::damage(&path, place.offset as usize, (index, before.next()), what))
+        Err(Damage::at(&path, place.offset.into(), (index, before.next()), what))
     }
 
     /// Reads an entry, and makes sure that it is the one which was written there.
@@ -338,7 +339,7 @@ impl LogReader {
             Err(what) => what,
         };
         let path = segment::path(&self.shared.dir, place.segment.get());
-        Err(segment::damage(&path, place.offset as usize, first, what))
+        Err(Damage::at(&path, place.offset.into(), first, what))
     }
 
     fn read_frame(&self, place: Place) -> Result<Vec<u8>, LogError> {

@@ -15,19 +15,22 @@
 //! acknowledged. What stands behind the last commit may be the frames of an older
 //! life of the segment: those are of lower commits, and prove nothing.
 //!
-//! The scan changes nothing. What it found can be cut off by [`repair`].
+//! At the end the segments are joined with the archive: they must go on where it
+//! ends, or before.
+//!
+//! The scan changes nothing. What it found can be cut off (`repair`).
 
 use std::fmt;
 use std::fs;
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
-use crate::disk::Disk;
-use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header};
+use crate::error::Damage;
+use crate::frame::Chain;
 use crate::keeper::FullSegment;
 use crate::segment::{self, SegmentFile};
-use crate::tail::{Place, Tail};
+use crate::segment_scan::SegmentScan;
+use crate::tail::Tail;
 use crate::witness::{self, Testimony};
 use crate::{Index, IoError, LogError, LogId, NodeId, RaftIndex, Record};
 
@@ -148,7 +151,7 @@ pub(crate) fn scan(
             let what =
                 format!("file has {length} bytes, a segment has {MOST_SEGMENT_BYTES} at most");
             let next = (scanned.tail.next().unwrap_or_default(), scanned.tail.index().next());
-            return Err(segment::damage(path, 0, next, what));
+            return Err(Damage::at(path, 0, next, what));
         }
         let bytes = fs::read(path).map_err(IoError::at("read", path))?;
         let mut scan = SegmentScan { scanned: &mut scanned, segment: &segment, bytes: &bytes };
@@ -199,8 +202,7 @@ impl Scanned {
         } else {
             format!("{what}the log ends with commit {found}, but {commit} was acknowledged")
         };
-        let offset = usize::try_from(offset).expect("segments are small");
-        Err(segment::damage(path, offset, self.next_entry(), what))
+        Err(Damage::at(path, offset, self.next_entry(), what))
     }
 
     /// Opens the archive, and checks that the segments go on where it ends.
@@ -225,7 +227,7 @@ impl Scanned {
                 Shown(in_segments.or(end))
             );
             let path = self.whole.last().map_or(dir, |segment| &segment.file.path);
-            return Err(segment::damage(path, 0, self.next_entry(), what));
+            return Err(Damage::at(path, 0, self.next_entry(), what));
         }
         self.tail.release(last);
         self.tail.set_committed(last);
@@ -242,343 +244,17 @@ impl Scanned {
         }
         let what = format!("log goes on from {}: those before it are missing", Shown(start));
         let next = (known.map_or(RaftIndex(0), |id| id.index.next()), command.next());
-        Err(segment::damage(&oldest.file.path, segment::FILE_HEADER, next, what))
+        Err(Damage::at(&oldest.file.path, segment::FILE_HEADER as u64, next, what))
     }
 
     /// The first entry and the first command that are not known to be whole.
-    fn next_entry(&self) -> (RaftIndex, Index) {
+    pub(crate) fn next_entry(&self) -> (RaftIndex, Index) {
         (self.tail.next().unwrap_or_default(), self.tail.index().next())
     }
 }
 
-/// Makes the segments such that okaywal sees whole commits only, all that it sees
-/// is on disk, and not too many are kept to be used again.
-pub(crate) fn repair(disk: &dyn Disk, dir: &Path, scanned: &Scanned) -> Result<(), LogError> {
-    let spare = scanned.spare.iter().skip(segment::MOST_SPARE);
-    for path in scanned.blank.iter().chain(spare) {
-        disk.remove(path).map_err(IoError::at("remove", path))?;
-    }
-    for (at, segment) in scanned.whole.iter().enumerate() {
-        let is_active = at + 1 == scanned.whole.len();
-        // What was read may still be in memory only, if the last process died
-        // before its fsync: nothing may be built on it before it is on disk.
-        if is_active || segment.has_more {
-            end_segment(disk, segment, is_active)?;
-        }
-    }
-    Ok(disk.sync_dir(dir).map_err(IoError::at("sync", dir))?)
-}
-
-/// What stands behind the last commit of a segment may look to okaywal as if it
-/// went on there. In the newest segment it is cut off; in another one, to which
-/// nothing is added, a zero will do.
-fn end_segment(disk: &dyn Disk, segment: &WholeSegment, is_active: bool) -> Result<(), LogError> {
-    let (path, end) = (&segment.file.path, segment.length as u64);
-    let mut file = disk.open(path).map_err(IoError::at("open", path))?;
-    if segment.has_more && is_active {
-        file.set_len(end).map_err(IoError::at("cut", path))?;
-    } else if segment.has_more {
-        file.write_at(&[0], end).map_err(IoError::at("write", path))?;
-    }
-    Ok(file.sync().map_err(IoError::at("sync", path))?)
-}
-
-/// The scan of one segment.
-struct SegmentScan<'a> {
-    scanned: &'a mut Scanned,
-    segment: &'a SegmentFile,
-    bytes: &'a [u8],
-}
-
-/// What stands where a commit may begin.
-enum Found {
-    /// A commit: its frames and where they stand, and where the next one begins.
-    Whole { frames: Vec<(Header, usize)>, end: usize },
-    /// None, or one that is not whole; why not, in words.
-    Broken(String),
-}
-
-impl SegmentScan<'_> {
-    fn run(&mut self, visit: &mut Option<Visitor<'_>>) -> Result<(), LogError> {
-        self.check_torn_before()?;
-        if let Err(what) = segment::check_header(self.bytes) {
-            return self.stop(0, self.segment.first_commit, what);
-        }
-        let mut at = segment::FILE_HEADER;
-        while at < self.bytes.len() {
-            let first = at == segment::FILE_HEADER;
-            let number = if first { self.segment.first_commit } else { self.next() };
-            match self.read_commit(at, number)? {
-                Found::Whole { frames, end } => {
-                    for (header, offset) in frames {
-                        self.fold(&header, offset, visit)?;
-                    }
-                    if first {
-                        self.begin_segment();
-                    }
-                    let segment = self.scanned.whole.last_mut().expect("begun with its first");
-                    segment.length = end;
-                    self.scanned.commit = number;
-                    at = end;
-                }
-                Found::Broken(what) => {
-                    self.scanned.recovered.bytes += at as u64;
-                    return self.stop(at, number, what);
-                }
-            }
-        }
-        if at == segment::FILE_HEADER {
-            self.scanned.blank.push(self.segment.path.clone());
-        }
-        self.scanned.recovered.bytes += at as u64;
-        Ok(())
-    }
-
-    fn begin_segment(&mut self) {
-        let file = self.segment.clone();
-        self.scanned.recovered.segments += 1;
-        self.scanned.whole.push(WholeSegment { file, length: 0, has_more: false });
-    }
-
-    /// The number of the next commit.
-    fn next(&self) -> u64 {
-        self.scanned.commit + 1
-    }
-
-    /// A segment is named after its first commit, and follows the one before.
-    fn check_name(&self, number: u64) -> Result<(), LogError> {
-        if self.scanned.commit > 0 && number != self.next() {
-            let expected = self.next();
-            let what = format!(
-                "segment begins with commit {number}, expected {expected}: one is missing or doubled"
-            );
-            return Err(self.damage(0, what));
-        }
-        Ok(())
-    }
-
-    /// Reads a commit and its frames without folding any: it counts as a whole.
-    fn read_commit(&self, at: usize, number: u64) -> Result<Found, LogError> {
-        let commit = match segment::read_commit(self.bytes, at, number) {
-            Ok(commit) => commit,
-            Err(what) => return Ok(Found::Broken(what)),
-        };
-        // okaywal's own checksum was right, so from here on a fault is no torn
-        // write: these bytes were written like this.
-        if at == segment::FILE_HEADER {
-            self.check_name(number)?;
-        }
-        let mut frames: Vec<(Header, usize)> = Vec::new();
-        let mut offset = commit.frames.start;
-        while offset < commit.frames.end {
-            let header = frame::check(&self.bytes[offset..commit.frames.end])
-                .map_err(|what| self.damage(offset, what))?;
-            let before = frames.last().map(|(header, _)| header);
-            self.check_frame(&header, before, offset, number, at == segment::FILE_HEADER)?;
-            frames.push((header, offset));
-            offset += HEADER + header.length;
-        }
-        if frames.last().is_none_or(|(header, _)| header.left != 0) {
-            return Err(self.damage(at, format!("commit {number} lacks its last frames")));
-        }
-        Ok(Found::Whole { frames, end: commit.end })
-    }
-
-    /// Checks a frame against the one before it.
-    fn check_frame(
-        &self,
-        header: &Header,
-        before: Option<&Header>,
-        offset: usize,
-        commit: u64,
-        in_first_commit: bool,
-    ) -> Result<(), LogError> {
-        let opens_segment = in_first_commit && before.is_none();
-        let chain = match before {
-            Some(before) => Chain { sequence: before.sequence, crc: before.crc },
-            None => self.scanned.chain,
-        };
-        // The oldest segment kept is taken at its word for where the chain stands.
-        let chain_starts = opens_segment && self.scanned.chain == Chain::default();
-        if opens_segment != (header.kind == frame::BASE) {
-            let what = "a base frame stands first in a segment, and nowhere else".to_owned();
-            return Err(self.damage(offset, what));
-        }
-        let expect = |what: &str, found: u64, expected: u64| {
-            if found == expected {
-                return Ok(());
-            }
-            Err(self.damage(offset, format!("frame has {what} {found:x}, expected {expected:x}")))
-        };
-        expect("commit", header.commit, commit)?;
-        if !chain_starts {
-            expect("sequence", header.sequence, chain.sequence + 1)?;
-            expect("predecessor", header.previous.into(), chain.crc.into())?;
-        }
-        if !opens_segment {
-            let salt = before.map_or(self.scanned.salt, |before| before.salt);
-            expect("salt", header.salt, salt)?;
-        }
-        if let Some(before) = before {
-            expect("frames left", header.left.into(), u64::from(before.left.saturating_sub(1)))?;
-        }
-        Ok(())
-    }
-
-    fn fold(
-        &mut self,
-        header: &Header,
-        offset: usize,
-        visit: &mut Option<Visitor<'_>>,
-    ) -> Result<(), LogError> {
-        let payload = &self.bytes[offset + HEADER..][..header.length];
-        if let Some(visit) = visit {
-            let record = self.decode(header, payload, offset)?;
-            let index_before = self.scanned.tail.index();
-            visit(&Visit {
-                record: &record,
-                index_before,
-                path: &self.segment.path,
-                offset: offset as u64,
-            });
-        }
-        self.scanned.chain = Chain { sequence: header.sequence, crc: header.crc };
-        self.scanned.salt = header.salt;
-        self.scanned.recovered.frames += 1;
-        if header.kind == frame::ENTRY {
-            let head = EntryHead::read(payload).map_err(|what| self.damage(offset, what))?;
-            let place = Place {
-                segment: NonZeroU64::new(self.segment.first_commit).expect("okaywal counts from 1"),
-                offset: u32::try_from(offset).expect("segments are small"),
-                length: u32::try_from(HEADER + header.length).expect("segments are small"),
-            };
-            return self.fold_entry(head, place, offset);
-        }
-        match self.decode(header, payload, offset)? {
-            Record::Base(base) => self.fold_base(&base, offset)?,
-            Record::Entry(_) => unreachable!("entries are folded by their heads"),
-            Record::Vote(vote) => self.scanned.tail.set_vote(vote),
-            Record::Truncate(truncation) => self.scanned.tail.restore_truncated(&truncation),
-            Record::Purge { upto } => self.scanned.tail.purge(upto),
-            Record::Committed { upto } => self.scanned.tail.set_committed(upto),
-            Record::Forgotten { upto } => self.scanned.tail.forget(upto),
-        }
-        Ok(())
-    }
-
-    fn decode(&self, header: &Header, payload: &[u8], offset: usize) -> Result<Record, LogError> {
-        frame::decode(header, payload).map_err(|what| {
-            match frame::format_of(payload).filter(|format| *format > FORMAT) {
-                Some(found) => {
-                    let path = self.segment.path.clone();
-                    LogError::NewerFormat { path, found, known: FORMAT }
-                }
-                None => self.damage(offset, what),
-            }
-        })
-    }
-
-    fn fold_entry(&mut self, head: EntryHead, place: Place, offset: usize) -> Result<(), LogError> {
-        if self.scanned.tail.next().is_some_and(|next| next != head.id.index) {
-            let (id, last) = (head.id, self.scanned.tail.last());
-            return Err(self.damage(offset, format!("entry {id} does not follow {}", Shown(last))));
-        }
-        self.scanned.tail.push_written(head.id, head.commands.into(), place);
-        Ok(())
-    }
-
-    /// The oldest segment's base is where the log starts; a later one must say
-    /// what the segments before it have led to.
-    fn fold_base(&mut self, base: &Base, offset: usize) -> Result<(), LogError> {
-        if base.format > FORMAT {
-            let path = self.segment.path.clone();
-            return Err(LogError::NewerFormat { path, found: base.format, known: FORMAT });
-        }
-        let Some(node) = self.scanned.recovered.node else {
-            self.scanned.recovered.node = Some(base.node);
-            self.scanned.tail.start_from(base);
-            return Ok(());
-        };
-        let state = self.scanned.tail.state();
-        let expected = (node, state.vote, state.last, self.scanned.tail.index());
-        let found = (base.node, base.vote, base.last, base.index);
-        if found != expected {
-            let what = format!(
-                "segment of node {} starts from {} and {}, expected node {node}, {} and {}",
-                base.node,
-                Shown(base.last),
-                base.index,
-                Shown(state.last),
-                self.scanned.tail.index()
-            );
-            return Err(self.damage(offset, what));
-        }
-        Ok(())
-    }
-
-    /// Judges the spot where the commits of a segment end: the end of the log,
-    /// a torn tail, or damage.
-    fn stop(&mut self, at: usize, commit: u64, what: String) -> Result<(), LogError> {
-        let rest = &self.bytes[at..];
-        let rest = &rest[..segment::length_without_zeros(rest)];
-        let survey = segment::survey(rest, commit);
-        if let Some((distance, header)) = survey.later {
-            let (other, place) = (header.commit, at + distance);
-            let what = format!("{what}; there is a frame of commit {other} at byte {place}");
-            return Err(self.damage(at, what));
-        }
-        if at <= segment::FILE_HEADER {
-            self.check_blank(commit)?;
-            self.scanned.blank.push(self.segment.path.clone());
-        } else if let Some(segment) = self.scanned.whole.last_mut() {
-            segment.has_more = survey.torn > 0 || rest.first().is_some_and(|byte| *byte != 0);
-        }
-        if survey.torn > 0 {
-            let (path, offset) = (self.segment.path.clone(), at as u64);
-            let torn = TornTail { path, offset, bytes: survey.torn as u64, what };
-            self.scanned.recovered.torn = Some(torn);
-        }
-        Ok(())
-    }
-
-    /// A segment without commits was being made when a crash came, so it is named
-    /// after the next commit; or the one after, if the crash took that.
-    fn check_blank(&self, commit: u64) -> Result<(), LogError> {
-        let next = self.next();
-        if self.scanned.commit == 0 || (next..=next + 1).contains(&commit) {
-            return Ok(());
-        }
-        let what = format!(
-            "segment begins with commit {commit}, expected {next}: one is missing or doubled"
-        );
-        Err(self.damage(0, what))
-    }
-
-    /// A torn commit was not the end of the log if a later segment holds anything.
-    fn check_torn_before(&self) -> Result<(), LogError> {
-        let Some(torn) = &self.scanned.recovered.torn else { return Ok(()) };
-        let behind_header = self.bytes.get(segment::FILE_HEADER..).unwrap_or_default();
-        let commit = self.segment.first_commit;
-        let begins = |header: &Header| header.commit >= commit;
-        if segment::find_frame(behind_header, begins).is_none() {
-            return Ok(());
-        }
-        let what = format!("{}; the log goes on in {}", torn.what, self.segment.path.display());
-        let offset = usize::try_from(torn.offset).expect("segments are small");
-        Err(segment::damage(&torn.path, offset, self.next_entry(), what))
-    }
-
-    fn damage(&self, offset: usize, what: String) -> LogError {
-        segment::damage(&self.segment.path, offset, self.next_entry(), what)
-    }
-
-    fn next_entry(&self) -> (RaftIndex, Index) {
-        self.scanned.next_entry()
-    }
-}
-
 /// An entry's id, or that there is none.
-struct Shown(Option<LogId>);
+pub(crate) struct Shown(pub(crate) Option<LogId>);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,6 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::error::Damage;
 use crate::frame;
 use crate::{IoError, LogError};
 
@@ -217,21 +216,4 @@ fn begun_length(rest: &[u8], commit: u64) -> usize {
 /// Returns how many bytes there are up to the last one that is not zero.
 pub(crate) fn length_without_zeros(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
-}
-
-/// Describes damage at a place of a segment.
-pub(crate) fn damage(
-    path: &Path,
-    offset: usize,
-    next: (crate::RaftIndex, crate::Index),
-    what: String,
-) -> LogError {
-    let damage = Damage {
-        path: path.to_owned(),
-        offset: offset as u64,
-        raft_index: next.0,
-        index: next.1,
-        what,
-    };
-    LogError::Damage(Box::new(damage))
 }

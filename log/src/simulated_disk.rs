@@ -429,7 +429,7 @@ impl NameChange {
     }
 }
 
-/// A coin that falls the same way every time.
+/// Random numbers from a seed.
 struct Chance {
     state: u64,
 }

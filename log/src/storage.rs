@@ -20,7 +20,7 @@ pub struct LogState {
     /// The first entry that Raft may ask for; if there is none, the one that would
     /// come. History may be kept from before it.
     pub first: RaftIndex,
-    /// The last entry; if there is none, the last purged.
+    /// The last entry; if there is none, the one before: archived, or purged.
     pub last: Option<LogId>,
 }
 

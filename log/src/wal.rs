@@ -21,6 +21,7 @@ use std::thread::{self, JoinHandle};
 use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
 use crate::keeper::{Covered, Keeper};
+use crate::repair::repair;
 use crate::scan::{self, Scanned};
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::watchdog::Watchdog;
@@ -142,7 +143,7 @@ impl Wal {
         let archive = scanned.join(&options.archive)?;
         make_dir(&**disk, dir)?;
         make_dir(&**disk, &options.archive)?;
-        scan::repair(&**disk, dir, &scanned)?;
+        repair(&**disk, dir, &scanned)?;
         archive.clear_up(&**disk)?;
         let recovered = scanned.recovered.clone();
         let tail = std::mem::take(&mut scanned.tail);

@@ -1,7 +1,7 @@
 //! The writer: one thread, and one fsync for all that waits.
 //!
 //! ```text
-//! requests ─▶ all that wait ─▶ frames, one chunk ─▶ okaywal entry, fsync ─▶ done, done, done
+//! requests ─▶ all that wait ─▶ frames, one chunk ─▶ okaywal entry, fsync ─▶ witness ─▶ done, done
 //! ```
 //!
 //! * A commit is encoded whole before okaywal sees a byte: nothing is ever

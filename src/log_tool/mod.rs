@@ -64,7 +64,7 @@ pub enum ToolError {
         end: etcd_log::RaftIndex,
     },
     /// The beginning of history is gone, and no checkpoint stands in for it.
-    #[error("history begins with {0}, and no checkpoint leads there")]
+    #[error("history before {0} is no longer kept, and there is no good checkpoint to start from")]
     NoStart(etcd_log::RaftIndex),
     /// A recorded log cannot be read.
     #[error("{}", path.display())]

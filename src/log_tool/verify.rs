@@ -1,4 +1,5 @@
-//! `etcd log verify`: every byte of the log, and every checkpoint against it.
+//! `etcd log verify`: every byte of the log, and every checkpoint against it; save
+//! the one that it has to start from, if the beginning is no longer kept.
 
 use std::io::Write;
 use std::path::Path;

@@ -11,8 +11,9 @@
 //! while, or takes its time while others wait, is given up, and its watch begins
 //! another one where it stopped.
 //!
-//! *Limits*: a replay starts from one of the last few checkpoints, or from the
-//! beginning of the log.
+//! *Limits*: a replay starts from the nearest checkpoint before it, some 5 million
+//! commands earlier at most. What lies before the first entry that is kept, or has
+//! no checkpoint before it, is gone.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -239,7 +240,8 @@ impl History {
                     Cursor::Number(number) => file.event < number,
                 }
         };
-        // A checkpoint is a cache: without one, the replay starts at the beginning.
+        // A checkpoint is a cache: without one, the replay starts at the beginning, if
+        // that is still kept.
         let newest = self.checkpoints.newest(before).ok().flatten();
         newest.map_or_else(
             || Checkpoint::empty(State::new(self.ring_capacity)),
