@@ -195,3 +195,95 @@ fn is_out_of_room(error: &LogError) -> bool {
     let LogError::Io(error) = error else { return false };
     matches!(error.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::{entry, options, write};
+    use crate::{LogStorage as _, Vote, Wal};
+
+    /// A log of so many entries, each in a commit of its own, five to a segment.
+    fn filled(entries: u64) -> (TempDir, Wal) {
+        let dir = TempDir::new().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        for index in 0..entries {
+            write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
+        }
+        (dir, wal)
+    }
+
+    /// The last entry that is sealed, once the archivist has looked.
+    fn sealed(wal: &Wal) -> Option<RaftIndex> {
+        wal.wait_for_archivist();
+        wal.reader().last_archived().map(|id| id.index)
+    }
+
+    #[test]
+    fn only_what_is_committed_is_sealed() {
+        let (_dir, wal) = filled(20);
+        wal.note_checkpoints(Some(RaftIndex(19)), None);
+        assert_eq!(sealed(&wal), None);
+        wal.note_committed(entry(11, 1, "").id);
+        let last = sealed(&wal).unwrap();
+        assert!((RaftIndex(3)..=RaftIndex(11)).contains(&last), "{last}");
+    }
+
+    #[test]
+    fn only_what_is_in_a_checkpoint_is_sealed() {
+        let (_dir, wal) = filled(20);
+        wal.note_committed(entry(19, 1, "").id);
+        assert_eq!(sealed(&wal), None);
+        wal.note_checkpoints(Some(RaftIndex(11)), None);
+        let last = sealed(&wal).unwrap();
+        assert!((RaftIndex(3)..=RaftIndex(11)).contains(&last), "{last}");
+    }
+
+    #[test]
+    fn segment_that_is_being_written_is_not_sealed() {
+        let (_dir, wal) = filled(2);
+        wal.note_committed(entry(1, 1, "").id);
+        wal.note_checkpoints(Some(RaftIndex(1)), None);
+        assert_eq!(sealed(&wal), None);
+    }
+
+    #[test]
+    fn entries_without_a_command_are_not_sealed_alone() {
+        let dir = TempDir::new().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        let blank = |index: u64| {
+            let payload = crate::Payload::Blank;
+            Arc::new(crate::Entry { id: entry(index, 1, "").id, payload })
+        };
+        for index in 0..20 {
+            write(&wal, Write::Append(vec![blank(index)])).unwrap();
+        }
+        write(&wal, Write::Vote(Vote::default())).unwrap();
+        wal.note_committed(blank(19).id);
+        wal.note_checkpoints(Some(RaftIndex(19)), None);
+        assert_eq!(sealed(&wal), None);
+    }
+
+    #[test]
+    fn what_a_checkpoint_needs_after_it_is_not_dropped() {
+        let dir = TempDir::new().unwrap();
+        let options = crate::WalOptions { retain: Retain::Bytes(0), ..options(dir.path(), 1024) };
+        let (wal, _) = Wal::open(&options).unwrap();
+        for index in 0..40 {
+            write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
+        }
+        wal.note_committed(entry(39, 1, "").id);
+        wal.note_checkpoints(Some(RaftIndex(39)), None);
+        sealed(&wal).unwrap();
+        assert_eq!(wal.first(), RaftIndex(0));
+        wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(17)));
+        wal.wait_for_archivist();
+        let first = wal.first();
+        assert!((RaftIndex(1)..=RaftIndex(18)).contains(&first), "{first}");
+        // All but the newest file, if nothing is needed.
+        wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(39)));
+        wal.wait_for_archivist();
+        assert_eq!(wal.reader().archived().0, 1);
+    }
+}

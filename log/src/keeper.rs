@@ -51,6 +51,9 @@ struct State {
     /// Whether nothing is let go any more. Later than `stopped`: while the writer
     /// writes, okaywal's thread must live.
     closed: bool,
+    /// How often the archivist has found nothing more to do.
+    #[cfg(test)]
+    rounds: u64,
 }
 
 impl Keeper {
@@ -102,8 +105,20 @@ impl Keeper {
     pub(crate) fn wait_for_news(&self, limit: Duration) -> bool {
         let (_, changed) = &*self.shared;
         let waits = |state: &mut State| !state.news && !state.stopped;
+        #[cfg(test)]
+        {
+            self.lock().rounds += 1;
+        }
         let waited = changed.wait_timeout_while(self.lock(), limit, waits);
         std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).0.news)
+    }
+
+    /// Waits until the archivist has looked at all there is by now.
+    #[cfg(test)]
+    pub(crate) fn wait_for_archivist(&self) {
+        // The round that is under way may have begun before.
+        let rounds = self.lock().rounds + 2;
+        crate::testing::eventually("the archivist has looked", || self.lock().rounds >= rounds);
     }
 
     /// Asks the archivist to end.

@@ -190,6 +190,12 @@ impl Wal {
         self.reader.clone()
     }
 
+    /// Waits until all is sealed that can be.
+    #[cfg(test)]
+    pub(crate) fn wait_for_archivist(&self) {
+        self.keeper.wait_for_archivist();
+    }
+
     /// Returns the commit up to which segments have been let go, once none is left
     /// that can be.
     #[cfg(test)]

@@ -79,3 +79,28 @@ fn watch(
         thread::sleep(INTERVAL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn slow_writes_are_told_once_each_and_counted() {
+        let (sender, told) = mpsc::channel();
+        let on_notice: OnNotice = Arc::new(move |notice| sender.send(notice).unwrap());
+        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+        let watchdog = Watchdog::start(PathBuf::from("wal"), on_fatal, on_notice).unwrap();
+        for expected in 1..=2 {
+            watchdog.begin();
+            let notice = told.recv_timeout(Duration::from_mins(1)).unwrap();
+            let Notice::Stalled { took, count } = notice else { panic!("{notice:?}") };
+            assert_eq!(count, expected);
+            assert!(took > STALL, "{took:?}");
+            // It goes on for a while, and is not told of again.
+            assert!(told.recv_timeout(2 * INTERVAL).is_err());
+            watchdog.end();
+        }
+    }
+}
