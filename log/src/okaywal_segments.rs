@@ -86,7 +86,7 @@ impl Manager {
     fn empty_if_spare(&self) -> io::Result<()> {
         let listing = segment::list(&self.dir).map_err(io::Error::other)?;
         match listing.segments.first() {
-            Some(oldest) if listing.spare.len() >= segment::MOST_SPARE => {
+            Some(oldest) if listing.spare.len() >= segment::MOST_SPARE_WHILE_OPEN => {
                 OpenOptions::new().write(true).open(&oldest.path)?.set_len(0)
             }
             Some(_) | None => Ok(()),

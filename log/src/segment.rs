@@ -32,9 +32,14 @@ pub(crate) const BEHIND_FRAMES: usize = 4 + 1;
 /// The length of a segment's own header.
 pub(crate) const FILE_HEADER: usize = 5 + VERSION.len();
 
-/// How many segments that were let go are kept to be used again. Making one takes
-/// a commit 12 ms.
+/// How many segments that were let go are kept over a restart, to be used again.
+/// Making one takes a commit 12 ms.
 pub(crate) const MOST_SPARE: usize = 4;
+
+/// How many are kept as long as they are while the log is open: more than there are
+/// between two checkpoints. Beyond it they give their room back; to be used again
+/// then makes commits slower, for what they fill is not allocated.
+pub(crate) const MOST_SPARE_WHILE_OPEN: usize = 32;
 
 const NEW_ENTRY: u8 = 1;
 const CHUNK: u8 = 2;
