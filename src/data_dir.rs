@@ -103,7 +103,7 @@ impl DataDir {
         // What is there may not be so for good: the last process may have been killed
         // between naming it and syncing the directory.
         sync_dir(path)?;
-        sync_dir(&parent(path))?;
+        sync_parent(path)?;
         Ok(Self { path: path.to_owned(), _lock: Some(lock) })
     }
 
@@ -212,9 +212,15 @@ impl DataDir {
     }
 }
 
-fn parent(path: &Path) -> PathBuf {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    path.parent().map_or_else(|| path.clone(), Path::to_owned)
+/// Makes the name of a directory durable, unless what it lies in is not ours to
+/// open: then whoever made it there has seen to that.
+fn sync_parent(path: &Path) -> Result<(), IoError> {
+    let path = path.canonicalize().map_err(IoError::at("find", path))?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match sync_dir(parent) {
+        Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
 }
 
 fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {

@@ -265,6 +265,7 @@ fn nothing_acknowledged_is_lost_wherever_a_crash_comes() {
     let reused = |step: &Step| matches!(step, Step::Rename(from, _) if from.to_string_lossy().ends_with("-cp"));
     assert!(steps.iter().any(reused), "no segment was used again");
     assert!(count(|step| matches!(step, Step::Remove(_))) > 0, "nothing was dropped");
+    assert!(count(|step| matches!(step, Step::SetLen(..))) > 0, "no room was given back");
     assert!(count(|step| matches!(step, Step::Acknowledged(_))) > 60);
     let found = crash_everywhere(Image::default(), &steps, work.dir.path(), &work.models);
     assert!(found > 500, "{found} disks");
