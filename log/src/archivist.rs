@@ -10,12 +10,13 @@
 //! Whatever fails here ends the process, as any failure of the log does, save
 //! that a disk without room is waited for: the segments still have it all.
 //!
-//! While there is nothing to do it reads sealed files through, one a second, so
-//! that damage to old history is noticed while a copy may still be good.
+//! While there is nothing to do it reads the archive through, a file a second and
+//! all of it about every hour, so that damage to old history is noticed while a
+//! copy may still be good.
 
 use std::io;
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
 use crate::keeper::{FullSegment, Keeper};
@@ -29,6 +30,9 @@ use crate::{
 /// How often to look whether there is something to do, if nobody says so.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long to rest after the whole archive has been read through.
+const REST: Duration = Duration::from_hours(1);
+
 /// The thread's state.
 pub(crate) struct Archivist {
     pub(crate) disk: Arc<dyn Disk>,
@@ -38,6 +42,14 @@ pub(crate) struct Archivist {
     pub(crate) retain: Retain,
     pub(crate) on_fatal: OnFatal,
     pub(crate) on_notice: OnNotice,
+}
+
+/// How far the archive has been read through.
+#[derive(Default)]
+struct Inspection {
+    /// The last entry of the last file.
+    last: Option<LogId>,
+    rests_until: Option<Instant>,
 }
 
 /// Entries that can be sealed, and the last segment that is superfluous then.
@@ -50,7 +62,7 @@ struct Settled {
 impl Archivist {
     /// Works until the log closes, or fails.
     pub(crate) fn run(self) {
-        let (mut looked_through, mut waits_for_room) = (None, false);
+        let (mut inspection, mut waits_for_room) = (Inspection::default(), false);
         while !self.keeper.is_stopped() {
             match self.work() {
                 Ok(()) => waits_for_room = false,
@@ -64,21 +76,26 @@ impl Archivist {
                 Err(error) => return (self.on_fatal)(error),
             }
             if !self.keeper.wait_for_news(INTERVAL) {
-                looked_through = self.look_through(looked_through);
+                self.inspect(&mut inspection);
             }
         }
     }
 
-    /// Reads the file after this one through, or the first one after the last.
-    /// Returns which it was.
-    fn look_through(&self, last: Option<LogId>) -> Option<LogId> {
+    /// Reads the next file through. After the last one there is a rest.
+    fn inspect(&self, inspection: &mut Inspection) {
+        if inspection.rests_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
         let files = self.reader.archive().sealed();
-        let next = files.iter().find(|file| Some(file.footer.last) > last);
-        let file = next.or(files.first())?;
+        let Some(file) = files.iter().find(|file| Some(file.footer.last) > inspection.last) else {
+            let rests_until = Some(Instant::now() + REST);
+            *inspection = Inspection { last: None, rests_until };
+            return;
+        };
         if let Err(error) = file.verify(|| self.keeper.is_stopped()) {
             (self.on_notice)(Notice::Damaged(error));
         }
-        Some(file.footer.last)
+        inspection.last = Some(file.footer.last);
     }
 
     /// Does all that can be done now. What brings room comes first.
