@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::Disk;
-use crate::error::Damage;
+use crate::error::{Damage, Gap};
 use crate::sealed::{self, Predecessor, Sealed, SealedReader};
 use crate::{Entry, Index, IoError, LogError, LogId, RaftIndex};
 
@@ -60,8 +60,9 @@ impl Archive {
             if forgotten.is_some_and(|upto| sealed.footer.last <= upto) {
                 continue;
             }
-            if let Err(what) = check_order(&sealed, first, last, files.back().map(|file| &**file)) {
-                return Err(Damage::at(&path, 0, next, what));
+            check_name(&sealed, first, last, next)?;
+            if let Some(before) = files.back() {
+                check_order(&sealed, before, next)?;
             }
             next = (sealed.footer.last.index.next(), sealed.footer.index.next());
             files.push_back(Arc::new(sealed));
@@ -70,11 +71,10 @@ impl Archive {
             let expected = forgotten.map_or(RaftIndex(0), |upto| upto.index.next());
             let found = oldest.footer.first;
             if found > expected {
-                let what = format!(
-                    "oldest file begins with entry {found}, expected {expected}: those before it are missing"
-                );
                 let command = if forgotten.is_some() { oldest.footer.before } else { Index(0) };
-                return Err(Damage::at(&oldest.path, 0, (expected, command.next()), what));
+                let next = (expected, command.next());
+                let (found, expected) = (format!("entry {found}"), format!("entry {expected}"));
+                return Err(Gap::before(&oldest.path, found, expected, next));
             }
         }
         let (files, open) = (Mutex::new(files), Mutex::default());
@@ -232,30 +232,31 @@ fn list(dir: &Path) -> Result<Vec<(PathBuf, Index, Index)>, LogError> {
     Ok(files)
 }
 
-/// Checks that a file is what its name says, and that it follows the one before.
-fn check_order(
+/// Checks that a file is what its name says.
+fn check_name(
     file: &Sealed,
     first: Index,
     last: Index,
-    before: Option<&Sealed>,
-) -> Result<(), String> {
-    let footer = &file.footer;
-    if (footer.before.next(), footer.index) != (first, last) {
-        let (from, to) = (footer.before.next(), footer.index);
-        return Err(format!("file holds the commands {from} to {to}"));
+    next: (RaftIndex, Index),
+) -> Result<(), LogError> {
+    let (from, to) = (file.footer.before.next(), file.footer.index);
+    if (from, to) == (first, last) {
+        return Ok(());
     }
-    let Some(before) = before else { return Ok(()) };
-    let expected = (before.footer.last.index.next(), before.footer.index);
-    if (footer.first, footer.before) != expected {
-        return Err(format!(
-            "file begins with entry {} and command {first}, expected {} and {}: one is missing or doubled",
-            footer.first,
-            expected.0,
-            expected.1.next()
-        ));
+    let what = format!("file holds the commands {from} to {to}");
+    Err(Damage::at(&file.path, 0, next, what))
+}
+
+/// Checks that a file follows the one before, with this entry and command.
+fn check_order(file: &Sealed, before: &Sealed, next: (RaftIndex, Index)) -> Result<(), LogError> {
+    let begins = (file.footer.first, file.footer.before.next());
+    if begins != next {
+        let shown = |(entry, command)| format!("entry {entry} and command {command}");
+        return Err(Gap::before(&file.path, shown(begins), shown(next), next));
     }
-    if footer.previous != Some(before.hash) {
-        return Err(format!("file does not follow {}, but another one", before.path.display()));
+    if file.footer.previous != Some(before.hash) {
+        let what = format!("file does not follow {}, but another one", before.path.display());
+        return Err(Damage::at(&file.path, 0, next, what));
     }
     Ok(())
 }

@@ -15,6 +15,9 @@ pub enum LogError {
     /// The log does not hold what was written to it.
     #[error(transparent)]
     Damage(#[from] Box<Damage>),
+    /// A file of the log does not go on from the one before it.
+    #[error(transparent)]
+    Gap(#[from] Box<Gap>),
     /// A later version wrote the log.
     #[error("{}: format {found} is newer than the {known} that this version knows", path.display())]
     NewerFormat {
@@ -97,3 +100,44 @@ impl fmt::Display for Damage {
 }
 
 impl std::error::Error for Damage {}
+
+/// A file that does not go on from the one before it: what lies between is missing,
+/// or there twice. The file itself may be as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The file.
+    pub path: PathBuf,
+    /// What it begins with.
+    pub found: String,
+    /// What should come there.
+    pub expected: String,
+    /// The first entry that is missing.
+    pub raft_index: RaftIndex,
+    /// The first command that is missing.
+    pub index: Index,
+}
+
+impl Gap {
+    /// Describes a gap before a file. `next` is the first entry and the first command
+    /// that are missing.
+    pub(crate) fn before(
+        path: &Path,
+        found: String,
+        expected: String,
+        next: (RaftIndex, Index),
+    ) -> LogError {
+        let (raft_index, index) = next;
+        LogError::Gap(Box::new(Self { path: path.to_owned(), found, expected, raft_index, index }))
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, found, expected, raft_index, index } = self;
+        write!(f, "{} begins at byte 0 with {found}, expected {expected}", path.display())?;
+        write!(f, " (entry {raft_index}, command {index}):")?;
+        write!(f, " what lies before it is missing, or there twice")
+    }
+}
+
+impl std::error::Error for Gap {}

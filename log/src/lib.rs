@@ -57,7 +57,7 @@ mod writer;
 
 pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
 pub use entry::{Entry, LogId, Membership, Payload, Vote};
-pub use error::{Damage, LogError};
+pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
 pub use frame::{Base, Record, Truncation, format_of};
 pub use key_path::{InvalidKey, KeyPath};

@@ -25,7 +25,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
-use crate::error::Damage;
+use crate::error::{Damage, Gap};
 use crate::frame::Chain;
 use crate::keeper::FullSegment;
 use crate::segment::{self, SegmentFile};
@@ -242,9 +242,10 @@ impl Scanned {
         if start <= known {
             return Ok(());
         }
-        let what = format!("log goes on from {}: those before it are missing", Shown(start));
         let next = (known.map_or(RaftIndex(0), |id| id.index.next()), command.next());
-        Err(Damage::at(&oldest.file.path, segment::FILE_HEADER as u64, next, what))
+        let found = format!("what follows {}", Shown(start));
+        let expected = format!("what follows {}", Shown(known));
+        Err(Gap::before(&oldest.file.path, found, expected, next))
     }
 
     /// The first entry and the first command that are not known to be whole.

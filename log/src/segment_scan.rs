@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::error::Damage;
+use crate::error::{Damage, Gap};
 use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header};
 use crate::scan::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
 use crate::segment::{self, SegmentFile};
@@ -76,11 +76,7 @@ impl SegmentScan<'_> {
     /// A segment is named after its first commit, and follows the one before.
     fn check_name(&self, number: u64) -> Result<(), LogError> {
         if self.scanned.commit > 0 && number != self.next() {
-            let expected = self.next();
-            let what = format!(
-                "segment begins with commit {number}, expected {expected}: one is missing or doubled"
-            );
-            return Err(self.damage(0, what));
+            return Err(self.gap(number));
         }
         Ok(())
     }
@@ -276,10 +272,13 @@ impl SegmentScan<'_> {
         if self.scanned.commit == 0 || (next..=next + 1).contains(&commit) {
             return Ok(());
         }
-        let what = format!(
-            "segment begins with commit {commit}, expected {next}: one is missing or doubled"
-        );
-        Err(self.damage(0, what))
+        Err(self.gap(commit))
+    }
+
+    /// The segment begins with this commit, and should with another.
+    fn gap(&self, found: u64) -> LogError {
+        let (found, expected) = (format!("commit {found}"), format!("commit {}", self.next()));
+        Gap::before(&self.segment.path, found, expected, self.next_entry())
     }
 
     /// A torn commit was not the end of the log if a later segment holds anything.
