@@ -37,6 +37,10 @@ const TRAILER_BYTES: usize = 32;
 /// How much is read or written at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// After how many bytes to sync: a disk that is told to write all of a checkpoint at
+/// once keeps the log waiting meanwhile.
+const SYNC_BYTES: usize = 2 << 20;
+
 /// How hard zstd tries.
 const LEVEL: i32 = 1;
 
@@ -131,7 +135,7 @@ pub enum CheckpointError {
 
 /// Writes a checkpoint.
 pub(super) fn write(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
-    let hashing = Hashing { out: file, hash: Xxh3::new() };
+    let hashing = Hashing { out: Syncing { file, unsynced: 0 }, hash: Xxh3::new() };
     let compressed = zstd::Encoder::new(BufWriter::with_capacity(BUFFER_BYTES, hashing), LEVEL)?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, compressed);
     let (membership_at, membership) = checkpoint.membership.clone();
@@ -244,6 +248,28 @@ impl<'a> Lines<'a> {
 
 fn unpackable(path: &Path, source: io::Error) -> CheckpointError {
     CheckpointError::Compression { path: path.to_owned(), source }
+}
+
+/// A file that is synced a little at a time.
+struct Syncing<'a> {
+    file: &'a File,
+    unsynced: usize,
+}
+
+impl Write for Syncing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.unsynced += written;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A writer that hashes what passes through it.
