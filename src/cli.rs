@@ -75,7 +75,7 @@ struct ServeArgs {
     retain: Retain,
 
     /// Length of a segment of the log
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_segment_size)]
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = parse_segment_size)]
     segment_bytes: u32,
 
     /// Refuse writes while less than this is free on the disk

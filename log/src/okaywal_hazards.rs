@@ -306,12 +306,12 @@ fn writers_go_on_while_checkpoint_to_waits() {
 }
 
 /// In one segment that okaywal has filled, and in the next, there is as much as was
-/// allocated: a stall of 12 ms, and not of 50.
+/// allocated: a stall of some 6 ms, and not of 50.
 #[test]
 fn segment_is_no_longer_than_it_takes_to_make_one_without_a_stall() {
     let dir = TempDir::new().unwrap();
     let (wal, _) = Wal::open(&options(dir.path(), WalOptions::SEGMENT_BYTES)).unwrap();
     wal.close().unwrap();
     let length = fs::metadata(newest_segment(dir.path())).unwrap().len();
-    assert_eq!(length, 16 << 20);
+    assert_eq!(length, 8 << 20);
 }

@@ -192,7 +192,8 @@ fn any_text_as_a_recorded_log_is_judged() {
 fn reading_takes_bounded_memory() {
     let _turn = turn();
     let dir = TempDir::new().unwrap();
-    let (wal, _) = Wal::open(&options(dir.path())).unwrap();
+    let options = WalOptions { segment_bytes: 16 << 20, ..options(dir.path()) };
+    let (wal, _) = Wal::open(&options).unwrap();
     let value = "v".repeat(1 << 20);
     for index in 0..40 {
         write(&wal, Write::Append(vec![entry(index, &value)]));

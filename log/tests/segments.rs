@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etcd_log::{Entry, LogError, LogReader, LogStorage as _, RaftIndex, Recovered, Wal, Write};
+use etcd_log::{
+    Entry, LogError, LogReader, LogStorage as _, RaftIndex, Recovered, Wal, WalOptions, Write,
+};
 use support::{options, write};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
@@ -21,7 +23,7 @@ fn entry(index: u64) -> Arc<Entry> {
 }
 
 fn open(dir: &Path) -> Result<(Wal, Recovered), LogError> {
-    Wal::open(&options(dir))
+    Wal::open(&WalOptions { segment_bytes: 16 << 20, ..options(dir) })
 }
 
 fn append(wal: &Wal, indices: Range<u64>) {
