@@ -37,13 +37,19 @@ fn sealed(dir: &Path) -> Vec<PathBuf> {
     sealed
 }
 
-/// A machine with most of its history in sealed files.
+/// A machine with some history.
 fn filled(dir: &Path, args: &[&str]) -> Server {
     let server = Server::start_with(dir, args);
     let value = "v".repeat(100);
     for number in 0..KEYS {
         server.post(&format!("/v1/keys/k/{number}"), &[("value", &value)]);
     }
+    server
+}
+
+/// A machine with most of its history in sealed files.
+fn sealed_up(dir: &Path) -> Server {
+    let server = filled(dir, &ARGS);
     eventually("much is sealed", || sealed(dir).len() >= 5);
     server
 }
@@ -75,7 +81,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn watch_crosses_sealed_files_segments_and_the_live_end() {
     let dir = TempDir::new().unwrap();
-    let server = filled(dir.path(), &ARGS);
+    let server = sealed_up(dir.path());
     let all: Vec<_> = (0..KEYS).collect();
     assert_eq!(watched(&server, 3, all.len()), all);
     assert_eq!(watched(&server, 103, 20), all[100..120]);
@@ -87,7 +93,7 @@ fn watch_crosses_sealed_files_segments_and_the_live_end() {
 #[test]
 fn start_from_sealed_history_writes_no_checkpoint() {
     let dir = TempDir::new().unwrap();
-    let server = filled(dir.path(), &ARGS);
+    let server = sealed_up(dir.path());
     assert!(server.stop("-TERM").0.success());
     let checkpoints = || fs::read_dir(dir.path().join("checkpoints")).unwrap().count();
     let before = checkpoints();
@@ -99,7 +105,7 @@ fn start_from_sealed_history_writes_no_checkpoint() {
 #[test]
 fn copy_of_the_archive_is_a_backup() {
     let dir = TempDir::new().unwrap();
-    let server = filled(dir.path(), &ARGS);
+    let server = sealed_up(dir.path());
     let backup = TempDir::new().unwrap();
     // While the machine goes on.
     copy(&dir.path().join("archive"), &backup.path().join("archive"));
@@ -127,7 +133,8 @@ fn dropped_history_is_gone_and_said_to_be() {
     let dir = TempDir::new().unwrap();
     let mut args = ARGS;
     args[11] = "2000";
-    let server = filled_and_dropped(dir.path(), &args);
+    let server = filled(dir.path(), &args);
+    eventually("something is dropped", || server.get("/v1/watch/k?index=3").status == 410);
     let gone = server.get("/v1/watch/k?index=3").body;
     let (start, oldest) = gone.trim_end().rsplit_once(' ').unwrap();
     assert_eq!(start, "Watch From Index: 3 Is No Longer Kept; The Oldest Is");
@@ -144,26 +151,10 @@ fn dropped_history_is_gone_and_said_to_be() {
     assert_eq!(server.get("/v1/watch/k?index=3").status, 410);
 }
 
-/// A machine that keeps little, once something has been dropped.
-fn filled_and_dropped(dir: &Path, args: &[&str]) -> Server {
-    let server = Server::start_with(dir, args);
-    let value = "v".repeat(100);
-    for number in 0..KEYS {
-        server.post(&format!("/v1/keys/k/{number}"), &[("value", &value)]);
-    }
-    eventually("something is dropped", || {
-        sealed(dir)
-            .first()
-            .is_some_and(|path| !path.to_string_lossy().contains("/0000000000000000000"))
-            || server.get("/v1/watch/k?index=3").status == 410
-    });
-    server
-}
-
 #[test]
 fn damaged_history_is_noticed_and_the_state_is_served() {
     let dir = TempDir::new().unwrap();
-    let server = filled(dir.path(), &ARGS);
+    let server = sealed_up(dir.path());
     assert!(server.stop("-TERM").0.success());
     let path = &sealed(dir.path())[1];
     let mut bytes = fs::read(path).unwrap();
