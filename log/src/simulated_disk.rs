@@ -12,7 +12,7 @@
 //! if this one is full, the fsync. Its own syncs of the directory are left out,
 //! save those after a segment is let go: so the log may not rely on them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -204,14 +204,24 @@ fn number_of(path: &Path) -> u64 {
     name.split('-').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
+/// Reads all segments. okaywal's own thread may give one another name meanwhile:
+/// then once more.
 fn read_segments(dir: &Path) -> Files {
-    let paths = fs::read_dir(dir).into_iter().flatten().map(|file| file.unwrap().path());
-    let segments = paths.filter(|path| path.to_string_lossy().contains("/wal-"));
-    let read = |path: PathBuf| {
-        let inode = fs::metadata(&path).ok()?.ino();
-        Some((path.clone(), (inode, fs::read(&path).ok()?)))
+    let list = || -> BTreeSet<PathBuf> {
+        let paths = fs::read_dir(dir).into_iter().flatten().map(|file| file.unwrap().path());
+        paths.filter(|path| path.to_string_lossy().contains("/wal-")).collect()
     };
-    segments.filter_map(read).collect()
+    let read = |path: &PathBuf| {
+        let inode = fs::metadata(path).ok()?.ino();
+        Some((path.clone(), (inode, fs::read(path).ok()?)))
+    };
+    loop {
+        let names = list();
+        let files: Option<Files> = names.iter().map(read).collect();
+        if let Some(files) = files.filter(|_| list() == names) {
+            return files;
+        }
+    }
 }
 
 /// What was done to a file, from what it holds before and after.

@@ -14,8 +14,8 @@
 //! *Limits*: after a power failure it may be up to half a minute old, or gone, and
 //! then a damaged last commit is taken for a torn one.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, DiskFile};
@@ -54,7 +54,10 @@ impl Witness {
     pub(crate) fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, IoError> {
         let path = path(dir);
         let file = if path.exists() { disk.open(&path) } else { disk.create(&path) };
-        Ok(Self { file: file.map_err(IoError::at("open", &path))?, path })
+        let mut file = file.map_err(IoError::at("open", &path))?;
+        // What stands behind would keep all that is written from being read.
+        file.set_len(LENGTH as u64).map_err(IoError::at("cut", &path))?;
+        Ok(Self { file, path })
     }
 
     /// Writes how far the log goes.
@@ -91,7 +94,11 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
 /// Reads what the witness says.
 pub(crate) fn read(dir: &Path) -> Result<Found, LogError> {
     let path = path(dir);
-    match fs::read(&path) {
+    // One byte more than there should be: enough to see that it is too long.
+    let mut bytes = Vec::new();
+    let read = File::open(&path)
+        .and_then(|file| file.take(LENGTH as u64 + 1).read_to_end(&mut bytes).map(|_| bytes));
+    match read {
         Ok(bytes) if bytes.is_empty() => Ok(Found::Nothing),
         Ok(bytes) => Ok(Testimony::from_bytes(&bytes).map_or(Found::Unreadable, Found::Testimony)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),

@@ -18,6 +18,7 @@
 //! remove                   the newest segment gone
 //! lose_witness             the witness gone, as after a power failure
 //! flip_witness AT          one bit of the byte AT of the witness
+//! long_witness N           N bytes behind the witness
 //! foreign                  open as another node
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -93,6 +94,7 @@ enum Action {
     Copy(String),
     LoseWitness,
     FlipWitness(u64),
+    LongWitness(usize),
     Remove,
     Foreign,
 }
@@ -221,6 +223,10 @@ impl Runner {
                 let path = self.path().join("witness");
                 let byte = fs::read(&path)?[usize::try_from(*at)?];
                 Self::overwrite(&path, *at, &[byte ^ 1]);
+            }
+            Action::LongWitness(bytes) => {
+                let path = self.path().join("witness");
+                fs::write(&path, [fs::read(&path)?, vec![7; *bytes]].concat())?;
             }
             Action::LoseWitness => fs::remove_file(self.path().join("witness"))?,
             Action::Copy(name) => drop(fs::copy(&newest, self.path().join(name))?),
