@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +16,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::consensus::Timing;
 use crate::disk::Reserve;
 use crate::log_tool;
 use crate::one_line::OneLine;
@@ -85,6 +87,16 @@ struct ServeArgs {
     /// Keep a file of this length, to be let go when the disk is nearly full
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     ballast_bytes: u64,
+
+    /// How often a leader says that it leads, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 100,
+          value_parser = clap::value_parser!(u64).range(20..=10_000))]
+    heartbeat: u64,
+
+    /// How long to wait for a word of the leader before looking for another one, in
+    /// milliseconds: at least and at most
+    #[arg(long, value_name = "MIN-MAX", default_value = "600-1200", value_parser = parse_election)]
+    election: (Duration, Duration),
 
     /// Set aside what the directory holds, and start anew
     #[arg(short = 'i', long)]
@@ -181,6 +193,10 @@ impl ServeArgs {
         if etcd_projections::machine_key(&name).is_none() {
             return Err(serve::ServeError::Name(name));
         }
+        let heartbeat = Duration::from_millis(self.heartbeat);
+        if self.election.0 < 3 * heartbeat {
+            return Err(serve::ServeError::Election { heartbeat, least: self.election.0 });
+        }
         Ok(serve::Options {
             name,
             data_dir: self.data_dir,
@@ -192,6 +208,7 @@ impl ServeArgs {
             checkpoint_bytes: usize::try_from(self.checkpoint_bytes).unwrap_or(usize::MAX),
             segment_bytes: self.segment_bytes,
             retain: self.retain,
+            timing: Timing { heartbeat, election: self.election, seed: None },
             reserve: Reserve { free: self.disk_reserve, ballast: self.ballast_bytes },
             start_anew: self.ignore,
         })
@@ -260,6 +277,15 @@ fn parse_segment_size(text: &str) -> Result<u32, String> {
     let size = u32::try_from(parse_size(text)?).ok();
     let fits = |size: &u32| (1 << 10..=256 << 20).contains(size);
     size.filter(fits).ok_or_else(|| "expected a size from 1KiB to 256MiB".to_owned())
+}
+
+fn parse_election(text: &str) -> Result<(Duration, Duration), String> {
+    let times = text.split_once('-').and_then(|(least, most)| {
+        let millis = |text: &str| text.parse().ok().map(Duration::from_millis);
+        Some((millis(least)?, millis(most)?))
+    });
+    let fits = |(least, most): &(Duration, Duration)| least < most && most.as_secs() < 3600;
+    times.filter(fits).ok_or_else(|| "expected two times like 600-1200".to_owned())
 }
 
 fn parse_key(text: &str) -> Result<KeyPath, String> {

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u32 = 1;
 
 /// What is set aside when a directory is started anew.
-const CONTENTS: [&str; 4] = ["node.json", "wal", "archive", "checkpoints"];
+const CONTENTS: [&str; 5] = ["node.json", "joining.json", "wal", "archive", "checkpoints"];
 
 /// Who a machine is. Minted when its directory is made, and never reused: an
 /// emptied directory is a new machine.
@@ -38,13 +38,25 @@ pub struct Identity {
     pub name: Arc<str>,
     /// The cluster that it belongs to.
     pub cluster: ClusterId,
+    /// Whether it joined the cluster, and did not found it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joined: bool,
+    /// Whether it was removed from the cluster.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub removed: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Identity {
     /// Mints a new machine that founds a cluster of its own.
     pub fn founder(name: &str) -> Self {
         let (node, cluster) = (NodeId::random(), ClusterId::random());
-        Self { format: FORMAT, node, name: Arc::from(name), cluster }
+        let name = Arc::from(name);
+        Self { format: FORMAT, node, name, cluster, joined: false, removed: false }
     }
 }
 
@@ -157,7 +169,20 @@ impl DataDir {
     ///
     /// If there is a `node.json` that cannot be read, or of a later version.
     pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
-        let path = self.path.join("node.json");
+        self.read_identity(self.path.join("node.json"))
+    }
+
+    /// Reads as whom the directory asks to join a cluster; as nobody, if it does not.
+    /// Until it has joined, the cluster is zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::identity`].
+    pub fn joining(&self) -> Result<Option<Identity>, DataDirError> {
+        self.read_identity(self.path.join("joining.json"))
+    }
+
+    fn read_identity(&self, path: PathBuf) -> Result<Option<Identity>, DataDirError> {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -175,17 +200,42 @@ impl DataDir {
     /// # Errors
     ///
     /// If the directory belongs to a machine already, or cannot be written.
-    ///
-    /// # Panics
-    ///
-    /// Never: an identity is plain data.
     pub fn claim(&self, identity: &Identity) -> Result<(), DataDirError> {
         if self.identity()?.is_some() {
             return Err(DataDirError::NotEmpty(self.path.clone()));
         }
+        self.rewrite(identity)?;
+        let joining = self.path.join("joining.json");
+        match fs::remove_file(&joining) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(IoError::at("remove", &joining)(error).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes who the directory belongs to by now, durably.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn rewrite(&self, identity: &Identity) -> Result<(), DataDirError> {
+        self.write_identity("node.json", identity)
+    }
+
+    /// Writes as whom the directory asks to join a cluster, durably.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn begin_joining(&self, identity: &Identity) -> Result<(), DataDirError> {
+        self.write_identity("joining.json", identity)
+    }
+
+    fn write_identity(&self, name: &str, identity: &Identity) -> Result<(), DataDirError> {
         let text = serde_json::to_string(identity).expect("an identity is plain data");
         let write = |mut file: &File| writeln!(file, "{text}");
-        Ok(write_durably(&self.path.join("node.json"), write)?)
+        Ok(write_durably(&self.path.join(name), write)?)
     }
 
     /// Sets aside what the directory holds, to start anew. Returns where it went;

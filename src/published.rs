@@ -51,6 +51,13 @@ impl Publisher {
         self.current.send_replace(Arc::new(Published { state, applied }));
         self.hub.wake(outcomes);
     }
+
+    /// Publishes a state that came from another machine, and wakes everybody: what
+    /// happened on the way to it is not known here.
+    pub fn jump(&self, state: State, applied: Option<LogId>) {
+        self.current.send_replace(Arc::new(Published { state, applied }));
+        self.hub.wake_all();
+    }
 }
 
 impl Reader {
@@ -107,6 +114,10 @@ impl WatchHub {
                 }
             }
         }
+    }
+
+    fn wake_all(&self) {
+        self.places().values().for_each(|place| place.bell.notify_waiters());
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Arc<str>, Place>> {

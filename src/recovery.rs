@@ -52,7 +52,9 @@ pub(crate) fn start_state(
     ring_capacity: usize,
 ) -> Result<(Checkpoint, Option<CheckpointFile>), ServeError> {
     checkpoints.remove_drafts()?;
-    let last = wal.reader().state().last.map(|id| id.index);
+    let (last, committed) = (wal.reader().state().last, wal.reader().state().committed);
+    checkpoints.settle_received(committed.map(|id| id.index))?;
+    let last = last.map(|id| id.index);
     if let Some(file) = checkpoints.list()?.into_iter().find(|file| Some(file.raft_index) > last) {
         let CheckpointFile { path, index, .. } = file;
         return Err(ServeError::Behind { path, index, last: wal.reader().last_command() });
@@ -94,29 +96,40 @@ fn agrees(checkpoint: &Checkpoint, wal: &Wal) -> Result<bool, LogError> {
     Ok(entry.first().is_some_and(|entry| entry.id == applied))
 }
 
-/// Says what the machine has recovered.
-pub(crate) fn report(
-    recovered: &Recovered,
-    archived: (usize, u64),
-    from: Index,
-    node: &Node,
-    started: Instant,
-) {
-    let now = node.now();
-    let (index, keys) = (now.state.position().index, now.state.tree().len());
-    let took = started.elapsed().as_millis();
-    if recovered.node.is_none() {
-        tracing::info!("a new cluster; ready in {took} ms");
-        return;
+/// What a start has recovered, to be told once the machine is ready.
+pub(crate) struct Recovery {
+    pub(crate) recovered: Recovered,
+    /// The last command in the checkpoint.
+    pub(crate) from: Index,
+    pub(crate) started: Instant,
+}
+
+impl Recovery {
+    /// Says what the machine has recovered.
+    pub(crate) fn report(&self, archived: (usize, u64), node: &Node) {
+        let Self { recovered, from, started } = self;
+        let now = node.now();
+        let (index, keys) = (now.state.position().index, now.state.tree().len());
+        let took = started.elapsed().as_millis();
+        if recovered.node.is_none() {
+            let others = now.state.machines().iter().count().saturating_sub(1);
+            let what = match others {
+                0 => "a new cluster".to_owned(),
+                1 => format!("joined 1 other machine at command {index}"),
+                _ => format!("joined {others} other machines at command {index}"),
+            };
+            tracing::info!("{what}; ready in {took} ms");
+            return;
+        }
+        let (bytes, segments) = (recovered.bytes, recovered.segments);
+        let (files, _) = archived;
+        let checkpoint =
+            if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
+        tracing::info!(
+            "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
+             in {segments} segments behind {files} sealed files; ready in {took} ms"
+        );
     }
-    let (bytes, segments) = (recovered.bytes, recovered.segments);
-    let (files, _) = archived;
-    let checkpoint =
-        if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
-    tracing::info!(
-        "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
-         in {segments} segments behind {files} sealed files; ready in {took} ms"
-    );
 }
 
 /// Says what happens in the log.

@@ -8,29 +8,32 @@
 //!
 //! A disk that fails ends the process at once: see `end_process`.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{Index, LogError, LogReader, Machine, RaftIndex, Retain, Wal, sync_dir};
+use etcd_log::{Index, LogError, Machine, RaftIndex, Retain, Wal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
-use crate::checkpoint::{CheckpointError, CheckpointStore, CheckpointWriter};
-use crate::consensus::state_machine::StateMachine;
-use crate::consensus::{Consensus, ConsensusError, ConsensusOptions};
+use crate::api;
+use crate::checkpoint::{CheckpointError, CheckpointStore};
+use crate::clock::Clock;
+use crate::consensus::{Consensus, ConsensusError, Timing};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::disk::{DiskRoom, Reserve};
-use crate::node::{Node, NodeOptions, WriteError};
-use crate::recovery::{note_checkpoints, open_log, report, start_state};
-use crate::{api, published};
-
-/// How long the first commands of a machine may take.
-const INTRODUCTION_LIMIT: Duration = Duration::from_secs(10);
+use crate::enroll::{Addresses, describe, enroll};
+use crate::join::JoinRefused;
+use crate::machine::{self, Parts};
+use crate::node::{Fill, Node};
+use crate::peers::Tcp;
+use crate::recovery::{Recovery, note_checkpoints, open_log, start_state};
 
 /// How long requests may take to finish when the machine stops.
 const FINISH_LIMIT: Duration = Duration::from_millis(2500);
@@ -65,6 +68,8 @@ pub struct Options {
     pub segment_bytes: u32,
     /// How much of history is kept.
     pub retain: Retain,
+    /// How long leaders and followers wait for each other.
+    pub timing: Timing,
     /// How much room on the disk is held back.
     pub reserve: Reserve,
     /// Whether to set aside what the directory holds.
@@ -77,6 +82,14 @@ pub enum ServeError {
     /// The name cannot be a part of a key.
     #[error("{0:?} cannot be the name of a machine: it must be one part of a key")]
     Name(String),
+    /// The times of Raft do not fit each other.
+    #[error("an election may begin after {} ms at least, three heartbeats of {} ms are needed", least.as_millis(), heartbeat.as_millis())]
+    Election {
+        /// How often a leader says that it leads.
+        heartbeat: Duration,
+        /// After what time without it another one is looked for.
+        least: Duration,
+    },
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
@@ -126,12 +139,15 @@ pub enum ServeError {
     /// Consensus failed.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
-    /// The machine could not make itself known.
-    #[error("cannot write the machine into the log")]
-    Introduce(#[from] WriteError),
-    /// Other machines are needed, and cannot be had.
-    #[error("cannot join a cluster through {0}: this version runs one machine only")]
-    Join(String),
+    /// A cluster does not let the machine in.
+    #[error(transparent)]
+    Join(#[from] JoinRefused),
+    /// The machine has been removed from its cluster while it ran.
+    #[error("this machine was removed from the cluster, and serves no more")]
+    Removed,
+    /// The machine had been removed from its cluster before.
+    #[error("{}: this machine was removed from its cluster; take another directory, or -i to start anew", .0.display())]
+    WasRemoved(PathBuf),
     /// The operating system refused something else.
     #[error("cannot {action}")]
     System {
@@ -176,7 +192,7 @@ async fn start_and_run(data_dir: &DataDir, options: Options) -> Result<(), Serve
             return Ok(());
         }
     };
-    server.run(stop).await
+    server.run(data_dir, stop).await
 }
 
 /// Half of the cores serve requests; the other half is for the log's writer, the
@@ -193,6 +209,8 @@ struct Server {
     wal: Wal,
     clients: TcpListener,
     peers: TcpListener,
+    identity: Identity,
+    recovery: Recovery,
 }
 
 impl Server {
@@ -200,17 +218,21 @@ impl Server {
         let started = Instant::now();
         let clients = listen(options.address, options.client_port).await?;
         let peers = listen(options.address, options.peer_port).await?;
+        let addresses = Addresses { peers: url(&peers)?, clients: url(&clients)? };
         if options.start_anew
             && let Some(aside) = data_dir.set_aside()?
         {
             tracing::info!("what was there is set aside in {}", aside.display());
         }
         let known = data_dir.identity()?;
+        if known.as_ref().is_some_and(|known| known.removed) {
+            return Err(ServeError::WasRemoved(data_dir.path().to_owned()));
+        }
         let identity = match &known {
             Some(identity) => identity.clone(),
-            None => found(data_dir, &options)?,
+            None => enroll(data_dir, &options, &addresses).await?,
         };
-        let machine = describe(&identity, &clients, &peers)?;
+        let machine = describe(&identity, &addresses);
         announce(&identity, &machine, data_dir);
 
         let (wal, recovered) = open_log(data_dir, &identity, &options, known.is_some())?;
@@ -221,63 +243,89 @@ impl Server {
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let (from, applied) = (start.state.position().index, start.applied);
-        let settled = applied.min(wal.reader().last_archived());
-        let (publisher, reader) = published::channel(start.state.clone(), start.applied);
-        let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
-        let writer = CheckpointWriter::start(checkpoints.clone(), disk.clone(), wal.clone());
-        let bytes = options.checkpoint_bytes;
-        let state_machine =
-            StateMachine::new(start, file, publisher, checkpoints.clone(), writer, bytes);
-        let address = peers.local_addr().map_err(system("learn the port"))?.to_string();
-        let (me, log) = (identity.node, wal.clone());
-        let consensus = ConsensusOptions { me, address, log, settled, state_machine };
-        let consensus = Consensus::start(consensus).await?;
-        // Not before: while it starts, openraft relies on the log's first entry.
-        note_checkpoints(&checkpoints, applied.map(|id| id.index), &wal)?;
-        let node = Node::start(NodeOptions {
+        let filled = wal.clone();
+        let (node, consensus) = machine::start(Parts {
             cluster: identity.cluster,
             machine,
-            consensus: consensus.clone(),
-            published: reader,
-            disk,
-            log: wal.reader(),
-            checkpoints,
+            founds: !identity.joined,
+            log: wal.clone(),
+            fill: Fill(Arc::new(move || filled.filler())),
+            settled: applied.min(wal.reader().last_archived()),
+            checkpoints: checkpoints.clone(),
+            start,
+            file,
+            checkpoint_bytes: options.checkpoint_bytes,
             ring_capacity: options.ring_capacity,
-        });
-        node.introduce(INTRODUCTION_LIMIT).await?;
-        report(&recovered, wal.reader().archived(), from, &node, started);
-        Ok(Self { node, consensus, wal, clients, peers })
+            disk: DiskRoom::watch(data_dir.path().to_owned(), options.reserve),
+            network: Arc::new(Tcp),
+            hints: options.join,
+            timing: options.timing,
+            clock: Clock::default(),
+        })
+        .await?;
+        // Not before: while it starts, openraft relies on the log's first entry.
+        note_checkpoints(&checkpoints, applied.map(|id| id.index), &wal)?;
+        let recovery = Recovery { recovered, from, started };
+        Ok(Self { node, consensus, wal, clients, peers, identity, recovery })
     }
 
-    /// Serves until told to stop, or until consensus fails.
-    async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { node, consensus, wal, clients, peers } = self;
-        let clients = tokio::spawn(api::serve_clients(clients, node.clone()));
+    /// Serves until told to stop, or until consensus fails. Clients of a machine that
+    /// has never been a part of its cluster have to wait until it is.
+    async fn run(
+        self,
+        data_dir: &DataDir,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let Self { node, consensus, wal, clients, peers, identity, recovery } = self;
         let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
-        tokio::select! {
-            () = stop => tracing::info!("stopping"),
+        let archived = wal.reader();
+        let is_new = node.now().state.position().index == Index(0);
+        let (served, introduced) = (node.clone(), node.clone());
+        let mut clients = Some(clients);
+        let mut serving = JoinSet::new();
+        if !is_new && let Some(clients) = clients.take() {
+            serving.spawn(api::serve_clients(clients, served.clone()));
+        }
+        let serve = async {
+            introduced.introduce().await;
+            if let Some(clients) = clients.take() {
+                serving.spawn(api::serve_clients(clients, served));
+            }
+            recovery.report(archived.archived(), &introduced);
+            std::future::pending::<Infallible>().await
+        };
+        let ended = tokio::select! {
+            () = stop => Ok(tracing::info!("stopping")),
             failure = consensus.failure() => return Err(failure.into()),
+            () = consensus.until_removed() => Err(ServeError::Removed),
+            never = serve => match never {},
+        };
+        if ended.is_err() {
+            data_dir.rewrite(&Identity { removed: true, ..identity })?;
         }
         node.close();
-        let finished = async { (clients.await, peers.await) };
+        let finished = async { (serving.join_all().await, peers.await) };
         if tokio::time::timeout(FINISH_LIMIT, finished).await.is_err() {
             tracing::warn!("some clients took too long, and were cut off");
         }
         if tokio::time::timeout(STOP_LIMIT, consensus.shutdown()).await.is_err() {
             tracing::warn!("consensus took too long to stop");
         }
-        let dir = wal.reader().dir().to_owned();
-        let closed = tokio::task::spawn_blocking(move || wal.close());
-        match tokio::time::timeout(STOP_LIMIT, closed).await {
-            Ok(Ok(closed)) => closed?,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            Err(_) => {
-                let seconds = STOP_LIMIT.as_secs();
-                return Err(LogError::Stalled { dir, seconds }.into());
-            }
-        }
+        close(wal).await?;
+        ended?;
         tracing::info!("stopped; the log is complete on disk");
         Ok(())
+    }
+}
+
+/// Closes the log.
+async fn close(wal: Wal) -> Result<(), ServeError> {
+    let dir = wal.reader().dir().to_owned();
+    let closed = tokio::task::spawn_blocking(move || wal.close());
+    match tokio::time::timeout(STOP_LIMIT, closed).await {
+        Ok(Ok(closed)) => Ok(closed?),
+        Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        Err(_) => Err(LogError::Stalled { dir, seconds: STOP_LIMIT.as_secs() }.into()),
     }
 }
 
@@ -299,53 +347,9 @@ async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
     listener.map_err(|source| ServeError::Listen { address, source })
 }
 
-/// Mints a new machine. A log without a `node.json` is what a start left that was
-/// cut short, if it holds nothing; if it does hold something, it is somebody's.
-fn found(data_dir: &DataDir, options: &Options) -> Result<Identity, ServeError> {
-    if let Some(through) = options.join.first() {
-        return Err(ServeError::Join(through.clone()));
-    }
-    let (log, recovered) = LogReader::open(&data_dir.wal(), &data_dir.archive(), &mut |_| {})?;
-    let state = log.state();
-    if state.last.is_some() || state.vote.is_some() {
-        return Err(ServeError::Ownerless(data_dir.wal()));
-    }
-    if !CheckpointStore::new(data_dir.checkpoints(), 1).list()?.is_empty() {
-        return Err(ServeError::Ownerless(data_dir.checkpoints()));
-    }
-    if recovered.node.is_some() {
-        remove_beginning(&data_dir.wal())?;
-    }
-    Ok(Identity::founder(&options.name))
-}
-
-/// Removes the log of a start that was cut short: the witness first, for alone it
-/// would speak of a log that was lost.
-fn remove_beginning(wal: &Path) -> Result<(), ServeError> {
-    let failed = "remove the log of a start cut short";
-    match std::fs::remove_file(wal.join("witness")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(failed)(error)),
-        _ => {}
-    }
-    sync_dir(wal).map_err(LogError::from)?;
-    std::fs::remove_dir_all(wal).map_err(system(failed))
-}
-
-fn describe(
-    identity: &Identity,
-    clients: &TcpListener,
-    peers: &TcpListener,
-) -> Result<Machine, ServeError> {
-    let url = |listener: &TcpListener| -> Result<Arc<str>, ServeError> {
-        let address = listener.local_addr().map_err(system("learn the port"))?;
-        Ok(Arc::from(format!("http://{address}")))
-    };
-    Ok(Machine {
-        name: Arc::clone(&identity.name),
-        node: identity.node,
-        peer_url: url(peers)?,
-        client_url: url(clients)?,
-    })
+fn url(listener: &TcpListener) -> Result<Arc<str>, ServeError> {
+    let address = listener.local_addr().map_err(system("learn the port"))?;
+    Ok(Arc::from(format!("http://{address}")))
 }
 
 fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
@@ -368,6 +372,6 @@ pub(crate) fn end_process(error: &LogError) {
     std::process::exit(1);
 }
 
-fn system(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |source| ServeError::System { action, source }
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
@@ -77,12 +78,21 @@ fn directory_of_a_newer_format_is_refused_on_one_line() {
     assert_eq!(line, expected);
 }
 
+/// While nobody answers, a machine that wants to join says so and tries again; it
+/// is nobody's yet.
 #[test]
-fn joining_is_refused_rather_than_ignored() {
+fn joining_waits_for_somebody_to_answer() {
     let dir = TempDir::new().unwrap();
-    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0", "-C", "127.0.0.1:7001"]);
-    assert!(line.starts_with("etcd: cannot join a cluster through 127.0.0.1:7001"), "{line}");
-    assert!(!dir.path().join("node.json").exists(), "a refused start leaves nothing behind");
+    let nobody = "127.0.0.1:1";
+    let mut joining = etcd(&["-d", text(dir.path()), "-c", "0", "-s", "0", "-C", nobody]);
+    let mut joining = joining.spawn().unwrap();
+    let stderr = BufReader::new(joining.stderr.take().unwrap());
+    let line = stderr.lines().map(Result::unwrap).find(|line| line.contains("not joined yet"));
+    joining.kill().unwrap();
+    joining.wait().unwrap();
+    let line = line.unwrap();
+    assert!(line.contains("trying again: cannot reach 127.0.0.1:1: "), "{line}");
+    assert!(!dir.path().join("node.json").exists(), "it has not joined");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use etcd::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::consensus::log_store::LogStore;
-use etcd::consensus::state_machine::StateMachine;
+use etcd::consensus::state_machine::{Checkpoints, StateMachine};
 use etcd::consensus::types::TypeConfig;
 use etcd::disk::DiskRoom;
+use etcd::outcomes::Outcomes;
 use etcd::published;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
@@ -22,8 +23,10 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let start = Checkpoint::empty(State::new(10));
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
-    let writer = CheckpointWriter::start(store.clone(), DiskRoom::default(), log.clone());
-    StateMachine::new(start, None, publisher, store, writer, usize::MAX)
+    let disk = DiskRoom::default();
+    let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
+    let checkpoints = Checkpoints::new(store, &start, None);
+    StateMachine::new(start, publisher, Outcomes::default(), checkpoints, writer, usize::MAX)
 }
 
 struct OnDisk;
@@ -40,7 +43,7 @@ impl StoreBuilder<TypeConfig, LogStore<Wal>, StateMachine, TempDir> for OnDisk {
         };
         let (wal, _) = Wal::open(&options).unwrap();
         let state_machine = state_machine(&dir, &wal);
-        Ok((dir, LogStore::new(wal, ME, None), state_machine))
+        Ok((dir, LogStore::new(wal, ME), state_machine))
     }
 }
 
@@ -53,7 +56,7 @@ impl StoreBuilder<TypeConfig, LogStore<MemoryLog>, StateMachine, TempDir> for In
         let dir = TempDir::new().unwrap();
         let log = MemoryLog::new();
         let state_machine = state_machine(&dir, &log);
-        Ok((dir, LogStore::new(log, ME, None), state_machine))
+        Ok((dir, LogStore::new(log, ME), state_machine))
     }
 }
 
@@ -74,8 +77,8 @@ async fn own_vote_is_demoted_when_read_back() {
     let log = MemoryLog::new();
     let vote = etcd_log::Vote { term: etcd_log::Term(3), node: ME, committed: true };
     log.write(etcd_log::Write::Vote(vote), Box::new(drop));
-    let read = LogStore::new(log.clone(), ME, None).read_vote().await.unwrap().unwrap();
+    let read = LogStore::new(log.clone(), ME).read_vote().await.unwrap().unwrap();
     assert_eq!((read.committed, read.leader_id.term), (false, 3));
-    let other = LogStore::new(log, NodeId(1), None).read_vote().await.unwrap().unwrap();
+    let other = LogStore::new(log, NodeId(1)).read_vote().await.unwrap().unwrap();
     assert!(other.committed);
 }

@@ -116,6 +116,11 @@ impl Archive {
         self.files().front().map(|file| file.footer.first)
     }
 
+    /// Returns the first entry, if there is one, and the last command before it.
+    pub(crate) fn oldest(&self) -> Option<(RaftIndex, Index)> {
+        self.files().front().map(|file| (file.footer.first, file.footer.before))
+    }
+
     /// Returns the newest file.
     pub(crate) fn newest(&self) -> Option<Arc<Sealed>> {
         self.files().back().cloned()

@@ -178,7 +178,13 @@ impl Archivist {
     /// Drops the oldest files while there are more than is wanted. First the log
     /// says so, and then they go: what is missing is known to be.
     fn drop_oldest(&self) -> Result<(), LogError> {
-        let Some(needed) = self.keeper.covered().all else { return Ok(()) };
+        let Some(covered) = self.keeper.covered().all else { return Ok(()) };
+        // What Raft has not forgotten it may still want to send to another machine.
+        let Some(purged) = self.reader.tail().state().purged else { return Ok(()) };
+        let needed = covered.min(purged.index);
+        if !self.reader.goes_on_from_archive() {
+            return Ok(());
+        }
         let archive = self.reader.archive();
         let files = archive.sealed();
         // The newest stays: the next one follows it.
@@ -291,6 +297,7 @@ mod tests {
             write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
         }
         wal.note_committed(entry(39, 1, "").id);
+        write(&wal, Write::Purge { upto: entry(39, 1, "").id }).unwrap();
         wal.note_checkpoints(Some(RaftIndex(39)), None);
         sealed(&wal).unwrap();
         assert_eq!(wal.first(), RaftIndex(0));

@@ -40,7 +40,7 @@ impl Model {
             Write::Truncate { since } => {
                 self.entries.truncate(usize::try_from(since.0).unwrap());
             }
-            Write::Purge { .. } | Write::Forget { .. } => {}
+            Write::Purge { .. } | Write::Install { .. } | Write::Fill | Write::Forget { .. } => {}
         }
     }
 }
@@ -112,7 +112,7 @@ impl Workload {
         let last = self.models.last().unwrap().entries.last().unwrap().id;
         self.wal.note_committed(last);
         // A commit that takes the note along, and begins a segment if one is full.
-        self.vote();
+        self.write(Write::Purge { upto: last });
         let dir = self.dir.path().join("checkpoints");
         let (draft, path) =
             (dir.join("draft.tmp"), dir.join(format!("{}.checkpoint", last.index.0)));

@@ -36,8 +36,8 @@ pub(crate) const HEADER: usize = 40;
 /// 4 MiB grows sixfold at worst when JSON escapes all of it.
 pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
-/// The version of this format.
-pub(crate) const FORMAT: u32 = 1;
+/// The version of the log's format.
+pub const FORMAT: u32 = 1;
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +65,20 @@ pub enum Record {
         /// The last entry that is gone.
         upto: LogId,
     },
+    /// The log goes on behind a checkpoint from another machine.
+    Install(Installed),
+    /// The history that was missing has come.
+    Filled,
+}
+
+/// A checkpoint from another machine, behind which a log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Installed {
+    /// The last entry that it contains.
+    pub upto: LogId,
+    /// The last command.
+    pub index: Index,
 }
 
 /// What was overruled, and what is left. The latter could be counted, save where
@@ -101,6 +115,10 @@ pub struct Base {
     /// The last entry whose history is no longer kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgotten: Option<LogId>,
+    /// The last entry that came in a checkpoint, while the history up to there is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<LogId>,
 }
 
 /// What stands before the JSON of an entry.
@@ -192,6 +210,8 @@ impl Encoder<'_> {
             Record::Purge { upto } => self.write_frame(PURGE, left, &[], upto),
             Record::Committed { upto } => self.write_frame(COMMITTED, left, &[], upto),
             Record::Forgotten { upto } => self.write_frame(FORGOTTEN, left, &[], upto),
+            Record::Install(installed) => self.write_frame(INSTALL, left, &[], installed),
+            Record::Filled => self.write_frame(FILLED, left, &[], &()),
         }
     }
 
@@ -255,7 +275,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
     if found != header.crc {
         return Err(format!("frame has checksum {found:08x}, expected {:08x}", header.crc));
     }
-    if bytes[13] != 0 || !(BASE..=FORGOTTEN).contains(&header.kind) {
+    if bytes[13] != 0 || !(BASE..=FILLED).contains(&header.kind) {
         return Err(format!("frame is of unknown kind {}", header.kind));
     }
     Ok(header)
@@ -266,7 +286,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
 pub(crate) fn is_plausible(bytes: &[u8]) -> bool {
     bytes.first_chunk::<HEADER>().is_some_and(|header| {
         header[13] == 0
-            && (BASE..=FORGOTTEN).contains(&header[12])
+            && (BASE..=FILLED).contains(&header[12])
             && u32_at(header, 8) as usize <= (bytes.len() - HEADER).min(MAX_PAYLOAD)
     })
 }
@@ -285,9 +305,32 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Record, String> 
         PURGE => serde_json::from_slice(payload).map(|upto| Record::Purge { upto }),
         COMMITTED => serde_json::from_slice(payload).map(|upto| Record::Committed { upto }),
         FORGOTTEN => serde_json::from_slice(payload).map(|upto| Record::Forgotten { upto }),
+        INSTALL => serde_json::from_slice(payload).map(Record::Install),
+        FILLED => serde_json::from_slice(payload).map(|()| Record::Filled),
         kind => return Err(format!("frame is of unknown kind {kind}")),
     };
     record.map_err(|error| format!("frame {} cannot be read: {error}", header.sequence))
+}
+
+impl Entry {
+    /// Writes the entry as it stands in the log, to be sent to another machine.
+    ///
+    /// # Panics
+    ///
+    /// Never: an entry is plain data.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(EntryHead::of(self).to_bytes());
+        serde_json::to_writer(out, &self.payload).expect("an entry is plain data");
+    }
+
+    /// Reads an entry that [`Self::encode`] has written.
+    ///
+    /// # Errors
+    ///
+    /// With what is wrong, in words.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        decode_entry(bytes)
+    }
 }
 
 /// Reads an entry from the payload of its frame.
@@ -329,6 +372,8 @@ const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
 const FORGOTTEN: u8 = 7;
+const INSTALL: u8 = 8;
+const FILLED: u8 = 9;
 
 /// The CRC of a frame: of all its bytes but those of the CRC itself.
 fn checksum(frame: &[u8]) -> u32 {

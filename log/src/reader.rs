@@ -101,7 +101,11 @@ impl LogReader {
     pub fn state(&self) -> LogState {
         let state = self.tail().state();
         let purged = state.purged.map_or(RaftIndex(0), |upto| upto.index.next());
-        LogState { first: self.first().max(purged), ..state }
+        let oldest = match self.first_archived(state.first) {
+            Some(_) => self.shared.archive.oldest().unwrap_or(state.oldest),
+            None => state.oldest,
+        };
+        LogState { first: oldest.0.max(purged), oldest, ..state }
     }
 
     pub(crate) fn archive(&self) -> &Archive {
@@ -126,7 +130,9 @@ impl LogReader {
 
     /// Returns whether the first entry in the segments follows the archive's last.
     pub(crate) fn goes_on_from_archive(&self) -> bool {
-        self.shared.archive.last().is_none_or(|last| last.index.next() == self.tail().first())
+        let last = self.shared.archive.last();
+        let tail = self.tail();
+        last.map_or(tail.missing().is_none(), |last| last.index.next() == tail.first())
     }
 
     /// Returns the last membership in the archive, if there is one.

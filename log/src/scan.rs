@@ -238,7 +238,7 @@ impl Scanned {
     fn check_start(&self, archived: Option<LogId>, command: Index) -> Result<(), LogError> {
         let Some(oldest) = self.whole.first() else { return Ok(()) };
         let start = self.tail.released();
-        let known = archived.max(self.tail.forgotten()).max(self.tail.state().purged);
+        let known = archived.max(self.tail.forgotten()).max(self.tail.missing());
         if start <= known {
             return Ok(());
         }

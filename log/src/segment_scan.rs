@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use crate::error::{Damage, Gap};
-use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header};
+use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header, Installed};
 use crate::scan::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
 use crate::segment::{self, SegmentFile};
 use crate::tail::Place;
@@ -186,6 +186,8 @@ impl SegmentScan<'_> {
             Record::Purge { upto } => self.scanned.tail.purge(upto),
             Record::Committed { upto } => self.scanned.tail.set_committed(upto),
             Record::Forgotten { upto } => self.scanned.tail.forget(upto),
+            Record::Install(Installed { upto, index }) => self.scanned.tail.install(upto, index),
+            Record::Filled => self.scanned.tail.fill(),
         }
         Ok(())
     }

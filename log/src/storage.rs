@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Entry, LogError, LogId, RaftIndex, Vote};
+use crate::{Entry, Index, LogError, LogId, RaftIndex, Vote};
 
 /// What the log holds besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,9 @@ pub struct LogState {
     pub purged: Option<LogId>,
     /// The last entry whose history is no longer kept.
     pub forgotten: Option<LogId>,
+    /// The last entry that came in a checkpoint, while the history up to there has
+    /// still to be fetched.
+    pub missing: Option<LogId>,
     /// The last entry known to be committed; it may lag.
     pub committed: Option<LogId>,
     /// The first entry that Raft may ask for; if there is none, the one that would
@@ -22,6 +25,8 @@ pub struct LogState {
     pub first: RaftIndex,
     /// The last entry; if there is none, the one before: archived, or purged.
     pub last: Option<LogId>,
+    /// The first entry that is kept as history, and the last command before it.
+    pub oldest: (RaftIndex, Index),
 }
 
 /// Something to be written.
@@ -38,9 +43,19 @@ pub enum Write {
     },
     /// Allow Raft to forget the entries up to here. As history they stay.
     Purge {
-        /// The last that may be.
+        /// The last that may be; there is such an entry.
         upto: LogId,
     },
+    /// Go on behind a checkpoint that came from another machine, which knows more
+    /// than this log. The history up to there is missing.
+    Install {
+        /// The last entry that the checkpoint contains.
+        upto: LogId,
+        /// The last command.
+        index: Index,
+    },
+    /// The history that was missing has come.
+    Fill,
     /// The history up to here is no longer kept.
     Forget {
         /// The last entry that goes.

@@ -61,6 +61,9 @@ pub(crate) struct Tail {
     released: Option<LogId>,
     /// The last entry whose history is no longer kept.
     forgotten: Option<LogId>,
+    /// The last entry that came in a checkpoint, while the history up to there is
+    /// missing.
+    missing: Option<LogId>,
     /// The index of the last command before the first slot.
     index_before: Index,
     first: RaftIndex,
@@ -89,9 +92,11 @@ impl Tail {
             vote: self.vote,
             purged: self.purged,
             forgotten: self.forgotten,
+            missing: self.missing,
             committed: self.committed,
             first: self.first(),
             last: self.last(),
+            oldest: (self.first(), self.index_before),
         }
     }
 
@@ -111,7 +116,7 @@ impl Tail {
             Some(slot) => {
                 Some(LogId { term: slot.term, node: slot.node, index: self.last_raft_index() })
             }
-            None => self.released.max(self.purged),
+            None => self.released,
         }
     }
 
@@ -139,6 +144,7 @@ impl Tail {
         self.purged = base.purged;
         self.released = base.last;
         self.forgotten = base.forgotten;
+        self.missing = base.missing;
     }
 
     /// Does what a write does to a log.
@@ -156,6 +162,8 @@ impl Tail {
             Write::Vote(vote) => self.set_vote(*vote),
             Write::Truncate { since } => self.truncate(*since),
             Write::Purge { upto } => self.purge(*upto),
+            Write::Install { upto, index } => self.install(*upto, *index),
+            Write::Fill => self.fill(),
             Write::Forget { upto } => self.forget(*upto),
         }
     }
@@ -234,15 +242,36 @@ impl Tail {
         }
     }
 
-    /// Notes that Raft may forget the entries up to `upto`. They stay; but where
-    /// they were never had, the log goes on behind them, without their history.
+    /// Notes that Raft may forget the entries up to `upto`. They stay.
     pub(crate) fn purge(&mut self, upto: LogId) {
         self.purged = self.purged.max(Some(upto));
-        if self.last().is_some_and(|last| last.index > upto.index || last == upto) {
+    }
+
+    /// Goes on behind a checkpoint; nothing happens if the log has its last entry.
+    pub(crate) fn install(&mut self, upto: LogId, index: Index) {
+        self.purge(upto);
+        if self.last_kept().is_some_and(|last| last.index > upto.index || last == upto) {
             return;
         }
         self.release(upto);
-        self.forget(upto);
+        self.committed = self.committed.max(Some(upto));
+        self.index_before = index;
+        self.missing = Some(upto);
+    }
+
+    /// Notes that the history that was missing has come.
+    pub(crate) fn fill(&mut self) {
+        self.missing = None;
+    }
+
+    /// Returns the last entry up to where history is missing.
+    pub(crate) fn missing(&self) -> Option<LogId> {
+        self.missing
+    }
+
+    /// The last entry that this log has, or had.
+    fn last_kept(&self) -> Option<LogId> {
+        self.slots.back().map_or(self.released, |_| self.last())
     }
 
     /// Starts behind an archive without segments.

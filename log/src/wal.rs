@@ -28,7 +28,8 @@ use crate::watchdog::Watchdog;
 use crate::witness::Witness;
 use crate::writer::{Request, Writer, Written};
 use crate::{
-    Entry, IoError, LogError, LogId, LogReader, NodeId, Notice, RaftIndex, Recovered, Retain,
+    Entry, Filler, IoError, LogError, LogId, LogReader, NodeId, Notice, RaftIndex, Recovered,
+    Retain,
 };
 
 /// Called with the error that ended the log, on a thread of the log's. Whoever
@@ -96,6 +97,7 @@ impl WalOptions {
 /// on the same log; it is closed with [`Wal::close`], or when the last handle goes.
 #[derive(Clone)]
 pub struct Wal {
+    disk: Arc<dyn Disk>,
     reader: LogReader,
     keeper: Keeper,
     submitter: Submitter,
@@ -159,6 +161,7 @@ impl Wal {
         scanned: &Scanned,
         reader: LogReader,
     ) -> Result<Self, LogError> {
+        let shared_disk = Arc::clone(&disk);
         let keeper = Keeper::default();
         scanned.full().for_each(|segment| keeper.filled(segment));
         let (requests, receiver) = mpsc::channel();
@@ -183,12 +186,17 @@ impl Wal {
             writer: spawn("log-writer", options, &keeper, move || writer.run())?,
             archivist: spawn("log-archivist", options, &keeper, move || archivist.run())?,
         };
-        Ok(Self { reader, keeper, submitter, threads: Arc::new(threads) })
+        Ok(Self { disk: shared_disk, reader, keeper, submitter, threads: Arc::new(threads) })
     }
 
     /// Returns a reader of this log.
     pub fn reader(&self) -> LogReader {
         self.reader.clone()
+    }
+
+    /// Returns what fills in the history that is missing; nothing, if none is.
+    pub fn filler(&self) -> Option<Filler> {
+        Filler::new(Arc::clone(&self.disk), self.reader(), self.submitter.clone())
     }
 
     /// Waits until all is sealed that can be.
@@ -279,7 +287,7 @@ impl Submitter {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut tail = self.reader.tail();
         tail.apply(&write);
-        let after = Written::of(&tail);
+        let after = Box::new(Written::of(&tail));
         // Sent while the tail is locked: the disk sees writes in the tail's order.
         let sent = requests.send(Request::Write { write, after, done });
         drop(tail);

@@ -22,7 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::disk::{Disk, SegmentSize, Segments};
-use crate::frame::{Base, Chain, Encoder, FORMAT, Truncation};
+use crate::frame::{Base, Chain, Encoder, FORMAT, Installed, Truncation};
 use crate::keeper::{FullSegment, Keeper};
 use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::Done;
@@ -45,7 +45,7 @@ pub(crate) enum Request {
     Write {
         write: Write,
         /// What the log holds once this is written.
-        after: Written,
+        after: Box<Written>,
         done: Done,
     },
     Close(Done),
@@ -137,7 +137,7 @@ impl Writer {
                     group.bytes += size(&write);
                     push_items(write, &after, &mut group.items);
                     let committed = group.after.state.committed;
-                    group.after = after;
+                    group.after = *after;
                     group.after.state.committed = committed;
                     group.dones.push(done);
                 }
@@ -212,9 +212,9 @@ impl Writer {
     }
 
     fn base(&self) -> Base {
-        let LogState { vote, purged, forgotten, committed, last, .. } = self.written.state;
+        let LogState { vote, purged, forgotten, missing, committed, last, .. } = self.written.state;
         let (node, index) = (self.node, self.written.index);
-        Base { format: FORMAT, node, vote, purged, last, committed, index, forgotten }
+        Base { format: FORMAT, node, vote, purged, last, committed, index, forgotten, missing }
     }
 
     /// okaywal must have put the commit where the writer thought it would.
@@ -272,7 +272,12 @@ fn random_salt() -> u64 {
 fn size(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(|entry| entry.size()).sum(),
-        Write::Vote(_) | Write::Truncate { .. } | Write::Purge { .. } | Write::Forget { .. } => 0,
+        Write::Vote(_)
+        | Write::Truncate { .. }
+        | Write::Purge { .. }
+        | Write::Install { .. }
+        | Write::Fill
+        | Write::Forget { .. } => 0,
     }
 }
 
@@ -287,6 +292,10 @@ fn push_items(write: Write, after: &Written, items: &mut Vec<Item>) {
             items.push(Item::Record(Record::Truncate(truncation)));
         }
         Write::Purge { upto } => items.push(Item::Record(Record::Purge { upto })),
+        Write::Install { upto, index } => {
+            items.push(Item::Record(Record::Install(Installed { upto, index })));
+        }
+        Write::Fill => items.push(Item::Record(Record::Filled)),
         Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
     }
 }

@@ -32,8 +32,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use etcd_log::{
-    Batch, Command, Entry, KeyPath, LogId, LogReader, LogStorage, LogTime, MemoryLog, NodeId,
-    Payload, RaftIndex, Record, Retain, Term, Vote, Wal, WalOptions, Write,
+    Batch, Command, Entry, Index, Installed, KeyPath, LogId, LogReader, LogStorage, LogTime,
+    MemoryLog, NodeId, Payload, RaftIndex, Record, Retain, Term, Vote, Wal, WalOptions, Write,
 };
 use tempfile::TempDir;
 
@@ -67,6 +67,7 @@ enum Action {
     },
     Truncate(u64),
     Purge(u64, u64),
+    Install(u64, u64, u64),
     Committed(u64, u64),
     Checkpoint {
         newest: u64,
@@ -284,6 +285,10 @@ impl Runner {
                 Record::Purge { upto } => format!("purge up to {upto}"),
                 Record::Committed { upto } => format!("committed up to {upto}"),
                 Record::Forgotten { upto } => format!("forgotten up to {upto}"),
+                Record::Install(Installed { upto, index }) => {
+                    format!("install up to {upto}, command {index}")
+                }
+                Record::Filled => "filled".to_owned(),
             };
             writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;
@@ -345,6 +350,10 @@ impl goldenscript::Runner for Runner {
             }
             Action::Truncate(since) => self.write(&Write::Truncate { since: RaftIndex(*since) }),
             Action::Purge(term, index) => self.write(&Write::Purge { upto: id(*term, *index) }),
+            Action::Install(term, index, command) => {
+                let (upto, index) = (id(*term, *index), Index(*command));
+                self.write(&Write::Install { upto, index })
+            }
             Action::Committed(term, index) => {
                 self.wal.as_ref().ok_or("the log is not open")?.note_committed(id(*term, *index));
                 self.twin.note_committed(id(*term, *index));

@@ -1,5 +1,6 @@
 //! The listeners: connections in, one task each.
 
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::node::{Closing, Node};
+use crate::peers;
 
 /// The longest head of a request, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
@@ -52,11 +54,14 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
     let respond =
         move |request: Request<Incoming>| super::respond(node.clone(), cluster.clone(), request);
     let most = part_of_files(3, MOST_CLIENTS);
-    serve(listener, most, closing, move || service_fn(respond.clone())).await;
+    serve(listener, most, closing, move |stream, closing| {
+        connection(stream, service_fn(respond.clone()), closing)
+    })
+    .await;
 }
 
-/// Serves the peer port until the machine closes. There are no peers yet: it
-/// tells the version, and that it has nothing else.
+/// Serves the peer port until the machine closes: what other machines ask, and
+/// for curious people the version.
 pub async fn serve_peers(listener: TcpListener, node: Node) {
     let answer = |request: Request<Incoming>| async move {
         let version = request.uri().path() == "/version";
@@ -69,21 +74,43 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
         Ok::<_, std::convert::Infallible>(response)
     };
     let most = part_of_files(16, MOST_PEERS);
-    serve(listener, most, node.closing(), move || service_fn(answer)).await;
+    let closing = node.closing();
+    serve(listener, most, closing, move |stream, mut closing| {
+        let node = node.clone();
+        async move {
+            if !is_machine(&stream).await {
+                return connection(stream, service_fn(answer), closing).await;
+            }
+            let served = async {
+                prepare(&stream)?;
+                peers::serve(Box::new(stream), node).await
+            };
+            tokio::select! {
+                served = served => if let Err(error) = served {
+                    tracing::debug!("the connection of another machine ended: {error}");
+                },
+                () = closing.begun() => {}
+            }
+        }
+    })
+    .await;
 }
 
-async fn serve<S, B>(
+/// Returns whether another machine has connected, and nobody's browser.
+async fn is_machine(stream: &TcpStream) -> bool {
+    let mut beginning = [0; 4];
+    let peeked = tokio::time::timeout(HEAD_LIMIT, stream.peek(&mut beginning)).await;
+    // Of what a machine says, the first byte tells it apart from any method of HTTP.
+    matches!(peeked, Ok(Ok(1..))) && beginning[0] == b'e'
+}
+
+async fn serve<F>(
     listener: TcpListener,
     most: usize,
     mut closing: Closing,
-    service: impl Fn() -> S,
+    handle: impl Fn(TcpStream, Closing) -> F,
 ) where
-    S: HttpService<Incoming, ResBody = B> + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: hyper::body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -95,8 +122,7 @@ async fn serve<S, B>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = connection(stream, service(), closing.clone());
-                connections.spawn(connection);
+                connections.spawn(handle(stream, closing.clone()));
             }
             Err(error) => {
                 tracing::warn!("a connection was not accepted: {error}");

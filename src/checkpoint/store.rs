@@ -20,6 +20,10 @@ use super::file::{self, Checkpoint, CheckpointError};
 use super::thinning::superfluous;
 use crate::one_line::OneLine;
 
+/// What the name of a checkpoint ends with that has come from another machine, and
+/// does not count yet.
+const RECEIVED: &str = "received";
+
 /// A checkpoint on disk, by its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointFile {
@@ -56,6 +60,59 @@ impl CheckpointStore {
         for path in self.entries()? {
             if path.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_file(&path).map_err(IoError::at("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns where a checkpoint of this position is put that comes from another
+    /// machine: under a name that does not count, until the log goes on behind it.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn place_for(
+        &self,
+        raft_index: RaftIndex,
+        index: Index,
+        event: EventNumber,
+    ) -> Result<CheckpointFile, CheckpointError> {
+        self.make()?;
+        let name = name(raft_index, index, event);
+        let path = self.dir.join(name).with_extension(RECEIVED);
+        Ok(CheckpointFile { raft_index, index, event, path })
+    }
+
+    /// Makes a checkpoint count that came from another machine: by now the log goes
+    /// on behind it. Returns it under its new name.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn promote(&self, file: &CheckpointFile) -> Result<CheckpointFile, CheckpointError> {
+        let path = file.path.with_extension("checkpoint");
+        fs::rename(&file.path, &path).map_err(IoError::at("rename", &file.path))?;
+        sync_dir(&self.dir)?;
+        Ok(CheckpointFile { path, ..file.clone() })
+    }
+
+    /// Sees to what a process left that was stopped while a checkpoint came from
+    /// another machine: it counts if the log goes on behind it, and is of no use
+    /// otherwise.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn settle_received(&self, committed: Option<RaftIndex>) -> Result<(), CheckpointError> {
+        for path in self.entries()? {
+            if path.extension().is_none_or(|extension| extension != RECEIVED) {
+                continue;
+            }
+            match parse_name(&path.with_extension("checkpoint")) {
+                Some(file) if Some(file.raft_index) <= committed => {
+                    self.promote(&CheckpointFile { path, ..file })?;
+                }
+                _ => fs::remove_file(&path).map_err(IoError::at("remove", &path))?,
             }
         }
         Ok(())
@@ -138,21 +195,31 @@ impl CheckpointStore {
     ///
     /// If the operating system refuses.
     pub fn write(&self, checkpoint: &Checkpoint) -> Result<CheckpointFile, CheckpointError> {
+        self.make()?;
+        let file = self.name(checkpoint);
+        write_durably(&file.path, |out| file::write(out, checkpoint))?;
+        Ok(file)
+    }
+
+    /// Makes the directory, unless it is there.
+    fn make(&self) -> Result<(), CheckpointError> {
         if !self.dir.exists() {
             fs::create_dir_all(&self.dir).map_err(IoError::at("create", &self.dir))?;
             self.dir.parent().map_or(Ok(()), sync_dir)?;
         }
-        let file = self.name(checkpoint);
-        write_durably(&file.path, |out| file::write(out, checkpoint))?;
-        Ok(file)
+        Ok(())
     }
 
     fn name(&self, checkpoint: &Checkpoint) -> CheckpointFile {
         let raft_index = checkpoint.applied.map(|id| id.index).unwrap_or_default();
         let position = checkpoint.state.position();
         let (index, event) = (position.index, position.event);
-        let name = format!("{:020}-{}-{}.checkpoint", raft_index.0, index.0, event.0);
-        CheckpointFile { raft_index, index, event, path: self.dir.join(name) }
+        CheckpointFile {
+            raft_index,
+            index,
+            event,
+            path: self.dir.join(name(raft_index, index, event)),
+        }
     }
 
     /// Drops the checkpoints that are not worth keeping, given the first entry of
@@ -170,6 +237,10 @@ impl CheckpointStore {
         files.retain(|file| !gone.contains(file));
         Ok(files)
     }
+}
+
+fn name(raft_index: RaftIndex, index: Index, event: EventNumber) -> String {
+    format!("{:020}-{}-{}.checkpoint", raft_index.0, index.0, event.0)
 }
 
 fn parse_name(path: &Path) -> Option<CheckpointFile> {

@@ -28,21 +28,27 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Starts the writer's task. While there is no room on the disk for another
-    /// checkpoint it takes none.
+    /// Starts the writer's task, which tells what it has `written`. While there is no
+    /// room on the disk for another checkpoint it takes none.
     ///
     /// # Panics
     ///
     /// Outside a runtime.
-    pub fn start<L: LogStorage>(store: CheckpointStore, disk: DiskRoom, log: L) -> Self {
+    pub fn start<L: LogStorage>(
+        store: CheckpointStore,
+        disk: DiskRoom,
+        log: L,
+        written: impl Fn(&Checkpoint, &CheckpointFile) + Send + 'static,
+    ) -> Self {
         let (queue, mut waiting) = mpsc::channel::<Checkpoint>(1);
         let last_bytes = Arc::new(AtomicU64::new(0));
         let bytes = Arc::clone(&last_bytes);
         tokio::spawn(async move {
             while let Some(checkpoint) = waiting.recv().await {
-                let (store, log) = (store.clone(), log.clone());
-                match blocking(move || write(&store, &checkpoint, &log)).await {
+                let (store, log, state) = (store.clone(), log.clone(), checkpoint.clone());
+                match blocking(move || write(&store, &state, &log)).await {
                     Ok((file, length)) => {
+                        written(&checkpoint, &file);
                         bytes.store(length, Ordering::Relaxed);
                         tracing::debug!("checkpoint at {} written", file.index);
                     }

@@ -13,17 +13,23 @@
 //! so the proposer packs what waits into one; it would resume leadership without
 //! an election after a restart, so the machine's own vote is demoted when it is
 //! read back ([`log_store`]); it would elect on its own timer and depose healthy
-//! leaders, so that timer is off; it builds snapshots in the apply path, so that
-//! only takes a copy in O(1) ([`state_machine`]).
-//!
-//! *Limits*: machines do not join yet. So the network reaches nobody, there is no
-//! election timer (a machine stands once, at its start), and no checkpoint travels
-//! from one machine to another.
+//! leaders, so that timer is off, and ours asks first (`election`); a leader that is
+//! cut off believes in itself for ever, so it is asked when it was heard last
+//! (`contact`); a failed snapshot build is its end, so it is handed checkpoints that
+//! are there already ([`state_machine`]); it says "ask the leader" of proposals that
+//! may yet be committed, so we look whether they were appended (`in_flight`).
 
+mod answers;
+mod contact;
+mod election;
 mod engine;
+mod in_flight;
 pub mod log_store;
 mod network;
+mod received;
 pub mod state_machine;
+mod timing;
 pub mod types;
 
-pub use engine::{Consensus, ConsensusError, ConsensusOptions, ProposeError};
+pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError, Role};
+pub use timing::Timing;

@@ -1,68 +1,193 @@
-//! The network between machines: it reaches nobody yet, and says so.
+//! openraft's network, over the peers.
 
+use std::fs::File;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read as _};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use etcd_log::NodeId;
+use openraft::error::{
+    Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, Snapshot, Vote};
+use tokio::time::Instant;
 
-use super::types::TypeConfig;
+use super::contact::Contact;
+use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+use crate::blocking::blocking;
+use crate::clock::Clock;
+use crate::consensus::state_machine::Image;
+use crate::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
 
 type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 
-/// Makes connections to other machines.
-#[derive(Debug)]
-pub(crate) struct Network;
+/// How much of a checkpoint goes in one piece.
+const PIECE_BYTES: usize = 256 << 10;
 
-/// The connection to one machine.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    address: String,
+/// How long a piece of a checkpoint may take on its way.
+const PIECE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to check and install a checkpoint.
+const INSTALL_LIMIT: Duration = Duration::from_mins(2);
+
+/// Makes connections to other machines.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) peers: Peers,
+    pub(crate) contact: Contact,
+    pub(crate) clock: Clock,
 }
 
-impl Connection {
-    fn unreachable(&self) -> Unreachable {
-        let text = format!("{} cannot be reached: machines do not join yet", self.address);
-        Unreachable::new(&io::Error::new(io::ErrorKind::Unsupported, text))
-    }
+/// The way to one machine.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    network: Network,
+    target: NodeId,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
-    async fn new_client(&mut self, _target: u64, node: &BasicNode) -> Connection {
-        Connection { address: node.addr.clone() }
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Connection {
+        let target = NodeId(target);
+        // A machine may have said of itself by now that it is somewhere else.
+        if self.peers.address(target).is_none() {
+            self.peers.learn(target, &node.addr);
+        }
+        Connection { network: self.clone(), target }
     }
+}
+
+impl Connection {
+    async fn ask(
+        &self,
+        question: &Question,
+        behind: &[u8],
+        option: &RPCOption,
+    ) -> RpcResult<Answer> {
+        let asked = self.network.peers.ask(self.target, question, behind, option.hard_ttl()).await;
+        asked.map_err(|error| match error {
+            // To wait a little before the next try is better than to spin.
+            CallError::NotSent { .. } => Unreachable::new(&error).into(),
+            CallError::Lost { .. } | CallError::Refused { .. } => NetworkError::new(&error).into(),
+        })
+    }
+
+    /// Sends a checkpoint in pieces.
+    async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, CallError> {
+        let question = Question::Checkpoint {
+            vote: to_vote(vote),
+            applied: image.applied,
+            index: image.file.index,
+            event: image.file.event,
+        };
+        let broken = |source| CallError::NotSent { to: Arc::from("the checkpoint"), source };
+        let path = image.file.path.clone();
+        let mut file = blocking(move || File::open(path)).await.map_err(broken)?;
+        let mut conversation = self.network.peers.converse(self.target, &question).await?;
+        loop {
+            let read = blocking(move || read_piece(file)).await;
+            let (rest, piece) = read.map_err(broken)?;
+            if piece.is_empty() {
+                break;
+            }
+            let sent = tokio::time::timeout(PIECE_LIMIT, conversation.send_piece(&piece)).await;
+            sent.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))?;
+            file = rest;
+        }
+        conversation.end().await?;
+        let answer = tokio::time::timeout(INSTALL_LIMIT, conversation.answer()).await;
+        match answer.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))? {
+            Answer::Installed { vote } => Ok(from_vote(vote)),
+            other => Err(broken(unexpected(&other))),
+        }
+    }
+}
+
+fn read_piece(mut file: File) -> io::Result<(File, Vec<u8>)> {
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
+    Ok((file, piece))
+}
+
+fn unexpected(answer: &Answer) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("that is no answer to it: {answer:?}"))
 }
 
 impl RaftNetwork<TypeConfig> for Connection {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<u64>> {
-        Err(self.unreachable().into())
+        let asked = Instant::now();
+        let question = Question::Append {
+            vote: to_vote(request.vote),
+            previous: request.prev_log_id.map(to_log_id),
+            committed: request.leader_commit.map(to_log_id),
+            time: self.network.clock.now(),
+        };
+        let entries: Vec<_> =
+            request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
+        let answer = self.ask(&question, &encode_entries(&entries), &option).await?;
+        let Answer::Appended(appended) = answer else {
+            return Err(NetworkError::new(&unexpected(&answer)).into());
+        };
+        if !matches!(appended, Appended::Overruled(_)) {
+            self.network.contact.answered(self.target, asked);
+        }
+        Ok(match appended {
+            Appended::All => AppendEntriesResponse::Success,
+            Appended::UpTo(upto) => AppendEntriesResponse::PartialSuccess(upto.map(from_log_id)),
+            Appended::Conflict => AppendEntriesResponse::Conflict,
+            Appended::Overruled(vote) => AppendEntriesResponse::HigherVote(from_vote(vote)),
+        })
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<u64>,
-        _option: RPCOption,
+        request: VoteRequest<u64>,
+        option: RPCOption,
     ) -> RpcResult<VoteResponse<u64>> {
-        Err(self.unreachable().into())
+        let asked = Instant::now();
+        let last = request.last_log_id.map(to_log_id);
+        let question = Question::Vote { vote: to_vote(request.vote), last };
+        match self.ask(&question, &[], &option).await? {
+            Answer::Voted { vote, last, granted } => {
+                if granted {
+                    self.network.contact.answered(self.target, asked);
+                }
+                Ok(VoteResponse::new(from_vote(vote), last.map(from_log_id), granted))
+            }
+            answer => Err(NetworkError::new(&unexpected(&answer)).into()),
+        }
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote<u64>,
-        _snapshot: Snapshot<TypeConfig>,
-        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote<u64>,
+        snapshot: Snapshot<TypeConfig>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        Err(self.unreachable().into())
+        let sending = self.send(vote, &snapshot.snapshot);
+        let mut cancel = pin!(cancel);
+        let sent = tokio::select! {
+            sent = sending => sent,
+            closed = &mut cancel => return Err(closed.into()),
+        };
+        match sent {
+            Ok(vote) => Ok(SnapshotResponse { vote }),
+            Err(error) => {
+                tracing::debug!("a checkpoint was not sent: {}", crate::one_line::OneLine(&error));
+                Err(Unreachable::new(&error).into())
+            }
+        }
     }
 }

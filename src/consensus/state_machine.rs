@@ -3,9 +3,10 @@
 //! The apply path reads no clock, no environment and no file. It publishes a
 //! state before anybody is told that a command of it was applied.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_log::{LogId, Membership};
+use etcd_log::{LogId, Membership, RaftIndex};
 use etcd_projections::{Diverged, Outcome, State};
 use openraft::storage::RaftStateMachine;
 use openraft::{
@@ -15,13 +16,24 @@ use openraft::{
 
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
 use crate::blocking::blocking;
-use crate::checkpoint::{
-    Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, CheckpointWriter,
-};
+use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
+use crate::outcomes::Outcomes;
 use crate::published::Publisher;
 
 type StorageResult<T> = Result<T, StorageError<u64>>;
 type Meta = SnapshotMeta<u64, BasicNode>;
+
+/// A checkpoint, as openraft passes it around: a file; and what it holds, if it has
+/// just come from another machine.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// The file.
+    pub file: CheckpointFile,
+    /// The last entry that it contains.
+    pub applied: LogId,
+    /// What it holds, read and checked.
+    pub checkpoint: Option<Arc<Checkpoint>>,
+}
 
 /// Applies what is committed.
 #[derive(Debug)]
@@ -30,6 +42,7 @@ pub struct StateMachine {
     applied: Option<LogId>,
     membership: (Option<LogId>, Membership),
     publisher: Publisher,
+    outcomes: Outcomes,
     checkpoints: Checkpoints,
     /// How many bytes of batches were applied since the last checkpoint.
     uncovered_bytes: usize,
@@ -38,33 +51,35 @@ pub struct StateMachine {
     writer: CheckpointWriter,
 }
 
-/// The checkpoints, and the newest one that openraft has been told of.
+/// The checkpoints, and the newest one that can be sent to another machine. Cloning
+/// gives another handle.
 #[derive(Clone, Debug)]
-struct Checkpoints {
+pub struct Checkpoints {
     store: CheckpointStore,
-    current: Arc<Mutex<Option<(Meta, CheckpointFile)>>>,
+    current: Arc<Mutex<Option<(Meta, Image)>>>,
+    /// Whether openraft does not know of it yet.
+    is_news: Arc<AtomicBool>,
 }
 
 impl StateMachine {
-    /// Makes the state machine, with the state that the publisher shows already, and
-    /// the file that it comes from.
+    /// Makes the state machine, with the state that the publisher shows already. A
+    /// checkpoint is written after so many bytes of batches.
     pub fn new(
         start: Checkpoint,
-        from: Option<CheckpointFile>,
         publisher: Publisher,
-        store: CheckpointStore,
+        outcomes: Outcomes,
+        checkpoints: Checkpoints,
         writer: CheckpointWriter,
         checkpoint_bytes: usize,
     ) -> Self {
-        // openraft would write another one at every start if it did not know of it.
-        let current = from.map(|file| (meta_of(&start), file));
         Self {
             state: start.state,
             applied: start.applied,
             membership: start.membership,
             publisher,
+            outcomes,
             writer,
-            checkpoints: Checkpoints { store, current: Arc::new(Mutex::new(current)) },
+            checkpoints,
             uncovered_bytes: 0,
             checkpoint_bytes,
         }
@@ -128,8 +143,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let applied = self.apply_entry(entry);
             outcomes.extend(applied.map_err(|error| StorageIOError::apply(id, &error))?);
             // The commands' outcomes are the last ones, one each.
-            let of_commands = outcomes[outcomes.len() - commands..].to_vec();
-            replies.push(Reply { outcomes: of_commands });
+            let of_commands = &outcomes[outcomes.len() - commands..];
+            self.outcomes.note(RaftIndex(id.index), of_commands);
+            replies.push(Reply { outcomes: of_commands.to_vec() });
         }
         self.publisher.publish(self.state.clone(), self.applied, &outcomes);
         if self.uncovered_bytes >= self.checkpoint_bytes && self.writer.offer(|| self.checkpoint())
@@ -143,27 +159,28 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         CheckpointBuilder { checkpoint: self.checkpoint(), checkpoints: self.checkpoints.clone() }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<CheckpointFile>> {
+    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<Image>> {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &Meta,
-        snapshot: Box<CheckpointFile>,
-    ) -> StorageResult<()> {
-        let store = self.checkpoints.store.clone();
-        let read = move || {
-            let checkpoint = store.read(&snapshot.path)?;
-            let file = store.write(&checkpoint)?;
-            Ok((checkpoint, file))
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<Image>) -> StorageResult<()> {
+        let checkpoint = if let Some(checkpoint) = &snapshot.checkpoint {
+            Checkpoint::clone(checkpoint)
+        } else {
+            // openraft's suite installs what it has built. Whoever receives one from
+            // another machine has read it: the apply path reads no file.
+            let (store, path) = (self.checkpoints.store.clone(), snapshot.file.path.clone());
+            let read = blocking(move || store.read(&path)).await;
+            read.map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?
         };
-        let (checkpoint, file) =
-            blocking(read).await.map_err(|error| failed_to_read(meta, &error))?;
         let Checkpoint { applied, membership, state } = checkpoint;
         (self.applied, self.membership, self.state) = (applied, membership, state);
-        self.publisher.publish(self.state.clone(), self.applied, &[]);
-        self.checkpoints.set_current(meta.clone(), file);
+        self.uncovered_bytes = 0;
+        self.publisher.jump(self.state.clone(), self.applied);
+        let mut image = Image { checkpoint: None, ..*snapshot };
+        // By this name it is known once the log goes on behind it.
+        image.file.path = image.file.path.with_extension("checkpoint");
+        self.checkpoints.set_current(meta.clone(), image);
         Ok(())
     }
 
@@ -180,30 +197,67 @@ pub struct CheckpointBuilder {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
+    /// Returns the checkpoint that was written last, if openraft has not been told of
+    /// it: a build that fails would be openraft's end. Only otherwise one is written.
     async fn build_snapshot(&mut self) -> StorageResult<Snapshot<TypeConfig>> {
+        if let Some(news) = self.checkpoints.news() {
+            return Ok(news);
+        }
         let meta = meta_of(&self.checkpoint);
         let (store, checkpoint) = (self.checkpoints.store.clone(), self.checkpoint.clone());
         let file = blocking(move || store.write(&checkpoint)).await;
         let file =
             file.map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
-        Ok(self.checkpoints.set_current(meta, file))
+        let image = image(&self.checkpoint, &file);
+        self.checkpoints.set_current(meta.clone(), image.clone());
+        Ok(Snapshot { meta, snapshot: Box::new(image) })
     }
 }
 
 impl Checkpoints {
-    fn current(&self) -> Option<Snapshot<TypeConfig>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.clone().map(|(meta, file)| Snapshot { meta, snapshot: Box::new(file) })
+    /// Wraps a directory of checkpoints, and the one that the machine starts from.
+    pub fn new(store: CheckpointStore, start: &Checkpoint, file: Option<&CheckpointFile>) -> Self {
+        // openraft would write another one at every start if it did not know of it.
+        let current = file.map(|file| (meta_of(start), image(start, file)));
+        Self { store, current: Arc::new(Mutex::new(current)), is_news: Arc::default() }
     }
 
-    fn set_current(&self, meta: Meta, file: CheckpointFile) -> Snapshot<TypeConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = Some((meta.clone(), file.clone()));
-        Snapshot { meta, snapshot: Box::new(file) }
+    /// Notes that a checkpoint has been written.
+    pub fn written(&self, checkpoint: &Checkpoint, file: &CheckpointFile) {
+        self.set_current(meta_of(checkpoint), image(checkpoint, file));
+        self.is_news.store(true, Ordering::Release);
+    }
+
+    /// Returns the checkpoint that was written last, once.
+    fn news(&self) -> Option<Snapshot<TypeConfig>> {
+        if self.is_news.swap(false, Ordering::AcqRel) { self.current() } else { None }
+    }
+
+    fn current(&self) -> Option<Snapshot<TypeConfig>> {
+        let current = self.lock();
+        current.clone().map(|(meta, image)| Snapshot { meta, snapshot: Box::new(image) })
+    }
+
+    /// Takes a checkpoint for the current one, unless a later one has come.
+    fn set_current(&self, meta: Meta, image: Image) {
+        let mut current = self.lock();
+        if current.as_ref().is_none_or(|(_, before)| before.applied <= image.applied) {
+            *current = Some((meta, image));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(Meta, Image)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn meta_of(checkpoint: &Checkpoint) -> Meta {
+fn image(checkpoint: &Checkpoint, file: &CheckpointFile) -> Image {
+    let applied = checkpoint.applied.unwrap_or_default();
+    Image { file: file.clone(), applied, checkpoint: None }
+}
+
+/// What openraft wants to know of a checkpoint.
+pub(super) fn meta_of(checkpoint: &Checkpoint) -> Meta {
     let (at, membership) = &checkpoint.membership;
     let applied = checkpoint.applied;
     SnapshotMeta {
@@ -211,8 +265,4 @@ fn meta_of(checkpoint: &Checkpoint) -> Meta {
         last_membership: from_stored(*at, membership),
         snapshot_id: applied.map(|id| id.to_string()).unwrap_or_default(),
     }
-}
-
-fn failed_to_read(meta: &Meta, error: &CheckpointError) -> StorageError<u64> {
-    StorageIOError::read_snapshot(Some(meta.signature()), error).into()
 }

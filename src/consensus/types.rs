@@ -6,7 +6,7 @@ use etcd_log::{Batch, Entry, LogId, Membership, NodeId, Payload, RaftIndex, Term
 use etcd_projections::Outcome;
 use openraft::{BasicNode, EntryPayload, LeaderId, StoredMembership};
 
-use crate::checkpoint::CheckpointFile;
+use super::state_machine::Image;
 
 openraft::declare_raft_types!(
     /// openraft's types, filled in with ours.
@@ -15,7 +15,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = BasicNode,
-        SnapshotData = CheckpointFile,
+        SnapshotData = Image,
 );
 
 /// What came of an entry: an outcome for each command of its batch.

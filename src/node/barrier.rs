@@ -1,7 +1,8 @@
 //! The read barrier: makes reads linearizable, many at a time.
 //!
 //! ```text
-//! reads ─▶ those that wait ─▶ "do I lead now?" ─▶ applied far enough ─▶ all may read
+//! reads ─▶ those that wait ─▶ leader: "do I lead now?" ─────┬─▶ applied far enough ─▶ all may read
+//!                            follower: asks the leader's ────┘
 //! ```
 //!
 //! One round serves all reads that waited when it began. A read that comes later
@@ -10,12 +11,14 @@
 
 use std::time::Duration;
 
+use etcd_log::{NodeId, RaftIndex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::proposer::RETRY;
 use super::{Unavailable, unavailable};
-use crate::consensus::Consensus;
+use crate::consensus::{Consensus, Role};
+use crate::peers::{Answer, Peers, Question};
 use crate::published::Reader;
 
 /// How many reads may wait. Beyond it, reads wait to wait.
@@ -24,20 +27,20 @@ const QUEUE: usize = 16 << 10;
 /// How long a round may take. Its reads have time limits of their own.
 const ROUND_LIMIT: Duration = Duration::from_secs(1);
 
-type Waiting = oneshot::Sender<Result<(), Unavailable>>;
+type Passed = Result<Option<RaftIndex>, Unavailable>;
 
 /// The way through the barrier.
 #[derive(Clone, Debug)]
 pub(super) struct Barrier {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<oneshot::Sender<Passed>>,
     consensus: Consensus,
 }
 
 impl Barrier {
     /// Starts the barrier's task.
-    pub(super) fn start(consensus: Consensus, published: Reader) -> Self {
+    pub(super) fn start(consensus: Consensus, peers: Peers, published: Reader) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(consensus.clone(), published, waiting));
+        tokio::spawn(run(consensus.clone(), peers, published, waiting));
         Self { queue, consensus }
     }
 
@@ -58,17 +61,24 @@ impl Barrier {
         tokio::time::timeout_at(deadline, passing).await.map_err(|_| unavailable(&self.consensus))
     }
 
-    async fn pass_once(&self) -> Result<(), Unavailable> {
+    /// Tries once to pass, and returns which entry must have been applied then.
+    pub(super) async fn pass_once(&self) -> Passed {
         let (sender, passed) = oneshot::channel();
         self.queue.send(sender).await.map_err(|_| Unavailable::NoLeader)?;
         passed.await.unwrap_or(Err(Unavailable::NoLeader))
     }
 }
 
-async fn run(consensus: Consensus, published: Reader, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(
+    consensus: Consensus,
+    peers: Peers,
+    published: Reader,
+    mut queue: mpsc::Receiver<oneshot::Sender<Passed>>,
+) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, QUEUE).await > 0 {
-        let round = tokio::time::timeout(ROUND_LIMIT, round(&consensus, &published)).await;
+        let round = round(&consensus, &peers, &published);
+        let round = tokio::time::timeout(ROUND_LIMIT, round).await;
         let result = round.unwrap_or(Err(Unavailable::NoMajority));
         for sender in waiting.drain(..) {
             // Whoever does not wait any longer needs no answer.
@@ -77,9 +87,21 @@ async fn run(consensus: Consensus, published: Reader, mut queue: mpsc::Receiver<
     }
 }
 
-async fn round(consensus: &Consensus, published: &Reader) -> Result<(), Unavailable> {
-    let read = consensus.read_barrier().await.map_err(|_| Unavailable::NoLeader)?;
-    let applied =
-        |index| move |now: &crate::published::Published| now.applied.map(|id| id.index) >= index;
-    published.wait_for(applied(read)).await.map(drop).ok_or(Unavailable::NoLeader)
+async fn round(consensus: &Consensus, peers: &Peers, published: &Reader) -> Passed {
+    let upto = match consensus.role() {
+        Role::Leader => consensus.read_barrier().await.map_err(|_| Unavailable::NoMajority)?,
+        Role::Follower(leader) => ask(peers, leader).await?,
+        Role::Cut => return Err(Unavailable::NoMajority),
+        Role::Lost => return Err(Unavailable::NoLeader),
+    };
+    let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= upto).await;
+    applied.map(|_| upto).ok_or(Unavailable::NoLeader)
+}
+
+/// Passes the leader's barrier, together with the reads that wait there.
+async fn ask(peers: &Peers, leader: NodeId) -> Passed {
+    match peers.ask(leader, &Question::Barrier, &[], ROUND_LIMIT).await {
+        Ok(Answer::Barrier { upto }) => Ok(upto),
+        Ok(_) | Err(_) => Err(Unavailable::NoLeader),
+    }
 }

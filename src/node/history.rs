@@ -11,6 +11,9 @@
 //! while, or takes its time while others wait, is given up, and its watch begins
 //! another one where it stopped.
 //!
+//! A machine that began with a checkpoint of another one's has no log from before
+//! it until it has fetched that; until then it asks a machine that has.
+//!
 //! *Limits*: a replay starts from the nearest checkpoint before it, some 5 million
 //! commands earlier at most. What lies before the first entry that is kept, or has
 //! no checkpoint before it, is gone.
@@ -20,13 +23,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_log::{EventNumber, Index, KeyPath, LogReader, RaftIndex};
+use etcd_log::{EventNumber, Index, KeyPath, RaftIndex};
 use etcd_projections::{Event, Outcome, Position, State, What};
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::elsewhere::Elsewhere;
 use super::watch::{Cursor, WatchError, wanted};
+use crate::blocking::{blocking, spawn_busy};
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
+use crate::log_source::LogSource;
+use crate::peers::HistoryQuestion;
 use crate::published::{Published, Reader};
 use crate::replay::Replay;
 
@@ -45,9 +51,10 @@ const TURN: Duration = Duration::from_secs(10);
 /// The way to old events. Cloning gives another handle.
 #[derive(Clone, Debug)]
 pub(super) struct History {
-    log: LogReader,
+    log: LogSource,
     checkpoints: CheckpointStore,
     published: Reader,
+    elsewhere: Elsewhere,
     ring_capacity: usize,
     places: Arc<Semaphore>,
     /// How many replays wait for a place.
@@ -87,15 +94,37 @@ impl Replaying {
 }
 
 /// Who reads from a replay, and what is of interest to them.
-struct Audience {
+pub(super) struct Audience {
     sender: mpsc::Sender<Result<Found, WatchError>>,
     cursor: Cursor,
     prefix: KeyPath,
     from: Index,
     passed: Arc<AtomicU64>,
+    /// Where it ends, if not where the ring begins: with this event.
+    upto: Option<EventNumber>,
 }
 
 impl Audience {
+    /// Returns where it begins.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Returns which events are of interest.
+    pub(super) fn question(&self, upto: EventNumber) -> HistoryQuestion {
+        let number = match self.cursor {
+            Cursor::Index(_) => None,
+            Cursor::Number(number) => Some(number),
+        };
+        HistoryQuestion { prefix: self.prefix.clone(), number, index: self.from, upto }
+    }
+
+    /// Goes on behind an event.
+    fn behind(self, event: EventNumber) -> Self {
+        self.passed.store(event.0, Ordering::Release);
+        Self { cursor: self.cursor.past(Some(event)), ..self }
+    }
+
     /// Returns whether a state has come to where the watch begins.
     fn is_reached_by(&self, position: Position) -> bool {
         match self.cursor {
@@ -115,7 +144,8 @@ impl Audience {
             Cursor::Index(index) => event.index >= index,
             Cursor::Number(number) => event.number >= number,
         };
-        reached && wanted(event, self.from, &self.prefix)
+        let is_beyond = self.upto.is_some_and(|upto| event.number > upto);
+        reached && !is_beyond && wanted(event, self.from, &self.prefix)
     }
 
     /// Tells what was found in a step, and how far the replay has come. Returns
@@ -133,7 +163,7 @@ impl Audience {
     }
 
     /// Tells what was found. Returns whether to go on.
-    async fn tell(&self, found: Found) -> bool {
+    pub(super) async fn tell(&self, found: Found) -> bool {
         self.sender.send_timeout(Ok(found), PATIENCE).await.is_ok()
     }
 }
@@ -155,22 +185,50 @@ impl Turn {
 
 impl History {
     pub(super) fn new(
-        log: LogReader,
+        log: LogSource,
         checkpoints: CheckpointStore,
         published: Reader,
+        elsewhere: Elsewhere,
         ring_capacity: usize,
     ) -> Self {
         let places = Arc::new(Semaphore::new(REPLAYS));
         let waiting = Arc::default();
-        Self { log, checkpoints, published, ring_capacity, places, waiting }
+        Self { log, checkpoints, published, elsewhere, ring_capacity, places, waiting }
+    }
+
+    /// Returns the log that is read.
+    pub(super) fn log(&self) -> &LogSource {
+        &self.log
     }
 
     /// Replays the events from the cursor on that lie below the prefix and have
     /// this index or a later one, until the ring holds what comes next.
     pub(super) fn replay(&self, cursor: Cursor, prefix: KeyPath, from: Index) -> Replaying {
+        self.begin(cursor, prefix, from, None)
+    }
+
+    /// Replays as [`Self::replay`] does, from this machine's log alone, and up to an
+    /// event: for another machine.
+    pub(super) fn replay_here(
+        &self,
+        cursor: Cursor,
+        prefix: KeyPath,
+        from: Index,
+        upto: EventNumber,
+    ) -> Replaying {
+        self.begin(cursor, prefix, from, Some(upto))
+    }
+
+    fn begin(
+        &self,
+        cursor: Cursor,
+        prefix: KeyPath,
+        from: Index,
+        upto: Option<EventNumber>,
+    ) -> Replaying {
         let (sender, found) = mpsc::channel(AHEAD);
         let passed = Arc::new(AtomicU64::new(0));
-        let audience = Audience { sender, cursor, prefix, from, passed: Arc::clone(&passed) };
+        let audience = Audience { sender, cursor, prefix, from, passed: Arc::clone(&passed), upto };
         let history = self.clone();
         tokio::spawn(async move {
             history.waiting.fetch_add(1, Ordering::Relaxed);
@@ -180,35 +238,51 @@ impl History {
             };
             history.waiting.fetch_sub(1, Ordering::Relaxed);
             if let Some(place) = place {
-                let handle = Handle::current();
-                tokio::task::spawn_blocking(move || handle.block_on(history.run(&audience, place)));
+                spawn_busy(async move { history.run(audience, place).await });
             }
         });
         Replaying { found, passed }
     }
 
-    async fn run(&self, audience: &Audience, place: OwnedSemaphorePermit) {
+    async fn run(&self, audience: Audience, place: OwnedSemaphorePermit) {
+        let sender = audience.sender.clone();
         if let Err(error) = self.replay_until_ring(audience).await {
-            let _gone = audience.sender.send_timeout(Err(error), PATIENCE).await;
+            let _gone = sender.send_timeout(Err(error), PATIENCE).await;
         }
         drop(place);
     }
 
-    async fn replay_until_ring(&self, audience: &Audience) -> Result<(), WatchError> {
+    async fn replay_until_ring(&self, mut audience: Audience) -> Result<(), WatchError> {
         let target = self.published.now();
-        let start = self.start(audience.cursor, &target);
+        let mut start = self.start(audience.cursor, &target).await;
         let mut range = entries_after(start.applied.map(|id| id.index), &target);
         if range.start < self.log.first() {
-            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest(&target) });
+            let Some((here, event)) = self.first_state().await.filter(|_| audience.upto.is_none())
+            else {
+                let oldest = self.oldest(&target);
+                return Err(WatchError::Gone { cursor: audience.cursor, oldest });
+            };
+            if !self.elsewhere.tell(&audience, event).await? {
+                return Ok(());
+            }
+            audience = audience.behind(event);
+            start = here;
+            range = entries_after(start.applied.map(|id| id.index), &target);
         }
+        let audience = &audience;
         let mut turn = Turn { begun: None };
         let mut replay = Replay::new(start.state, self.log.read(range.clone()));
         loop {
             while let Some(step) = replay.next().await? {
                 let position = replay.state().position();
-                if !audience.show(step.outcomes, position).await
-                    || (turn.is_over(audience.is_reached_by(position)) && self.others_wait())
-                {
+                if !audience.show(step.outcomes, position).await {
+                    return Ok(());
+                }
+                if let Some(upto) = audience.upto.filter(|upto| position.event >= *upto) {
+                    let _told = audience.tell(Found::Reached(upto)).await;
+                    return Ok(());
+                }
+                if turn.is_over(audience.is_reached_by(position)) && self.others_wait() {
                     return Ok(());
                 }
             }
@@ -219,17 +293,21 @@ impl History {
             }
             let reached = replay.state().position().event;
             let target = self.published.now();
-            if target.state.ring().holds_from(reached.next()) {
+            if audience.upto.is_none() && target.state.ring().holds_from(reached.next()) {
                 let _told = audience.tell(Found::Reached(reached)).await;
                 return Ok(());
             }
             range = entries_after(Some(RaftIndex(range.end.0 - 1)), &target);
+            if range.is_empty() {
+                // Another machine wants more than this one has.
+                return Ok(());
+            }
             replay = Replay::new(replay.into_state(), self.log.read(range.clone()));
         }
     }
 
     /// Returns the newest checkpoint before the cursor, or the empty state.
-    fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
+    async fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
         let applied = target.applied.map(|id| id.index);
         let first = self.log.first();
         let before = move |file: &CheckpointFile| {
@@ -242,11 +320,24 @@ impl History {
         };
         // A checkpoint is a cache: without one, the replay starts at the beginning, if
         // that is still kept.
-        let newest = self.checkpoints.newest(before).ok().flatten();
+        let checkpoints = self.checkpoints.clone();
+        let newest = blocking(move || checkpoints.newest(before)).await.ok().flatten();
         newest.map_or_else(
             || Checkpoint::empty(State::new(self.ring_capacity)),
             |(checkpoint, _)| checkpoint,
         )
+    }
+
+    /// Returns the first state that this machine can replay from, and its last event,
+    /// while it has not got the history from before it.
+    async fn first_state(&self) -> Option<(Checkpoint, EventNumber)> {
+        self.log.missing()?;
+        let first = self.log.first();
+        let checkpoints = self.checkpoints.clone();
+        let leads = move |file: &CheckpointFile| checkpoint::leads_into(file, first);
+        let oldest = blocking(move || checkpoints.oldest(leads)).await.ok().flatten()?;
+        let event = oldest.state.position().event;
+        Some((oldest, event))
     }
 
     fn others_wait(&self) -> bool {

@@ -2,28 +2,49 @@
 //!
 //! What clients speak to (`api`) knows this handle and nothing behind it.
 
+mod answers;
+mod backfill;
 mod barrier;
-mod clock;
+mod elsewhere;
 mod history;
+mod members;
 mod proposer;
+mod seldom;
+mod tell;
 mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, KeyPath, LogReader, LogTime, Machine};
+use etcd_log::{ClusterId, Command, Index, KeyPath, LogTime, Machine};
 use etcd_projections::Outcome;
-use tokio::sync::watch as latest;
+use tokio::sync::{Mutex, watch as latest};
+use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
-use crate::consensus::Consensus;
+use crate::clock::Clock;
+use crate::consensus::{Consensus, Role};
 use crate::disk::DiskRoom;
+use crate::log_source::LogSource;
+use crate::one_line::OneLine;
+use crate::outcomes::Outcomes;
+use crate::peers::Peers;
 use crate::published::{Published, Reader};
 use barrier::Barrier;
+use elsewhere::Elsewhere;
 use history::History;
-use proposer::Proposer;
+use proposer::{Means, Proposer};
+use seldom::Seldom;
 
+pub use backfill::Fill;
+pub use members::{JoinError, LeaveError, Listed, address_of};
 pub use watch::{Cursor, Seen, Start, Watch, WatchError};
+
+/// How long one try of a machine to introduce itself may take.
+const INTRODUCTION_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often a machine says that it waits for others.
+const WAITING_WORD: Duration = Duration::from_secs(3);
 
 /// Why there is no answer to a request that itself is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,12 +94,20 @@ pub struct NodeOptions {
     pub machine: Machine,
     /// The engine.
     pub consensus: Consensus,
+    /// The way to the other machines.
+    pub peers: Peers,
     /// What it has applied.
     pub published: Reader,
+    /// What came of what it has applied last.
+    pub outcomes: Outcomes,
+    /// The time.
+    pub clock: Clock,
     /// The room on its disk.
     pub disk: DiskRoom,
     /// Its log, for those who watch from an old index.
-    pub log: LogReader,
+    pub log: LogSource,
+    /// What fills in history that is missing from it.
+    pub fill: Fill,
     /// Its checkpoints, for the same.
     pub checkpoints: CheckpointStore,
     /// How many events the ring holds.
@@ -96,24 +125,39 @@ struct Inner {
     cluster: ClusterId,
     machine: Machine,
     consensus: Consensus,
+    peers: Peers,
     published: Reader,
+    clock: Clock,
     disk: DiskRoom,
     proposer: Proposer,
     barrier: Barrier,
     history: History,
+    /// Held by the one change of the members that is under way.
+    joining: Mutex<()>,
+    skew_told: Seldom,
     closing: latest::Sender<bool>,
 }
 
 impl Node {
     /// Starts the tasks of a machine.
     pub fn start(options: NodeOptions) -> Self {
-        let NodeOptions { cluster, machine, consensus, published, disk, .. } = options;
-        let proposer = Proposer::start(consensus.clone(), published.clone());
-        let barrier = Barrier::start(consensus.clone(), published.clone());
+        let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
+            options;
+        let proposer = Proposer::start(Means {
+            consensus: consensus.clone(),
+            peers: peers.clone(),
+            published: published.clone(),
+            outcomes: options.outcomes,
+            clock: clock.clone(),
+        });
+        let barrier = Barrier::start(consensus.clone(), peers.clone(), published.clone());
+        let elsewhere =
+            Elsewhere { me: machine.node, peers: peers.clone(), published: published.clone() };
         let history = History::new(
             options.log,
             options.checkpoints,
             published.clone(),
+            elsewhere,
             options.ring_capacity,
         );
         let (closing, _) = latest::channel(false);
@@ -121,33 +165,50 @@ impl Node {
             cluster,
             machine,
             consensus,
+            peers,
             published,
+            clock,
             disk,
             proposer,
             barrier,
             history,
+            joining: Mutex::default(),
+            skew_told: Seldom::default(),
             closing,
         };
-        Self { inner: Arc::new(inner) }
+        let node = Self { inner: Arc::new(inner) };
+        tokio::spawn(node.clone().follow_addresses());
+        tokio::spawn(node.clone().reconcile());
+        tokio::spawn(node.clone().backfill(options.fill));
+        node
     }
 
     /// Makes this machine known to the cluster, unless it is already: the first
-    /// commands of a fresh cluster are its `sync` and the `join` of its founder.
+    /// commands of a fresh cluster are its `sync` and the `join` of its founder, and a
+    /// machine that has moved says where it is. Tries until it has succeeded.
     /// The few bytes that this takes may come from the disk's reserve: a machine
     /// that cannot be found could not even be read from.
-    ///
-    /// # Errors
-    ///
-    /// If a command cannot be proposed within `limit`.
-    pub async fn introduce(&self, limit: Duration) -> Result<(), WriteError> {
-        let published = self.read(Freshness::Linearizable, limit).await?;
+    pub async fn introduce(&self) {
+        let mut told = Instant::now();
+        while let Err(error) = self.try_to_introduce().await {
+            if told.elapsed() > WAITING_WORD {
+                told = Instant::now();
+                tracing::info!("waiting for the other machines: {}", OneLine(&error));
+            }
+            tokio::time::sleep(proposer::RETRY).await;
+        }
+    }
+
+    async fn try_to_introduce(&self) -> Result<(), WriteError> {
+        let published = self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         if published.state.position().index == Index(0) {
             let sync = Command::Sync { cluster: self.inner.cluster };
-            self.inner.proposer.propose(sync, limit).await?;
+            self.inner.proposer.propose(sync, INTRODUCTION_LIMIT).await?;
         }
         let machine = &self.inner.machine;
         if published.state.machines().get(&machine.name) != Some(machine) {
-            self.inner.proposer.propose(Command::Join(machine.clone()), limit).await?;
+            let join = Command::Join(machine.clone());
+            self.inner.proposer.propose(join, INTRODUCTION_LIMIT).await?;
         }
         Ok(())
     }
@@ -210,7 +271,7 @@ impl Node {
     /// Returns the time at which a state is looked at: by this machine's clock,
     /// but not before the state's own.
     pub fn time(&self, published: &Published) -> LogTime {
-        clock::now().max(published.state.position().time)
+        self.inner.clock.now().max(published.state.position().time)
     }
 
     /// Returns the machine that leads, if one is known.
@@ -252,8 +313,8 @@ impl Closing {
 
 /// Says what is missing, after a time limit has passed.
 fn unavailable(consensus: &Consensus) -> Unavailable {
-    match consensus.leader() {
-        Some(_) => Unavailable::NoMajority,
-        None => Unavailable::NoLeader,
+    match consensus.role() {
+        Role::Leader | Role::Cut | Role::Follower(_) => Unavailable::NoMajority,
+        Role::Lost => Unavailable::NoLeader,
     }
 }

@@ -1,28 +1,33 @@
-//! The proposer: packs the commands that wait into one batch, and proposes one
-//! batch at a time.
+//! The proposer: packs the commands that wait into one batch, and brings one batch
+//! at a time into the log.
 //!
 //! ```text
-//! commands ─▶ queue ─▶ batch: the leader's time, and all that wait ─▶ consensus
-//!                        ▲                                                │
-//!                        └── a deadline has passed: a tick  outcomes, one each
+//!                      leader: batch with its time ─▶ consensus ─▶ outcomes
+//! commands ─▶ queue ─▶ ┤           ▲ commands of followers, deadlines: ticks
+//!                      follower: one message to the leader ─▶ where they stand
+//!                                            applied here ─▶ outcomes
 //! ```
 //!
 //! While one batch is under way, the next one gathers: the more there is to do,
 //! the larger the batches, and the fewer fsyncs a command costs.
 //!
 //! A request that nobody waits for any longer is not proposed. Who wins, the
-//! request's time limit or the proposer, is settled by one atomic flag.
+//! request's time limit or the proposer, is settled by one atomic flag. A command
+//! is tried again only where it is certain that it was not proposed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_log::{Batch, Check, Command};
+use etcd_log::{Batch, Check, Command, LogTime, NodeId};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Unavailable, WriteError, clock, unavailable};
-use crate::consensus::{Consensus, ProposeError};
+use super::{Unavailable, WriteError, unavailable};
+use crate::clock::Clock;
+use crate::consensus::{Applied, Consensus, ProposeError, Role};
+use crate::outcomes::{Outcomes, Ticket};
+use crate::peers::{Answer, CallError, NotProposed, Peers, Placed, Question, Refusal};
 use crate::published::Reader;
 
 /// How many requests may wait. Beyond it, requests wait to wait.
@@ -32,7 +37,7 @@ const QUEUE: usize = 16 << 10;
 /// of them nothing, and so few that applying them holds nobody up.
 const BATCH_COMMANDS: usize = 2048;
 
-/// How many bytes of commands go into a batch, about: one command more may go
+/// How many bytes of commands go into a batch, about: one request more may go
 /// over. Bounds an entry, and so what a reader of the log has in memory.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -43,15 +48,15 @@ const CHECK_COMMANDS: usize = 1000;
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
-/// How long a machine that does not lead waits before it looks again whether it
-/// must let keys expire.
-const HEARTBEAT: Duration = Duration::from_millis(100);
-
 /// How long to rely on a timer for the next deadline.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a batch may take until its outcome counts as unknown.
 const BATCH_LIMIT: Duration = Duration::from_mins(1);
+
+/// How long a machine that leads no longer waits for what it had proposed: another
+/// leader may have it by then, or never will.
+const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
 
 /// The sending end of the queue.
 #[derive(Clone, Debug)]
@@ -60,22 +65,55 @@ pub(super) struct Proposer {
     consensus: Consensus,
 }
 
+/// What waits to be proposed.
 #[derive(Debug)]
-struct Request {
-    command: Command,
-    /// Set by whoever is first: the proposer, which takes the request, or the
-    /// waiting side, which gives it up.
-    settled: Arc<AtomicBool>,
-    answer: oneshot::Sender<Result<Outcome, WriteError>>,
+enum Request {
+    /// A command of this machine's.
+    Command {
+        command: Command,
+        /// Set by whoever is first: the proposer, which takes the request, or the
+        /// waiting side, which gives it up.
+        settled: Arc<AtomicBool>,
+        answer: oneshot::Sender<Result<Outcome, WriteError>>,
+    },
+    /// The commands that waited on another machine.
+    Group { commands: Vec<Command>, answer: oneshot::Sender<Result<Placed, NotProposed>> },
+}
+
+impl Request {
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Command { command, .. } => (1, command.size()),
+            Self::Group { commands, .. } => {
+                (commands.len(), commands.iter().map(Command::size).sum())
+            }
+        }
+    }
+}
+
+/// Who waits for what came of a part of a batch.
+enum Waiting {
+    Command(oneshot::Sender<Result<Outcome, WriteError>>),
+    Group { count: usize, answer: oneshot::Sender<Result<Placed, NotProposed>> },
+}
+
+/// What the proposer works with.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    pub(super) consensus: Consensus,
+    pub(super) peers: Peers,
+    pub(super) published: Reader,
+    pub(super) outcomes: Outcomes,
+    pub(super) clock: Clock,
 }
 
 impl Proposer {
     /// Starts the proposer's task.
-    pub(super) fn start(consensus: Consensus, published: Reader) -> Self {
+    pub(super) fn start(means: Means) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
+        let consensus = means.consensus.clone();
         let task = Task {
-            consensus: consensus.clone(),
-            published,
+            means,
             requests,
             waiting: Vec::new(),
             // The first batch says what this machine starts from.
@@ -115,16 +153,27 @@ impl Proposer {
         settled: &Arc<AtomicBool>,
     ) -> Result<Outcome, WriteError> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request { command, settled: Arc::clone(settled), answer };
+        let request = Request::Command { command, settled: Arc::clone(settled), answer };
         // The queue and the answer end only with the proposer's task.
         self.queue.send(request).await.map_err(|_| Unavailable::NoLeader)?;
         outcome.await.unwrap_or(Err(WriteError::Unknown))
     }
+
+    /// Proposes the commands that waited on another machine, and returns where they
+    /// stand once they are applied here.
+    pub(super) async fn propose_group(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<Placed, NotProposed> {
+        let (answer, placed) = oneshot::channel();
+        let request = Request::Group { commands, answer };
+        self.queue.send(request).await.map_err(|_| NotProposed::NotLeader)?;
+        placed.await.unwrap_or(Err(NotProposed::Unknown))
+    }
 }
 
 struct Task {
-    consensus: Consensus,
-    published: Reader,
+    means: Means,
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
@@ -143,16 +192,17 @@ impl Task {
                             return;
                         }
                     }
-                    () = due(&self.consensus, &self.published) => is_due = true,
+                    () = due(&self.means) => is_due = true,
                 }
             } else {
                 let room = BATCH_COMMANDS.saturating_sub(self.waiting.len());
                 self.top_up(room);
             }
-            let (batch, answers) = self.pack();
-            // If nobody waits any longer, there is nothing to propose.
-            if is_due || !answers.is_empty() {
-                self.propose(batch, answers).await;
+            match self.means.consensus.role() {
+                Role::Leader => self.lead(is_due).await,
+                Role::Follower(leader) => self.carry(leader).await,
+                Role::Lost => self.refuse(Unavailable::NoLeader),
+                Role::Cut => self.refuse(Unavailable::NoMajority),
             }
         }
     }
@@ -167,75 +217,238 @@ impl Task {
         }
     }
 
+    /// Proposes what waits, and whatever a key whose time has come needs.
+    async fn lead(&mut self, is_due: bool) {
+        let (commands, waiting) = self.pack();
+        // If nobody waits any longer, there is nothing to propose.
+        if is_due || !waiting.is_empty() {
+            let batch = self.batch(commands);
+            self.propose(batch, waiting).await;
+        }
+    }
+
     /// Packs the requests that somebody still waits for, up to the bounds.
-    fn pack(&mut self) -> (Batch, Vec<oneshot::Sender<Result<Outcome, WriteError>>>) {
-        let mut batch = Batch::new(clock::now(), Vec::new());
-        let (mut answers, mut bytes, mut taken) = (Vec::new(), 0, 0);
+    fn pack(&mut self) -> (Vec<Command>, Vec<Waiting>) {
+        let (mut commands, mut bytes, mut taken) = (0, 0, 0);
         for request in &self.waiting {
-            if bytes >= BATCH_BYTES {
+            if commands >= BATCH_COMMANDS || bytes >= BATCH_BYTES {
                 break;
             }
-            bytes += request.command.size();
-            taken += 1;
+            let (count, size) = request.size();
+            (commands, bytes, taken) = (commands + count, bytes + size, taken + 1);
         }
-        for Request { command, settled, answer } in self.waiting.drain(..taken) {
-            if !answer.is_closed() && !settled.swap(true, Ordering::AcqRel) {
-                batch.commands.push(command);
-                answers.push(answer);
+        let (mut packed, mut waiting) = (Vec::with_capacity(commands), Vec::new());
+        for request in self.waiting.drain(..taken) {
+            match request {
+                Request::Command { command, settled, answer } => {
+                    if !answer.is_closed() && !settled.swap(true, Ordering::AcqRel) {
+                        packed.push(command);
+                        waiting.push(Waiting::Command(answer));
+                    }
+                }
+                Request::Group { commands, answer } => {
+                    waiting.push(Waiting::Group { count: commands.len(), answer });
+                    packed.extend(commands);
+                }
             }
         }
-        self.unchecked += batch.commands.len();
+        (packed, waiting)
+    }
+
+    /// Makes a batch: with the time, which never goes back, and now and then with
+    /// what the state is that this machine proposes from.
+    fn batch(&mut self, commands: Vec<Command>) -> Batch {
+        let now = self.means.published.now();
+        let (position, digest) = (now.state.position(), now.state.digest());
+        let time: LogTime = self.means.clock.now().max(position.time);
+        self.unchecked += commands.len();
+        let mut batch = Batch::new(time, commands);
         if self.unchecked >= CHECK_COMMANDS {
             self.unchecked = 0;
-            batch.check = Some(self.check());
+            let Position { index, event, time } = position;
+            batch.check = Some(Check { index, event, time, digest });
         }
-        (batch, answers)
+        batch
     }
 
-    /// What the state is that this machine proposes from.
-    fn check(&self) -> Check {
-        let now = self.published.now();
-        let (Position { index, event, time }, digest) = (now.state.position(), now.state.digest());
-        Check { index, event, time, digest }
-    }
-
-    async fn propose(
-        &self,
-        batch: Batch,
-        answers: Vec<oneshot::Sender<Result<Outcome, WriteError>>>,
-    ) {
-        let proposed = self.consensus.propose(Arc::new(batch));
-        let error = match tokio::time::timeout(BATCH_LIMIT, proposed).await {
-            Ok(Ok(outcomes)) => {
-                assert_eq!(outcomes.len(), answers.len(), "each command has one outcome");
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    // Whoever does not wait any longer has been told so already.
-                    let _gone = answer.send(Ok(outcome));
-                }
-                return;
-            }
-            Ok(Err(ProposeError::NotLeader)) => WriteError::Unavailable(Unavailable::NoLeader),
-            Ok(Err(ProposeError::Unknown)) | Err(_) => WriteError::Unknown,
+    async fn propose(&self, batch: Batch, waiting: Vec<Waiting>) {
+        let consensus = &self.means.consensus;
+        let proposed = consensus.propose(Arc::new(batch));
+        let proposed = tokio::time::timeout(BATCH_LIMIT, proposed);
+        let applied = tokio::select! {
+            applied = proposed => applied.unwrap_or(Err(ProposeError::Unknown)),
+            () = overruled(consensus) => Err(ProposeError::Unknown),
         };
-        for answer in answers {
-            let _gone = answer.send(Err(error));
+        match applied {
+            Ok(applied) => answer_all(waiting, applied),
+            Err(error) => {
+                let error = match error {
+                    ProposeError::NotLeader => NotProposed::NotLeader,
+                    ProposeError::Unknown => NotProposed::Unknown,
+                };
+                refuse_all(waiting, error);
+                // A tick that fails would be due again at once.
+                tokio::time::sleep(RETRY).await;
+            }
         }
-        // A tick that fails would be due again at once.
-        tokio::time::sleep(RETRY).await;
+    }
+
+    /// Carries what waits to the leader.
+    async fn carry(&mut self, leader: NodeId) {
+        // Another machine took this one for the leader.
+        let (groups, own) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|request| matches!(request, Request::Group { .. }));
+        self.waiting = groups;
+        self.refuse(Unavailable::NoLeader);
+        self.waiting = own;
+        let (commands, waiting) = self.pack();
+        if waiting.is_empty() {
+            return;
+        }
+        let ticket = self.means.outcomes.keep();
+        let count = commands.len();
+        let question = Question::Propose { commands };
+        let asked = self.means.peers.ask(leader, &question, &[], BATCH_LIMIT);
+        let asked = tokio::select! {
+            asked = asked => asked.map_err(|error| why_not(&error)),
+            // Whether the lost leader had it is not known.
+            () = lost(&self.means.consensus, leader) => Err(NotProposed::Unknown),
+        };
+        match asked {
+            Ok(Answer::Placed(placed)) => {
+                let published = self.means.published.clone();
+                tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
+            }
+            Ok(_) => refuse_all(waiting, NotProposed::Unknown),
+            Err(error) => {
+                refuse_all(waiting, error);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Answers all that waits that it was not proposed.
+    fn refuse(&mut self, why: Unavailable) {
+        for request in self.waiting.drain(..) {
+            match request {
+                Request::Command { answer, .. } => {
+                    let _gone = answer.send(Err(why.into()));
+                }
+                Request::Group { answer, .. } => {
+                    let _gone = answer.send(Err(match why {
+                        Unavailable::NoMajority => NotProposed::NoMajority,
+                        Unavailable::NoLeader | Unavailable::NotReached => NotProposed::NotLeader,
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// Tells each who waits what came of his part of a batch.
+fn answer_all(waiting: Vec<Waiting>, applied: Applied) {
+    let Applied { entry, outcomes } = applied;
+    let mut outcomes = outcomes.into_iter();
+    let mut skip = 0;
+    for one in waiting {
+        // Whoever does not wait any longer has been told so already.
+        match one {
+            Waiting::Command(answer) => {
+                let outcome = outcomes.next().expect("each command has one outcome");
+                let _gone = answer.send(Ok(outcome));
+                skip += 1;
+            }
+            Waiting::Group { count, answer } => {
+                outcomes.by_ref().take(count).for_each(drop);
+                let _gone = answer.send(Ok(Placed { entry, skip }));
+                skip += count;
+            }
+        }
+    }
+}
+
+fn refuse_all(waiting: Vec<Waiting>, error: NotProposed) {
+    let write_error = match error {
+        NotProposed::NotLeader => WriteError::Unavailable(Unavailable::NoLeader),
+        NotProposed::NoMajority => WriteError::Unavailable(Unavailable::NoMajority),
+        NotProposed::DiskFull => WriteError::DiskFull,
+        NotProposed::Unknown => WriteError::Unknown,
+    };
+    for one in waiting {
+        match one {
+            Waiting::Command(answer) => {
+                let _gone = answer.send(Err(write_error));
+            }
+            Waiting::Group { answer, .. } => {
+                let _gone = answer.send(Err(error));
+            }
+        }
+    }
+}
+
+/// Waits until the commands have been applied here, and answers what came of them.
+async fn answer_when_applied(
+    published: Reader,
+    ticket: Ticket,
+    placed: Placed,
+    count: usize,
+    waiting: Vec<Waiting>,
+) {
+    let Placed { entry, skip } = placed;
+    let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= Some(entry));
+    let applied = tokio::time::timeout(BATCH_LIMIT, applied).await;
+    let outcomes = applied.ok().flatten().and_then(|_| ticket.of(entry, skip, count));
+    match outcomes {
+        Some(outcomes) => answer_all(waiting, Applied { entry, outcomes }),
+        // They are in the log; what came of them went by while a checkpoint came.
+        None => refuse_all(waiting, NotProposed::Unknown),
+    }
+}
+
+/// Whether a call to the leader may have had an effect.
+fn why_not(error: &CallError) -> NotProposed {
+    match error {
+        CallError::Refused { refusal: Refusal::NotProposed(why), .. } => *why,
+        error if error.is_without_effect() => NotProposed::NotLeader,
+        _ => NotProposed::Unknown,
+    }
+}
+
+/// Waits until this machine has not been leading for a while.
+async fn overruled(consensus: &Consensus) {
+    loop {
+        tokio::time::sleep(OVERRULED_LIMIT).await;
+        if matches!(consensus.role(), Role::Follower(_)) {
+            tokio::time::sleep(OVERRULED_LIMIT).await;
+            return;
+        }
+    }
+}
+
+/// Waits until another machine leads than this one.
+async fn lost(consensus: &Consensus, leader: NodeId) {
+    loop {
+        tokio::time::sleep(consensus.timing().heartbeat).await;
+        if consensus.leader().is_some_and(|now| now != leader) {
+            return;
+        }
     }
 }
 
 /// Waits until this machine leads and a key is due.
-async fn due(consensus: &Consensus, published: &Reader) {
+async fn due(means: &Means) {
+    let Means { consensus, published, clock, .. } = means;
+    let heartbeat = consensus.timing().heartbeat;
     loop {
         let now = published.now();
         let position = now.state.position();
-        let next = now.state.expiry().next().map(|(deadline, _)| clock::until(deadline));
+        let next = now.state.expiry().next().map(|(deadline, _)| clock.until(deadline));
         let changed = published.wait_for(|state| state.state.position() != position);
         match next {
             Some(Duration::ZERO) if consensus.leads() => return,
             // Somebody else's to let expire; look again at the next heartbeat.
-            Some(Duration::ZERO) => tokio::time::sleep(HEARTBEAT).await,
+            Some(Duration::ZERO) => tokio::time::sleep(heartbeat).await,
             Some(wait) => {
                 // Timers follow another clock than deadlines do, which may be set
                 // or go on while the machine is suspended.

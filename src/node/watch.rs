@@ -88,7 +88,7 @@ impl Cursor {
     /// Returns where to go on once all events up to one have been seen. Never goes
     /// back: a replay may end in the middle of a batch, of which more has been told
     /// than it has noted.
-    fn past(self, passed: Option<EventNumber>) -> Self {
+    pub(super) fn past(self, passed: Option<EventNumber>) -> Self {
         match (self, passed) {
             (cursor, None) => cursor,
             (Self::Index(_), Some(passed)) => Self::Number(passed.next()),

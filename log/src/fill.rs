@@ -1,0 +1,178 @@
+//! Filling: history from before an installed checkpoint, fetched from another
+//! machine and sealed here.
+//!
+//! ```text
+//! archive: sealed before │ missing ◀─ entries that are fetched │ segments
+//!                        └── filled from the old end ──▶       upto
+//! ```
+//!
+//! What has been filled in stays over a crash, and filling goes on behind it. The
+//! archivist waits meanwhile: what it seals must follow the last file.
+
+use std::sync::{Arc, mpsc};
+
+use crate::disk::Disk;
+use crate::frame::EntryHead;
+use crate::sealed::{Predecessor, SealedWriter};
+use crate::wal::Submitter;
+use crate::{Entry, Index, LogError, LogId, LogReader, RaftIndex, Write};
+
+/// How many bytes of entries go into a file.
+const FILE_BYTES: usize = 8 << 20;
+
+/// Fills in the history that is missing.
+pub struct Filler {
+    disk: Arc<dyn Disk>,
+    reader: LogReader,
+    submitter: Submitter,
+    upto: LogId,
+    /// The last command before the next entry that is wanted.
+    before: Index,
+    next: RaftIndex,
+    /// Entries that have a command among them, and wait for more.
+    ready: Vec<Vec<u8>>,
+    /// Entries behind them, so far without a command: these cannot be a file, for
+    /// files are named by their commands.
+    trailing: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// What comes is not what was wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// It does not follow.
+    #[error("entry {found} was sent, expected {expected}")]
+    Order {
+        /// What came.
+        found: RaftIndex,
+        /// What should have come.
+        expected: RaftIndex,
+    },
+    /// It is not an entry, or not of this log.
+    #[error("what was sent is not of this log: {0}")]
+    Foreign(String),
+    /// It cannot be sealed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl Filler {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        reader: LogReader,
+        submitter: Submitter,
+    ) -> Option<Self> {
+        let upto = reader.tail().missing()?;
+        let newest = reader.archive().newest();
+        let (next, before) = newest.map_or_else(
+            || (reader.tail().forgotten().map_or(RaftIndex(0), |id| id.index.next()), Index(0)),
+            |file| (file.footer.last.index.next(), file.footer.index),
+        );
+        let (ready, trailing) = (Vec::new(), Vec::new());
+        Some(Self { disk, reader, submitter, upto, before, next, ready, trailing, bytes: 0 })
+    }
+
+    /// Returns the entries that are still wanted: the first, and the last.
+    pub fn wanted(&self) -> (RaftIndex, RaftIndex) {
+        (self.next, self.upto.index)
+    }
+
+    /// Begins with a later entry than was wanted: what lies before is kept nowhere.
+    /// `before` is the last command before it.
+    ///
+    /// # Errors
+    ///
+    /// If there is history here already, which it would not follow; or if the log
+    /// cannot be written.
+    pub fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
+        if next <= self.next {
+            return Ok(());
+        }
+        if self.reader.archive().last().is_some() || !self.ready.is_empty() {
+            // What is here is of no use with a hole behind it; it goes at the next start.
+            let upto = self.reader.archive().last().unwrap_or_default();
+            self.write(Write::Forget { upto })?;
+            self.reader.archive().forget(upto);
+        }
+        // Which term the last forgotten entry was of is not known, and not asked.
+        let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
+        self.write(Write::Forget { upto })?;
+        (self.next, self.before) = (next, before);
+        Ok(())
+    }
+
+    /// Takes the next entry, as [`Entry::encode`] writes it. Returns whether it was
+    /// the last one.
+    ///
+    /// # Errors
+    ///
+    /// If it is not the next one, or cannot be sealed.
+    pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
+        let found = Entry::decode(&entry).map_err(FillError::Foreign)?;
+        if found.id.index != self.next {
+            return Err(FillError::Order { found: found.id.index, expected: self.next });
+        }
+        if found.id.index == self.upto.index && found.id != self.upto {
+            return Err(FillError::Foreign(format!("{} instead of {}", found.id, self.upto)));
+        }
+        self.next = self.next.next();
+        self.bytes += entry.len();
+        self.trailing.push(entry);
+        let has_commands = found.commands() > 0;
+        if has_commands {
+            // A full file can be sealed once another one is sure to follow it.
+            if self.bytes >= FILE_BYTES && !self.ready.is_empty() {
+                self.seal()?;
+            }
+            self.ready.append(&mut self.trailing);
+        }
+        if found.id.index < self.upto.index {
+            return Ok(false);
+        }
+        self.ready.append(&mut self.trailing);
+        self.seal()?;
+        self.finish()?;
+        Ok(true)
+    }
+
+    /// Notes that there is nothing more to come: what is missing is kept nowhere.
+    ///
+    /// # Errors
+    ///
+    /// If the log cannot be written.
+    pub fn give_up(&mut self) -> Result<(), FillError> {
+        self.write(Write::Forget { upto: self.upto })?;
+        // What lies before the hole is of no use; its files go at the next start.
+        self.reader.archive().forget(self.upto);
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<(), FillError> {
+        Ok(self.write(Write::Fill)?)
+    }
+
+    /// Seals what is ready.
+    fn seal(&mut self) -> Result<(), LogError> {
+        let archive = self.reader.archive();
+        let from = archive.predecessor();
+        let from =
+            from.unwrap_or_else(|| Predecessor { before: self.before, ..Predecessor::default() });
+        let mut commands = 0;
+        let mut file = SealedWriter::create(&*self.disk, archive.dir(), from)?;
+        for entry in self.ready.drain(..) {
+            let head = EntryHead::read(&entry).expect("it was read when it came");
+            commands += u64::from(head.commands);
+            file.push(&entry)?;
+        }
+        archive.push(file.finish()?);
+        self.before = Index(self.before.0 + commands);
+        self.bytes = self.trailing.iter().map(Vec::len).sum();
+        Ok(())
+    }
+
+    fn write(&self, write: Write) -> Result<(), LogError> {
+        let (sender, written) = mpsc::channel();
+        self.submitter.write(write, Box::new(move |result| drop(sender.send(result))));
+        written.recv().unwrap_or(Err(LogError::Closed))
+    }
+}

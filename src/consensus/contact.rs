@@ -1,0 +1,101 @@
+//! Contact: which machines have been heard, and when.
+//!
+//! A follower that has heard its leader votes for nobody else for a while, and a
+//! leader that has not been heard by a majority for a while stops answering. Both
+//! are judged here, by the clock that only goes on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use etcd_log::NodeId;
+use openraft::BasicNode;
+use openraft::Membership;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Who has been heard. Cloning gives another handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Contact {
+    heard: Arc<Mutex<Heard>>,
+    removed: Arc<watch::Sender<bool>>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// The leader that spoke last, and when.
+    leader: Option<(NodeId, Instant)>,
+    /// When what each machine answered last was asked.
+    answered: BTreeMap<NodeId, Instant>,
+}
+
+impl Contact {
+    /// Notes that a leader has spoken, and was accepted.
+    pub(crate) fn heard_leader(&self, leader: NodeId) {
+        self.lock().leader = Some((leader, Instant::now()));
+    }
+
+    /// Returns the leader that was heard within this time.
+    pub(crate) fn leader(&self, within: Duration) -> Option<NodeId> {
+        let (leader, at) = self.lock().leader?;
+        (at.elapsed() < within).then_some(leader)
+    }
+
+    /// Returns when a leader was heard last.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        self.lock().leader.map(|(_, at)| at)
+    }
+
+    /// Notes that a machine has accepted what it was asked at this time.
+    pub(crate) fn answered(&self, node: NodeId, asked: Instant) {
+        let mut heard = self.lock();
+        let at = heard.answered.entry(node).or_insert(asked);
+        *at = asked.max(*at);
+    }
+
+    /// Returns whether a majority, this machine among it, has answered what was
+    /// asked within this time.
+    pub(crate) fn has_majority(
+        &self,
+        me: NodeId,
+        membership: &Membership<u64, BasicNode>,
+        within: Duration,
+    ) -> bool {
+        self.is_near_without(me, membership, within, None)
+    }
+
+    /// Returns the same for the members but one.
+    pub(crate) fn is_near_without(
+        &self,
+        me: NodeId,
+        membership: &Membership<u64, BasicNode>,
+        within: Duration,
+        without: Option<NodeId>,
+    ) -> bool {
+        let heard = self.lock();
+        let is_near = |node: &u64| {
+            *node == me.0
+                || heard.answered.get(&NodeId(*node)).is_some_and(|at| at.elapsed() < within)
+        };
+        membership.get_joint_config().iter().all(|voters| {
+            let left = || voters.iter().filter(|node| Some(NodeId(**node)) != without);
+            left().filter(|node| is_near(node)).count() > left().count() / 2
+        })
+    }
+
+    /// Notes that this machine is no longer a member of the cluster.
+    pub(crate) fn removed(&self) {
+        self.removed.send_replace(true);
+    }
+
+    /// Waits until this machine is no longer a member of the cluster.
+    pub(crate) async fn until_removed(&self) {
+        let mut removed = self.removed.subscribe();
+        // The sending end lives as long as this one.
+        let _removed = removed.wait_for(|removed| *removed).await.is_ok();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

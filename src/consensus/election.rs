@@ -1,0 +1,161 @@
+//! Elections: when a machine stands, and whether the others would have it.
+//!
+//! ```text
+//! no word of a leader for a random time ─▶ "would you vote for me?" ─ a majority would ─▶ stand
+//!             ▲                                        │ somebody hears a leader
+//!             └────────────────────────────────────────┘ who learns where we are, and speaks up
+//! ```
+//!
+//! Without the question (pre-vote; Raft dissertation, section 9.6), a machine that
+//! was paused or cut off would come back with a higher term and depose a healthy
+//! leader, every time.
+//!
+//! The question also says where the asking machine is reached by now, and the
+//! answers say who leads: so a machine that has moved is found again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{LogId, NodeId};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use super::engine::{Consensus, Role};
+use super::timing::Dice;
+use crate::peers::{Answer, CallError, Following, Question, Refusal};
+
+/// How long a machine waits before it asks around when it has just started: not
+/// long, for nobody may be leading.
+const FIRST_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(150));
+
+/// Where this machine is reached, and where others may be.
+#[derive(Clone, Debug)]
+pub(super) struct Hints {
+    /// The address of this machine.
+    pub(super) address: Arc<str>,
+    /// Addresses that were given on the command line.
+    pub(super) others: Vec<String>,
+}
+
+/// Stands for election whenever it is time. Ends with the engine.
+pub(super) async fn run(consensus: Consensus, hints: Hints) {
+    let mut dice = Dice::new(consensus.timing.seed.map(|seed| seed ^ consensus.me.0));
+    let mut since = Instant::now();
+    let mut wait = if consensus.is_alone() { Duration::ZERO } else { dice.between(FIRST_WAIT) };
+    loop {
+        tokio::time::sleep_until(since + wait).await;
+        if consensus.has_stopped() {
+            return;
+        }
+        let heard = consensus.contact.last_heard().filter(|heard| *heard > since);
+        if let Some(heard) = heard {
+            since = heard;
+        } else {
+            since = Instant::now();
+            // A leader without a majority asks around, too: it may have been overruled.
+            if consensus.role() != Role::Leader && consensus.would_be_elected(&hints).await {
+                let _stood = consensus.raft.trigger().elect().await;
+            }
+        }
+        wait = dice.between(consensus.timing.election);
+    }
+}
+
+impl Consensus {
+    /// Whether this machine has the only vote.
+    fn is_alone(&self) -> bool {
+        self.membership().voters.iter().all(|voters| voters.iter().all(|node| *node == self.me))
+            && self.has_vote()
+    }
+
+    fn has_vote(&self) -> bool {
+        self.membership().voters.iter().any(|voters| voters.contains(&self.me))
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.raft.metrics().borrow().running_state.is_err()
+    }
+
+    /// Asks the others whether they would vote for this machine. Returns whether a
+    /// majority would, and no leader has been heard meanwhile.
+    async fn would_be_elected(&self, hints: &Hints) -> bool {
+        let begun = Instant::now();
+        let question =
+            Question::WouldVote { last: self.last_entry(), address: Arc::clone(&hints.address) };
+        let membership = self.membership();
+        let limit = self.timing.election.0;
+        let mut asking = FuturesUnordered::new();
+        for node in membership.nodes.keys().filter(|node| **node != self.me) {
+            let question = &question;
+            asking.push(async move { (*node, self.peers.ask(*node, question, &[], limit).await) });
+        }
+        let mut granted = vec![self.me];
+        let elected = |granted: &[NodeId]| {
+            let has_majority = |voters: &std::collections::BTreeSet<NodeId>| {
+                voters.iter().filter(|node| granted.contains(node)).count() > voters.len() / 2
+            };
+            self.has_vote() && membership.voters.iter().all(has_majority)
+        };
+        while !elected(&granted) {
+            let Some((node, answer)) = asking.next().await else { break };
+            if self.heed(answer) {
+                granted.push(node);
+            }
+        }
+        if !elected(&granted) {
+            self.follow(hints, &question, limit).await;
+            return false;
+        }
+        self.contact.last_heard().is_none_or(|heard| heard < begun)
+    }
+
+    /// Asks those whose addresses were given, too: the others may all have moved.
+    async fn follow(&self, hints: &Hints, question: &Question, limit: Duration) {
+        for address in &hints.others {
+            if let Ok((node, answer)) = self.peers.ask_at(address, question, limit).await {
+                self.peers.learn(node, address);
+                self.heed(Ok(answer));
+            }
+        }
+    }
+
+    /// Takes in an answer. Returns whether it is a vote.
+    fn heed(&self, answer: Result<Answer, CallError>) -> bool {
+        match answer {
+            Ok(Answer::WouldVote { granted, following }) => {
+                if let Some(Following { node, address }) = following {
+                    self.peers.learn(node, &address);
+                }
+                granted
+            }
+            Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
+                self.contact.removed();
+                false
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Says whether this machine would vote for another one.
+    ///
+    /// The term does not matter: who stands in one that is over learns so, and stands
+    /// again in a later one.
+    pub fn would_vote(&self, last: Option<LogId>) -> Answer {
+        let leader = self.leader();
+        let hears_leader = self.contact.leader(self.timing.election.0).is_some();
+        let granted = leader != Some(self.me) && !hears_leader && last >= self.last_entry();
+        let following = leader.and_then(|node| self.following(node));
+        Answer::WouldVote { granted, following }
+    }
+
+    /// Returns where a leader is reached.
+    pub fn following(&self, node: NodeId) -> Option<Following> {
+        let address = if node == self.me {
+            self.membership().nodes.get(&node).cloned()
+        } else {
+            self.peers.address(node)
+        };
+        address.map(|address| Following { node, address })
+    }
+}

@@ -1,0 +1,140 @@
+//! Checkpoints that come from the leader: how they get from the network into the
+//! state machine, and into the directory.
+//!
+//! ```text
+//! pieces ─▶ a file that does not count ─▶ read, checked ─▶ openraft ─▶ state
+//!                                                             │
+//!                         a checkpoint like any other ◀─ the log goes on behind it
+//! ```
+//!
+//! The order matters where the process may be killed in between: a checkpoint that
+//! the log does not lead to would be taken for damage.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
+
+use super::state_machine::Image;
+use crate::blocking::blocking;
+use crate::checkpoint::{self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::one_line::OneLine;
+use crate::peers::{Asked, FrameError};
+
+/// The checkpoint that came last. Cloning gives another handle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Received {
+    last: Arc<Mutex<Option<(LogId, CheckpointFile)>>>,
+    store: Option<CheckpointStore>,
+}
+
+/// Why a checkpoint did not come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiveError {
+    #[error("the connection broke")]
+    Connection(#[from] FrameError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("it is one of entry {found:?}, not of {expected}")]
+    Other { found: Option<LogId>, expected: LogId },
+}
+
+impl Received {
+    pub(crate) fn new(store: CheckpointStore) -> Self {
+        Self { last: Arc::default(), store: Some(store) }
+    }
+
+    /// Takes a checkpoint in, and checks it.
+    pub(crate) async fn take(
+        &self,
+        asked: &mut Asked<'_>,
+        applied: LogId,
+        index: Index,
+        event: EventNumber,
+    ) -> Result<(Image, Checkpoint), ReceiveError> {
+        let store = self.store.clone().expect("whoever receives has a directory");
+        let place = store.clone();
+        let file = blocking(move || place.place_for(applied.index, index, event)).await?;
+        if let Err(error) = write(asked, file.path.clone()).await {
+            discard(file.path);
+            return Err(error);
+        }
+        let path = file.path.clone();
+        let read = blocking(move || {
+            let read = store.read(&path);
+            read.map_err(|error| {
+                discard(path);
+                error
+            })
+        });
+        let checkpoint = read.await?;
+        let position = checkpoint.state.position();
+        if checkpoint.applied != Some(applied) || (position.index, position.event) != (index, event)
+        {
+            discard(file.path);
+            return Err(ReceiveError::Other { found: checkpoint.applied, expected: applied });
+        }
+        *self.lock() = Some((applied, file.clone()));
+        let image = Image { file, applied, checkpoint: Some(Arc::new(checkpoint.clone())) };
+        Ok((image, checkpoint))
+    }
+
+    /// Returns the last command that a checkpoint contains.
+    pub(crate) fn index(&self, applied: LogId) -> Option<Index> {
+        let last = self.lock();
+        last.as_ref().filter(|(received, _)| *received == applied).map(|(_, file)| file.index)
+    }
+
+    /// Notes that the log goes on behind an entry: the checkpoint that ends there
+    /// counts from here on.
+    pub(crate) async fn covered(&self, upto: LogId) {
+        let received = self.lock().take_if(|(received, _)| *received == upto);
+        let (Some((_, file)), Some(store)) = (received, self.store.clone()) else { return };
+        if let Err(error) = blocking(move || store.promote(&file)).await {
+            // The next start sees to it; this one goes on from memory.
+            tracing::warn!("a checkpoint keeps its first name: {}", OneLine(&error));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(LogId, CheckpointFile)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes what comes into a file, durably.
+async fn write(asked: &mut Asked<'_>, path: PathBuf) -> Result<(), ReceiveError> {
+    let created = path.clone();
+    let failed =
+        |action, path| move |error| CheckpointError::from(IoError::at(action, path)(error));
+    let created = blocking(move || File::create(&created)).await;
+    let mut file = created.map_err(failed("create", &path))?;
+    while let Some(piece) = asked.next_piece().await? {
+        let written = blocking(move || -> io::Result<File> {
+            file.write_all(&piece)?;
+            // A disk that is told to write all of it at once keeps the log waiting.
+            file.sync_data()?;
+            Ok(file)
+        });
+        file = written.await.map_err(failed("write", &path))?;
+    }
+    blocking(move || file.sync_all()).await.map_err(failed("sync", &path))?;
+    // Its name, too: the log is about to go on behind it.
+    let dir = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    blocking(move || sync_dir(&dir)).await.map_err(CheckpointError::from)?;
+    Ok(())
+}
+
+fn discard(path: PathBuf) {
+    // What stays is removed at the next start.
+    let _removed = std::fs::remove_file(path);
+}
+
+/// Tells the log which checkpoints there are.
+pub(crate) fn note(store: &CheckpointStore, log: &impl etcd_log::LogStorage) {
+    match store.list() {
+        Ok(files) => checkpoint::note(log, &files),
+        Err(error) => tracing::warn!("the checkpoints cannot be listed: {}", OneLine(&error)),
+    }
+}

@@ -1,0 +1,90 @@
+//! Enrolling: who a machine is when its directory is new, by founding a cluster or
+//! by joining one.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use etcd_log::{ClusterId, LogError, LogReader, Machine, sync_dir};
+
+use crate::checkpoint::CheckpointStore;
+use crate::data_dir::{DataDir, Identity};
+use crate::join;
+use crate::peers::Tcp;
+use crate::serve::{Options, ServeError, system};
+
+/// Where a machine is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    /// By the other machines, as a URL.
+    pub(crate) peers: Arc<str>,
+    /// By clients, as a URL.
+    pub(crate) clients: Arc<str>,
+}
+
+/// Mints a new machine, and finds it a cluster.
+pub(crate) async fn enroll(
+    data_dir: &DataDir,
+    options: &Options,
+    addresses: &Addresses,
+) -> Result<Identity, ServeError> {
+    clear_beginning(data_dir)?;
+    if options.join.is_empty() {
+        return Ok(Identity::founder(&options.name));
+    }
+    let identity = match data_dir.joining()? {
+        Some(identity) => identity,
+        None => {
+            let identity = Identity {
+                cluster: ClusterId(0),
+                joined: true,
+                ..Identity::founder(&options.name)
+            };
+            data_dir.begin_joining(&identity)?;
+            identity
+        }
+    };
+    let machine = describe(&identity, addresses);
+    tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));
+    let cluster = join::join(&machine, &options.join, Arc::new(Tcp)).await?;
+    Ok(Identity { cluster, ..identity })
+}
+
+/// Returns how a machine is known to the others and to clients.
+pub(crate) fn describe(identity: &Identity, addresses: &Addresses) -> Machine {
+    Machine {
+        name: Arc::clone(&identity.name),
+        node: identity.node,
+        peer_url: Arc::clone(&addresses.peers),
+        client_url: Arc::clone(&addresses.clients),
+    }
+}
+
+/// A log without a `node.json` is what a start left that was cut short, if it holds
+/// nothing; if it does hold something, it is somebody's.
+fn clear_beginning(data_dir: &DataDir) -> Result<(), ServeError> {
+    let (log, recovered) = LogReader::open(&data_dir.wal(), &data_dir.archive(), &mut |_| {})?;
+    let state = log.state();
+    if state.last.is_some() || state.vote.is_some() {
+        return Err(ServeError::Ownerless(data_dir.wal()));
+    }
+    if !CheckpointStore::new(data_dir.checkpoints(), 1).list()?.is_empty() {
+        return Err(ServeError::Ownerless(data_dir.checkpoints()));
+    }
+    if recovered.node.is_some() {
+        remove_beginning(&data_dir.wal())?;
+    }
+    Ok(())
+}
+
+/// Removes the log of a start that was cut short: the witness first, for alone it
+/// would speak of a log that was lost.
+fn remove_beginning(wal: &Path) -> Result<(), ServeError> {
+    let failed = "remove the log of a start cut short";
+    match std::fs::remove_file(wal.join("witness")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(failed)(error)),
+        _ => {}
+    }
+    sync_dir(wal).map_err(LogError::from)?;
+    std::fs::remove_dir_all(wal).map_err(system(failed))
+}

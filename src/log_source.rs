@@ -1,0 +1,102 @@
+//! A log to be read as a stream, whichever log it is.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use etcd_log::{Entry, Index, LogError, LogId, LogState, LogStorage, RaftIndex};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::blocking::blocking;
+
+/// How many bytes of entries are read at once. Bounds what a reader holds.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How many entries a stream is ahead of its reader: they are in memory already,
+/// for they were read a chunk at a time.
+const AHEAD: usize = 64;
+
+/// A log to be read. Cloning gives another handle.
+#[derive(Clone)]
+pub struct LogSource {
+    log: Arc<dyn Read>,
+}
+
+/// What reading needs of a log.
+trait Read: Send + Sync {
+    fn state(&self) -> LogState;
+    fn first(&self) -> RaftIndex;
+    fn entries(&self, range: Range<RaftIndex>) -> Result<Vec<Arc<Entry>>, LogError>;
+}
+
+impl<L: LogStorage> Read for L {
+    fn state(&self) -> LogState {
+        LogStorage::state(self)
+    }
+
+    fn first(&self) -> RaftIndex {
+        LogStorage::first(self)
+    }
+
+    fn entries(&self, range: Range<RaftIndex>) -> Result<Vec<Arc<Entry>>, LogError> {
+        LogStorage::entries(self, range, CHUNK_BYTES)
+    }
+}
+
+impl LogSource {
+    /// Wraps a log.
+    pub fn new(log: impl LogStorage) -> Self {
+        Self { log: Arc::new(log) }
+    }
+
+    /// Returns the first entry that is kept.
+    pub fn first(&self) -> RaftIndex {
+        self.log.first()
+    }
+
+    /// Returns the first entry that is kept, and the last command before it.
+    pub fn oldest(&self) -> (RaftIndex, Index) {
+        self.log.state().oldest
+    }
+
+    /// Returns the last entry before the first one that is here, while what lies
+    /// before is still to be fetched from another machine.
+    pub fn missing(&self) -> Option<LogId> {
+        self.log.state().missing
+    }
+
+    /// Streams the entries of a range, and ends early where the log does.
+    pub fn read(&self, range: Range<RaftIndex>) -> ReceiverStream<Result<Arc<Entry>, LogError>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let source = self.clone();
+        tokio::spawn(async move {
+            let mut next = range.start;
+            while next < range.end {
+                let (log, chunk) = (Arc::clone(&source.log), next..range.end);
+                match blocking(move || log.entries(chunk)).await {
+                    Ok(entries) if entries.is_empty() => return,
+                    Ok(entries) => {
+                        next = RaftIndex(next.0 + entries.len() as u64);
+                        for entry in entries {
+                            if sender.send(Ok(entry)).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let _gone = sender.send(Err(error)).await;
+                        return;
+                    }
+                }
+            }
+        });
+        ReceiverStream::new(receiver)
+    }
+}
+
+impl fmt::Debug for LogSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogSource").field("first", &self.first()).finish_non_exhaustive()
+    }
+}

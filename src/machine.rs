@@ -1,0 +1,118 @@
+//! A machine, put together from its parts: the same for a process that serves and
+//! for one of many in a simulation.
+
+use std::sync::Arc;
+
+use etcd_log::{ClusterId, LogId, LogStorage, Machine};
+use tokio::sync::mpsc;
+
+use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
+use crate::clock::Clock;
+use crate::consensus::state_machine::{Checkpoints, StateMachine};
+use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Timing};
+use crate::disk::DiskRoom;
+use crate::log_source::LogSource;
+use crate::node::{Fill, Node, NodeOptions, address_of};
+use crate::outcomes::Outcomes;
+use crate::peers::{Connect, Peers};
+use crate::published;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct Parts<L> {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// How the others and the clients know it.
+    pub machine: Machine,
+    /// Whether it founds the cluster, if its log is empty.
+    pub founds: bool,
+    /// Its log.
+    pub log: L,
+    /// What fills in history that is missing from it.
+    pub fill: Fill,
+    /// Up to where Raft need not look at the log.
+    pub settled: Option<LogId>,
+    /// Where its checkpoints lie.
+    pub checkpoints: CheckpointStore,
+    /// The one that it starts from.
+    pub start: Checkpoint,
+    /// The file that this comes from.
+    pub file: Option<CheckpointFile>,
+    /// After how many bytes of batches another one is written.
+    pub checkpoint_bytes: usize,
+    /// How many events its ring holds.
+    pub ring_capacity: usize,
+    /// The room on its disk.
+    pub disk: DiskRoom,
+    /// How it reaches the others.
+    pub network: Arc<dyn Connect>,
+    /// Where others may be found that have moved.
+    pub hints: Vec<String>,
+    /// How long they wait for each other.
+    pub timing: Timing,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Puts a machine together, and starts it. Whoever does so lets others ask it.
+///
+/// # Errors
+///
+/// If its log or its checkpoints cannot be used.
+pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), ConsensusError> {
+    let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
+    let peers = Peers::new(machine.node, cluster, parts.network);
+    let (publisher, published) = published::channel(start.state.clone(), start.applied);
+    let outcomes = Outcomes::default();
+    let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
+    let (sender, written) = mpsc::unbounded_channel();
+    let noted = current.clone();
+    let writer = CheckpointWriter::start(
+        checkpoints.clone(),
+        disk.clone(),
+        log.clone(),
+        move |checkpoint, file| {
+            noted.written(checkpoint, file);
+            // Nobody listens any more when the engine has stopped.
+            let _heard = sender.send(file.clone());
+        },
+    );
+    let state_machine = StateMachine::new(
+        start,
+        publisher,
+        outcomes.clone(),
+        current,
+        writer,
+        parts.checkpoint_bytes,
+    );
+    let consensus = Consensus::start(ConsensusOptions {
+        me: machine.node,
+        address: address_of(&machine.peer_url).to_owned(),
+        founds: parts.founds,
+        log: log.clone(),
+        settled: parts.settled,
+        state_machine,
+        checkpoints: checkpoints.clone(),
+        written,
+        peers: peers.clone(),
+        hints: parts.hints,
+        timing: parts.timing,
+        clock: clock.clone(),
+    })
+    .await?;
+    let node = Node::start(NodeOptions {
+        cluster,
+        machine,
+        consensus: consensus.clone(),
+        peers,
+        published,
+        outcomes,
+        clock,
+        disk,
+        log: LogSource::new(log),
+        fill: parts.fill,
+        checkpoints,
+        ring_capacity: parts.ring_capacity,
+    });
+    Ok((node, consensus))
+}

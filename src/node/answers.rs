@@ -1,0 +1,153 @@
+//! What this machine answers to the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
+
+use super::Node;
+use super::members::JoinError;
+use crate::consensus::Role;
+use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Standing};
+
+/// From how far ahead of this machine's clock a leader's is worth a word.
+const SKEW: Duration = Duration::from_millis(500);
+
+/// How long a request of another machine for a change of the members may take.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+impl Answerer for Node {
+    fn identity(&self) -> (NodeId, ClusterId) {
+        (self.inner.machine.node, self.inner.cluster)
+    }
+
+    async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
+        let consensus = &self.inner.consensus;
+        match asked.question.clone() {
+            Question::Append { vote, previous, committed, time } => {
+                self.compare_clocks(vote.node, time);
+                consensus.append(vote, previous, committed, &asked.behind).await
+            }
+            Question::Vote { vote, last } => consensus.vote(vote, last).await,
+            Question::WouldVote { last, address } => self.would_vote(asked.from, last, &address),
+            Question::Checkpoint { vote, applied, index, event } => {
+                consensus.install(&mut asked, vote, applied, (index, event)).await
+            }
+            Question::Propose { commands } => self.propose_for_another(commands).await,
+            Question::Barrier => self.pass_barrier().await,
+            Question::Join { machine, log_format } => self.let_in(machine, log_format).await,
+            Question::Leave { name } => self.let_go(&name).await,
+            Question::Farewell => {
+                consensus.removed();
+                Ok(Answer::Done)
+            }
+            Question::Standing => Ok(Answer::Standing(self.standing())),
+            Question::History(question) => self.tell_history(&mut asked, question).await,
+            Question::Entries { from, upto } => self.tell_entries(&mut asked, from, upto).await,
+        }
+    }
+}
+
+impl Node {
+    /// Says whether this machine would vote for another one, and notes where that is
+    /// reached by now. A leader tells who is no longer a member.
+    fn would_vote(
+        &self,
+        from: NodeId,
+        last: Option<etcd_log::LogId>,
+        address: &str,
+    ) -> Result<Answer, Refusal> {
+        if self.inner.consensus.leads() && !self.is_member(from) {
+            return Err(Refusal::Removed);
+        }
+        self.inner.peers.learn(from, address);
+        Ok(self.inner.consensus.would_vote(last))
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        let known = self.now().state.machines().iter().any(|machine| machine.node == node);
+        known || self.inner.consensus.membership().nodes.contains_key(&node)
+    }
+
+    async fn propose_for_another(
+        &self,
+        commands: Vec<etcd_log::Command>,
+    ) -> Result<Answer, Refusal> {
+        if self.inner.disk.is_short() {
+            return Err(Refusal::NotProposed(NotProposed::DiskFull));
+        }
+        let placed = self.inner.proposer.propose_group(commands).await;
+        placed.map(Answer::Placed).map_err(Refusal::NotProposed)
+    }
+
+    async fn pass_barrier(&self) -> Result<Answer, Refusal> {
+        if !matches!(self.inner.consensus.role(), Role::Leader) {
+            return Err(Refusal::NotLeader(None));
+        }
+        let passed = self.inner.barrier.pass_once().await;
+        passed.map(|upto| Answer::Barrier { upto }).map_err(|_| Refusal::NotReady)
+    }
+
+    /// Lets a machine join, or says who can.
+    async fn let_in(&self, machine: Machine, log_format: u32) -> Result<Answer, Refusal> {
+        if log_format != LOG_FORMAT {
+            let text = format!(
+                "this cluster's log is of format {LOG_FORMAT}, machine {} reads format {log_format}",
+                machine.name
+            );
+            return Err(Refusal::Impossible(text));
+        }
+        self.check_leads()?;
+        let joined = self.join(machine, CHANGE_LIMIT).await;
+        joined.map_err(|error| match error {
+            JoinError::NameTaken { .. } | JoinError::Rejected(_) => {
+                Refusal::Impossible(error.to_string())
+            }
+            JoinError::Write(_) => Refusal::NotReady,
+        })?;
+        Ok(Answer::Joined { cluster: self.inner.cluster })
+    }
+
+    async fn let_go(&self, name: &Arc<str>) -> Result<Answer, Refusal> {
+        self.check_leads()?;
+        let left = self.leave_as_leader(name, CHANGE_LIMIT).await;
+        left.map_err(|error| Refusal::Impossible(error.to_string()))?;
+        Ok(Answer::Done)
+    }
+
+    fn check_leads(&self) -> Result<(), Refusal> {
+        match self.inner.consensus.role() {
+            Role::Leader => Ok(()),
+            Role::Follower(leader) => {
+                Err(Refusal::NotLeader(self.inner.consensus.following(leader)))
+            }
+            Role::Lost | Role::Cut => Err(Refusal::NotReady),
+        }
+    }
+
+    /// Says how this machine stands.
+    pub(super) fn standing(&self) -> Standing {
+        let now = self.now();
+        Standing {
+            leads: self.inner.consensus.leads(),
+            applied: now.state.position().index,
+            entry: now.applied.map(|id| id.index).unwrap_or_default(),
+        }
+    }
+
+    /// Reports a leader whose clock is ahead of this machine's: keys expire by the
+    /// leader's, and after the next election by another one.
+    fn compare_clocks(&self, leader: NodeId, time: LogTime) {
+        let ahead = self.inner.clock.until(time);
+        if ahead < SKEW || !self.inner.skew_told.is_due() {
+            return;
+        }
+        let now = self.now();
+        let name = now.state.machines().iter().find(|machine| machine.node == leader);
+        let name = name.map_or_else(|| leader.to_string(), |machine| machine.name.to_string());
+        let ahead = ahead.as_millis();
+        tracing::warn!(
+            "the clock of machine {name}, which leads, is {ahead} ms ahead of this one's"
+        );
+    }
+}

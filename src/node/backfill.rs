@@ -1,0 +1,119 @@
+//! Backfill: the history from before the checkpoint that this machine began with,
+//! fetched from another one, in the background.
+//!
+//! Meanwhile an old watch is passed on to a machine that has it (`elsewhere`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{FillError, Filler, NodeId, RaftIndex};
+
+use super::Node;
+use super::tell::Oldest;
+use crate::blocking::blocking;
+use crate::one_line::OneLine;
+use crate::peers::{Answer, CallError, Conversation, Heard, Question, split_entries};
+
+/// How often to look whether something is missing.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long another machine may be silent in the middle of it.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Makes what fills in missing history; nothing, if none is missing.
+#[derive(Clone)]
+pub struct Fill(pub Arc<dyn Fn() -> Option<Filler> + Send + Sync>);
+
+impl fmt::Debug for Fill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fill")
+    }
+}
+
+/// Why filling in history did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum BackfillError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Fill(#[from] FillError),
+    #[error("what was sent cannot be read: {0}")]
+    Unreadable(String),
+    #[error("there was no more for too long")]
+    Silence,
+}
+
+impl Node {
+    /// Fetches history whenever some is missing.
+    pub(super) async fn backfill(self, fill: Fill) {
+        let mut closing = self.closing();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = closing.begun() => return,
+            }
+            let now = self.now();
+            let others: Vec<_> = now.state.machines().iter().map(|machine| machine.node).collect();
+            for node in others {
+                let Some(filler) = (fill.0)() else { break };
+                if node == self.inner.consensus.me() {
+                    continue;
+                }
+                match self.fetch(node, filler).await {
+                    Ok(()) => tracing::info!("the history from before the checkpoint has come"),
+                    Err(error) => tracing::debug!("history did not come: {}", OneLine(&error)),
+                }
+            }
+        }
+    }
+
+    async fn fetch(&self, node: NodeId, filler: Filler) -> Result<(), BackfillError> {
+        let (from, upto) = filler.wanted();
+        let question = Question::Entries { from, upto };
+        let mut conversation = self.inner.peers.converse(node, &question).await?;
+        let Heard::Piece(oldest) = hear(&mut conversation).await? else {
+            return Err(BackfillError::Unreadable("nothing".to_owned()));
+        };
+        let oldest = serde_json::from_slice(&oldest);
+        let oldest = oldest.map_err(|error| BackfillError::Unreadable(error.to_string()))?;
+        let mut filler = begin(filler, oldest, upto).await?;
+        loop {
+            match hear(&mut conversation).await? {
+                Heard::Piece(piece) => {
+                    let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
+                    let entries: Vec<_> = entries.into_iter().map(<[u8]>::to_vec).collect();
+                    let filling = move || {
+                        for entry in entries {
+                            filler.push(entry)?;
+                        }
+                        Ok::<_, FillError>(filler)
+                    };
+                    filler = blocking(filling).await?;
+                }
+                Heard::Answer(Answer::Done) => return Ok(()),
+                Heard::Answer(other) => {
+                    return Err(BackfillError::Unreadable(format!("{other:?}")));
+                }
+            }
+        }
+    }
+}
+
+/// Begins where the other machine's history does.
+async fn begin(mut filler: Filler, oldest: Oldest, upto: RaftIndex) -> Result<Filler, FillError> {
+    let begin = move || {
+        if oldest.entry > upto {
+            filler.give_up()?;
+        } else {
+            filler.skip_to(oldest.entry, oldest.before)?;
+        }
+        Ok(filler)
+    };
+    blocking(begin).await
+}
+
+async fn hear(conversation: &mut Conversation) -> Result<Heard, BackfillError> {
+    let heard = tokio::time::timeout(SILENCE, conversation.next()).await;
+    Ok(heard.map_err(|_| BackfillError::Silence)??)
+}

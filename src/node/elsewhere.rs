@@ -1,0 +1,76 @@
+//! History that this machine has not got, from one that has.
+
+use std::time::Duration;
+
+use etcd_log::{EventNumber, NodeId};
+
+use super::history::{Audience, Found};
+use super::watch::WatchError;
+use crate::one_line::OneLine;
+use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
+use crate::published::Reader;
+
+/// How long to wait before asking again where nobody could answer.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a machine may be silent in the middle of it: a replay can take a while to
+/// come by the first event of interest.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// The way to other machines' history. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub(super) struct Elsewhere {
+    pub(super) me: NodeId,
+    pub(super) peers: Peers,
+    pub(super) published: Reader,
+}
+
+impl Elsewhere {
+    /// Tells the audience what happened up to an event, from the first machine that
+    /// knows. Returns whether all of it has been told.
+    pub(super) async fn tell(
+        &self,
+        audience: &Audience,
+        upto: EventNumber,
+    ) -> Result<bool, WatchError> {
+        let now = self.published.now();
+        for machine in now.state.machines().iter().filter(|machine| machine.node != self.me) {
+            match self.tell_from(machine.node, audience, upto).await {
+                Ok(told) => return Ok(told),
+                Err(CallError::Refused { refusal: Refusal::NoLongerKept { oldest }, .. }) => {
+                    return Err(WatchError::Gone { cursor: audience.cursor(), oldest });
+                }
+                Err(error) => tracing::debug!("history was not told: {}", OneLine(&error)),
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(false)
+    }
+
+    /// Asks one machine. It fails only before anything has been told.
+    async fn tell_from(
+        &self,
+        node: NodeId,
+        audience: &Audience,
+        upto: EventNumber,
+    ) -> Result<bool, CallError> {
+        let question = Question::History(audience.question(upto));
+        let mut conversation = self.peers.converse(node, &question).await?;
+        let mut told = false;
+        loop {
+            let heard = tokio::time::timeout(SILENCE, conversation.next()).await;
+            match heard {
+                Ok(Ok(Heard::Piece(event))) => {
+                    let Ok(event) = serde_json::from_slice(&event) else { return Ok(false) };
+                    told = true;
+                    if !audience.tell(Found::Event(event)).await {
+                        return Ok(false);
+                    }
+                }
+                Ok(Ok(Heard::Answer(Answer::History { .. }))) => return Ok(true),
+                Ok(Err(error)) if !told => return Err(error),
+                Ok(_) | Err(_) => return Ok(false),
+            }
+        }
+    }
+}

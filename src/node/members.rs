@@ -1,0 +1,334 @@
+//! Members: machines join and leave through the log, and the Raft group follows.
+//!
+//! ```text
+//! join, leave ─▶ log ─▶ machines, by name ─┐
+//!                                          ├─ the leader compares, and makes them agree
+//! Raft group: voters, learners ────────────┘  one step at a time, whoever leads
+//! ```
+//!
+//! What the log says is wanted, the group is brought to. So a join or a leave that
+//! was cut short by a crash is finished by the next leader, from whatever was left.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex};
+use etcd_projections::{Machines, Rejection, What};
+use futures_util::future::join_all;
+
+use super::{Freshness, Node, Unavailable, WriteError};
+use crate::consensus::ConsensusError;
+use crate::one_line::OneLine;
+use crate::peers::{Answer, Question, Standing};
+
+/// How often the leader looks whether the group is what the log says.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// How far behind a learner's log may be when it gets its vote, in entries: it has
+/// them before they would be missed.
+const NEAR: u64 = 100;
+
+/// How long a machine that was removed is told so, and how often.
+const FAREWELLS: (u32, Duration) = (60, Duration::from_millis(500));
+
+/// How long another machine may take to say how it stands.
+const STANDING_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a machine may not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Another machine has its name.
+    #[error(
+        "there is a machine {name} already, with another id: remove it first, or take another name"
+    )]
+    NameTaken {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// It was refused by the log.
+    #[error("machine {0} cannot be described in the log")]
+    Rejected(Arc<str>),
+    /// It could not be written into the log.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Why a machine was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaveError {
+    /// There is no such machine.
+    #[error("there is no machine {0}")]
+    NotFound(Arc<str>),
+    /// There would be none left.
+    #[error("the last machine cannot be removed")]
+    Last,
+    /// The others would not be a majority of themselves.
+    #[error("without machine {0} no majority would be left: bring back another one first")]
+    NoMajority(Arc<str>),
+    /// The leader refused.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be written into the log.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl From<Unavailable> for JoinError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Write(unavailable.into())
+    }
+}
+
+impl From<Unavailable> for LeaveError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Write(unavailable.into())
+    }
+}
+
+/// A machine, and how it stands.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The machine.
+    pub machine: Machine,
+    /// Whether it has a vote.
+    pub votes: bool,
+    /// How it stands; nothing, if it does not answer.
+    pub standing: Option<Standing>,
+}
+
+impl Node {
+    /// Writes a machine into the log, unless it is there already.
+    pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
+        let _one_at_a_time = self.inner.joining.lock().await;
+        let published = self.read(Freshness::Linearizable, limit).await?;
+        match published.state.machines().get(&machine.name) {
+            Some(known) if *known == machine => return Ok(()),
+            // One that never had a vote may have been a try that was given up.
+            Some(known) if known.node != machine.node && self.votes(known.node) => {
+                return Err(JoinError::NameTaken { name: Arc::clone(&machine.name) });
+            }
+            Some(_) | None => {}
+        }
+        let name = Arc::clone(&machine.name);
+        let outcome = self.inner.proposer.propose(Command::Join(machine), limit).await?;
+        match outcome.what {
+            What::Rejection(_) => Err(JoinError::Rejected(name)),
+            What::Event(_) | What::Tick => Ok(()),
+        }
+    }
+
+    fn votes(&self, node: NodeId) -> bool {
+        self.inner.consensus.membership().voters.iter().any(|voters| voters.contains(&node))
+    }
+
+    /// Removes a machine from the cluster, whichever machine leads.
+    ///
+    /// # Errors
+    ///
+    /// If it may not be removed, or the log cannot be written within `limit`.
+    pub async fn leave(&self, name: &Arc<str>, limit: Duration) -> Result<(), LeaveError> {
+        let consensus = &self.inner.consensus;
+        match consensus.leader() {
+            Some(leader) if leader != consensus.me() => {
+                let question = Question::Leave { name: Arc::clone(name) };
+                let asked = self.inner.peers.ask(leader, &question, &[], limit).await;
+                asked.map(drop).map_err(|error| LeaveError::Refused(OneLine(&error).to_string()))
+            }
+            Some(_) | None => self.leave_as_leader(name, limit).await,
+        }
+    }
+
+    /// Removes a machine, and waits until the group has followed.
+    pub(super) async fn leave_as_leader(
+        &self,
+        name: &Arc<str>,
+        limit: Duration,
+    ) -> Result<(), LeaveError> {
+        let _one_at_a_time = self.inner.joining.lock().await;
+        let published = self.read(Freshness::Linearizable, limit).await?;
+        let machines = published.state.machines();
+        let machine = machines.get(name).ok_or_else(|| LeaveError::NotFound(Arc::clone(name)))?;
+        if machines.iter().count() == 1 {
+            return Err(LeaveError::Last);
+        }
+        if self.votes(machine.node) && !self.inner.consensus.can_do_without(machine.node) {
+            return Err(LeaveError::NoMajority(Arc::clone(name)));
+        }
+        let command = Command::Leave { name: Arc::clone(name) };
+        let outcome = self.inner.proposer.propose(command, limit).await?;
+        if let What::Rejection(Rejection::KeyNotFound) = outcome.what {
+            return Err(LeaveError::NotFound(Arc::clone(name)));
+        }
+        let node = machine.node;
+        let followed = async {
+            while self.inner.consensus.membership().nodes.contains_key(&node) {
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        // It is in the log: the group follows, if later.
+        let _in_time = tokio::time::timeout(limit, followed).await;
+        Ok(())
+    }
+
+    /// Lists the machines of the cluster, and how each stands.
+    pub async fn list_machines(&self) -> Vec<Listed> {
+        let now = self.now();
+        let asking = now.state.machines().iter().map(|machine| async {
+            let standing = self.ask_standing(machine.node).await;
+            Listed { machine: machine.clone(), votes: self.votes(machine.node), standing }
+        });
+        join_all(asking).await
+    }
+
+    async fn ask_standing(&self, node: NodeId) -> Option<Standing> {
+        if node == self.inner.consensus.me() {
+            return Some(self.standing());
+        }
+        let asked = self.inner.peers.ask(node, &Question::Standing, &[], STANDING_LIMIT).await;
+        match asked {
+            Ok(Answer::Standing(standing)) => Some(standing),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Keeps the address book as the log has it: who moved says so there.
+    pub(super) async fn follow_addresses(self) {
+        let mut known = BTreeMap::new();
+        loop {
+            let now = self.now();
+            for machine in now.state.machines().iter() {
+                let before = known.insert(machine.node, Arc::clone(&machine.peer_url));
+                if before.as_ref() != Some(&machine.peer_url) {
+                    self.inner.peers.learn(machine.node, address_of(&machine.peer_url));
+                }
+            }
+            let position = now.state.position();
+            let changed = |next: &crate::published::Published| {
+                next.state.position() != position
+                    && !same(next.state.machines(), now.state.machines())
+            };
+            if self.inner.published.wait_for(changed).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Brings the Raft group to what the log says, while this machine leads.
+    pub(super) async fn reconcile(self) {
+        let mut closing = self.closing();
+        while !closing.has_begun() {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = closing.begun() => return,
+            }
+            if self.inner.consensus.leads() && self.next_step().is_some() {
+                self.take_step().await;
+            }
+        }
+    }
+
+    async fn take_step(&self) {
+        // What was applied last may be from before other leaders' times.
+        if self.read(Freshness::Linearizable, STANDING_LIMIT).await.is_err() {
+            return;
+        }
+        let Some(step) = self.next_step() else { return };
+        tracing::debug!("the group follows the log: {step:?}");
+        if let Err(error) = self.carry_out(&step).await {
+            tracing::debug!("the group could not follow yet: {}", OneLine(&error));
+            return;
+        }
+        if let Step::Remove(node) = step {
+            self.say_farewell(node);
+        }
+    }
+
+    /// What has to be done next for the group to be what the log says.
+    fn next_step(&self) -> Option<Step> {
+        let membership = self.inner.consensus.membership();
+        let now = self.now();
+        let machines = now.state.machines();
+        if machines.iter().next().is_none() {
+            // Nobody has been introduced yet.
+            return None;
+        }
+        let near = self.inner.consensus.last_entry()?.index.0.saturating_sub(NEAR);
+        let matched = self.inner.consensus.matched();
+        let is_near = |node| matched.get(&node).is_some_and(|at| *at >= RaftIndex(near));
+        next_step(&membership, machines, is_near)
+    }
+
+    async fn carry_out(&self, step: &Step) -> Result<(), ConsensusError> {
+        let consensus = &self.inner.consensus;
+        match step {
+            Step::Settle => consensus.settle_membership().await,
+            Step::Remove(node) => consensus.remove(*node).await,
+            Step::Add(node, address) => consensus.add_learner(*node, address).await,
+            Step::Move(node, address) => consensus.set_address(*node, address).await,
+            Step::Promote(node) => consensus.promote(*node).await,
+        }
+    }
+
+    /// Tells a machine that it has been removed: nobody else does.
+    fn say_farewell(&self, node: NodeId) {
+        if node == self.inner.consensus.me() {
+            self.inner.consensus.removed();
+            return;
+        }
+        let peers = self.inner.peers.clone();
+        tokio::spawn(async move {
+            let (times, pause) = FAREWELLS;
+            for _ in 0..times {
+                if peers.ask(node, &Question::Farewell, &[], STANDING_LIMIT).await.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+}
+
+/// A step that brings the group nearer to what the log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Finish a change that was cut short between two sets of voters.
+    Settle,
+    Remove(NodeId),
+    Add(NodeId, Arc<str>),
+    Move(NodeId, Arc<str>),
+    Promote(NodeId),
+}
+
+fn next_step(
+    membership: &Membership,
+    machines: &Machines,
+    is_near: impl Fn(NodeId) -> bool,
+) -> Option<Step> {
+    if membership.voters.len() > 1 {
+        return Some(Step::Settle);
+    }
+    let is_wanted = |node| machines.iter().any(|machine| machine.node == node);
+    if let Some(node) = membership.nodes.keys().find(|node| !is_wanted(**node)) {
+        return Some(Step::Remove(*node));
+    }
+    machines.iter().find_map(|machine| {
+        let (node, address) = (machine.node, address_of(&machine.peer_url));
+        let votes = membership.voters.iter().any(|voters| voters.contains(&node));
+        match membership.nodes.get(&node) {
+            None => Some(Step::Add(node, Arc::from(address))),
+            Some(known) if **known != *address => Some(Step::Move(node, Arc::from(address))),
+            Some(_) if !votes && is_near(node) => Some(Step::Promote(node)),
+            Some(_) => None,
+        }
+    })
+}
+
+/// Returns `host:port` of a machine's URL.
+pub fn address_of(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url)
+}
+
+fn same(left: &Machines, right: &Machines) -> bool {
+    left.iter().eq(right.iter())
+}

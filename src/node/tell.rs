@@ -1,0 +1,114 @@
+//! Telling other machines what this one knows of the past: events, to a machine
+//! that has not got the log of that time yet; and the entries themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{Entry, Index, LogError, RaftIndex};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
+
+use super::Node;
+use super::history::Found;
+use super::watch::{Cursor, WatchError};
+use crate::one_line::OneLine;
+use crate::peers::{Answer, Asked, HistoryQuestion, Refusal, encode_entries};
+
+/// How many bytes of entries go in one piece.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// How many bytes of entries are sent in a second, at most: the log's own traffic
+/// must not suffer, nor the disk.
+const BYTES_A_SECOND: u64 = 64 << 20;
+
+impl Node {
+    /// Tells the events that somebody watches for, up to one that he has himself.
+    pub(super) async fn tell_history(
+        &self,
+        asked: &mut Asked<'_>,
+        question: HistoryQuestion,
+    ) -> Result<Answer, Refusal> {
+        let HistoryQuestion { prefix, number, index, upto } = question;
+        let cursor = number.map_or(Cursor::Index(index), Cursor::Number);
+        let mut replaying = self.inner.history.replay_here(cursor, prefix, index, upto);
+        loop {
+            let found = replaying.next().await;
+            match found.map_err(|error| why_not(&error))? {
+                Found::Event(event) => {
+                    let text = serde_json::to_vec(&*event).expect("an event is plain data");
+                    asked.tell(&text).await.map_err(|_| Refusal::NotReady)?;
+                }
+                Found::Reached(reached) => return Ok(Answer::History { reached }),
+                Found::GivenUp => return Err(Refusal::NotReady),
+            }
+        }
+    }
+
+    /// Tells the entries of the log, from the oldest one wanted that there is, at a
+    /// bounded rate. The first piece says what the oldest one is.
+    pub(super) async fn tell_entries(
+        &self,
+        asked: &mut Asked<'_>,
+        from: RaftIndex,
+        upto: RaftIndex,
+    ) -> Result<Answer, Refusal> {
+        let source = self.inner.history.log();
+        if source.missing().is_some() {
+            return Err(Refusal::NotReady);
+        }
+        let (entry, before) = source.oldest();
+        let oldest = serde_json::to_vec(&Oldest { entry, before }).expect("it is plain data");
+        asked.tell(&oldest).await.map_err(|_| Refusal::NotReady)?;
+        let applied = self.now().applied.map(|id| id.index).unwrap_or_default();
+        let mut entries = source.read(from.max(entry)..upto.min(applied).next());
+        let begun = Instant::now();
+        let (mut sent, mut piece, mut bytes) = (0, Vec::new(), 0);
+        while let Some(entry) = entries.next().await {
+            let entry = entry.map_err(|error| unreadable(&error))?;
+            bytes += entry.size();
+            piece.push(entry);
+            if bytes >= PIECE_BYTES {
+                sent += tell_piece(asked, &mut piece).await?;
+                bytes = 0;
+                pace(begun, sent).await;
+            }
+        }
+        tell_piece(asked, &mut piece).await?;
+        Ok(Answer::Done)
+    }
+}
+
+/// What comes first when entries are told.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Oldest {
+    /// The oldest entry that is kept.
+    pub(super) entry: RaftIndex,
+    /// The last command before it.
+    pub(super) before: Index,
+}
+
+fn why_not(error: &WatchError) -> Refusal {
+    match error {
+        WatchError::Gone { oldest, .. } => Refusal::NoLongerKept { oldest: *oldest },
+        WatchError::Closing => Refusal::NotReady,
+        WatchError::Log(error) => Refusal::Impossible(OneLine(error).to_string()),
+    }
+}
+
+fn unreadable(error: &LogError) -> Refusal {
+    Refusal::Impossible(OneLine(error).to_string())
+}
+
+async fn tell_piece(asked: &mut Asked<'_>, piece: &mut Vec<Arc<Entry>>) -> Result<u64, Refusal> {
+    let bytes = encode_entries(&std::mem::take(piece));
+    asked.tell(&bytes).await.map_err(|_| Refusal::NotReady)?;
+    Ok(bytes.len() as u64)
+}
+
+/// Waits until so many bytes may have been sent.
+async fn pace(begun: Instant, sent: u64) {
+    let due = Duration::from_millis(sent * 1000 / BYTES_A_SECOND);
+    tokio::time::sleep(due.saturating_sub(begun.elapsed())).await;
+}

@@ -1,0 +1,220 @@
+//! Frames: one message on a connection, and for whom it is.
+//!
+//! ```text
+//!  0        4       5      6     8        12        20     28   36     44
+//!  │ "etcd" │ version │ kind │ 0   │ length │ cluster │ from │ to │ hash │ body …
+//! ```
+//!
+//! All numbers are little-endian. The hash is XXH3 of the body: what a network
+//! or a faulty machine has changed must not become a part of the log. The length
+//! is bounded before a byte is allocated.
+
+use std::io;
+
+use bytes::Bytes;
+use etcd_log::{ClusterId, NodeId};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What every frame begins with.
+pub(super) const MAGIC: [u8; 4] = *b"etcd";
+
+/// The version of what is said between machines.
+const VERSION: u8 = 1;
+
+/// The length of a frame without its body.
+const HEADER: usize = 44;
+
+/// The longest body, in bytes: an entry of the log, and a little more. Bounds
+/// what a receiver allocates.
+pub const MOST_BYTES: usize = 80 << 20;
+
+/// A body of up to so many bytes is copied behind its header, to be sent at once.
+const COPIED_BYTES: usize = 64 << 10;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A question.
+    Question = 1,
+    /// An answer, or the last piece of one.
+    Answer = 2,
+    /// A piece of an answer or of a question, of which more comes.
+    Piece = 3,
+    /// The end of the pieces of a question.
+    End = 4,
+    /// There is no answer, and why.
+    Refusal = 5,
+}
+
+/// For whom a frame is, and from whom. A zero stands for "not known": a machine
+/// that wants to join knows neither the cluster nor whom it asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Envelope {
+    pub(super) cluster: ClusterId,
+    pub(super) from: NodeId,
+    pub(super) to: NodeId,
+}
+
+/// A message, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub(super) kind: Kind,
+    pub(super) envelope: Envelope,
+    pub(super) body: Bytes,
+}
+
+/// Why what came is not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It does not begin as a frame does.
+    #[error("no frame begins with {0:02x?}")]
+    Magic([u8; 4]),
+    /// It speaks another version.
+    #[error("frame is of version {0}, expected {VERSION}")]
+    Version(u8),
+    /// Its kind is not known.
+    #[error("frame is of unknown kind {0}")]
+    Kind(u8),
+    /// It is too long.
+    #[error("frame has {0} bytes, the longest has {MOST_BYTES}")]
+    Length(usize),
+    /// It is not what was sent.
+    #[error("frame has hash {found:016x}, expected {expected:016x}")]
+    Hash {
+        /// The hash of what came.
+        found: u64,
+        /// The hash that came with it.
+        expected: u64,
+    },
+}
+
+/// Writes a frame.
+pub(super) async fn write(
+    stream: &mut (impl AsyncWrite + Unpin + ?Sized),
+    kind: Kind,
+    envelope: Envelope,
+    body: &[u8],
+) -> io::Result<()> {
+    assert!(body.len() <= MOST_BYTES, "a message of {} bytes is over the limit", body.len());
+    let length = u32::try_from(body.len()).expect("bounded");
+    let mut bytes = Vec::with_capacity(HEADER + body.len().min(COPIED_BYTES));
+    bytes.extend(MAGIC);
+    bytes.extend([VERSION, kind as u8, 0, 0]);
+    bytes.extend(length.to_le_bytes());
+    for number in [envelope.cluster.0, envelope.from.0, envelope.to.0, xxh3_64(body)] {
+        bytes.extend(number.to_le_bytes());
+    }
+    if body.len() <= COPIED_BYTES {
+        bytes.extend(body);
+        stream.write_all(&bytes).await?;
+    } else {
+        stream.write_all(&bytes).await?;
+        stream.write_all(body).await?;
+    }
+    stream.flush().await
+}
+
+/// Reads a frame; nothing, if the connection ends before one begins.
+pub(super) async fn read(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+) -> Result<Option<Frame>, FrameError> {
+    let mut header = [0; HEADER];
+    if stream.read(&mut header[..1]).await? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut header[1..]).await?;
+    let magic: [u8; 4] = header[..4].try_into().expect("four bytes");
+    if magic != MAGIC {
+        return Err(FrameError::Magic(magic));
+    }
+    if header[4] != VERSION {
+        return Err(FrameError::Version(header[4]));
+    }
+    let kind = match header[5] {
+        1 => Kind::Question,
+        2 => Kind::Answer,
+        3 => Kind::Piece,
+        4 => Kind::End,
+        5 => Kind::Refusal,
+        kind => return Err(FrameError::Kind(kind)),
+    };
+    let length = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+    if length > MOST_BYTES {
+        return Err(FrameError::Length(length));
+    }
+    let number =
+        |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+    let envelope = Envelope {
+        cluster: ClusterId(number(12)),
+        from: NodeId(number(20)),
+        to: NodeId(number(28)),
+    };
+    let mut body = Vec::new();
+    // Grows with what comes, not with what is announced.
+    stream.take(length as u64).read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    let (found, expected) = (xxh3_64(&body), number(36));
+    if found != expected {
+        return Err(FrameError::Hash { found, expected });
+    }
+    Ok(Some(Frame { kind, envelope, body: body.into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(future)
+    }
+
+    fn written(body: &[u8]) -> Vec<u8> {
+        let envelope = Envelope { cluster: ClusterId(1), from: NodeId(2), to: NodeId(3) };
+        let mut bytes = Vec::new();
+        now(write(&mut bytes, Kind::Question, envelope, body)).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn frame_is_read_back_as_written() {
+        let frame = now(read(&mut &written(b"hello")[..])).unwrap().unwrap();
+        assert_eq!((frame.kind, &frame.body[..]), (Kind::Question, &b"hello"[..]));
+        assert_eq!(frame.envelope.to, NodeId(3));
+        assert!(now(read(&mut &b""[..])).unwrap().is_none());
+    }
+
+    #[test]
+    fn frame_that_was_changed_is_refused() {
+        let bytes = written(b"hello");
+        // All but the envelope, whom its receiver judges.
+        for byte in (0..6).chain(8..12).chain(36..bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[byte] ^= 0x40;
+            assert!(now(read(&mut &changed[..])).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn length_is_bounded_before_anything_is_read() {
+        let mut bytes = written(b"");
+        bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(now(read(&mut &bytes[..])), Err(FrameError::Length(_))));
+    }
+
+    proptest! {
+        /// Whatever the bytes, the reader does not panic.
+        #[test]
+        fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..]));
+        }
+    }
+}

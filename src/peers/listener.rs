@@ -1,0 +1,122 @@
+//! The answering side: one task for each connection.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use etcd_log::{ClusterId, NodeId};
+
+use super::frame::{self, Envelope, Frame, FrameError, Kind};
+use super::message::{self, Answer, Question, Refusal};
+use super::network::Stream;
+
+/// Who answers the questions of other machines.
+pub trait Answerer: Clone + Send + Sync + 'static {
+    /// Returns which machine this is, and of which cluster.
+    fn identity(&self) -> (NodeId, ClusterId);
+
+    /// Answers a question.
+    ///
+    /// # Errors
+    ///
+    /// With why not.
+    fn answer(&self, asked: Asked<'_>) -> impl Future<Output = Result<Answer, Refusal>> + Send;
+}
+
+/// A question that came in.
+pub struct Asked<'c> {
+    /// Who asks.
+    pub from: NodeId,
+    /// What.
+    pub question: Question,
+    /// What stands behind it.
+    pub behind: Bytes,
+    stream: &'c mut dyn Stream,
+    envelope: Envelope,
+}
+
+impl Asked<'_> {
+    /// Waits for the next piece of the question; nothing, at its end.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub async fn next_piece(&mut self) -> Result<Option<Bytes>, FrameError> {
+        match frame::read(&mut self.stream).await? {
+            Some(Frame { kind: Kind::Piece, body, .. }) => Ok(Some(body)),
+            Some(Frame { kind: Kind::End, .. }) => Ok(None),
+            Some(_) | None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+
+    /// Sends a piece of the answer.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub async fn tell(&mut self, piece: &[u8]) -> std::io::Result<()> {
+        frame::write(&mut self.stream, Kind::Piece, self.envelope, piece).await
+    }
+}
+
+/// Answers what is asked on a connection, until it ends.
+///
+/// # Errors
+///
+/// If it breaks, or what comes is not what machines say to each other.
+pub async fn serve(mut stream: Box<dyn Stream>, answerer: impl Answerer) -> Result<(), FrameError> {
+    while let Some(frame) = frame::read(&mut stream).await? {
+        let (me, cluster) = answerer.identity();
+        let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
+        let answer = match open(&frame, me, cluster) {
+            Ok((question, behind)) => {
+                let from = frame.envelope.from;
+                let asked = Asked { from, question, behind, stream: &mut *stream, envelope };
+                answerer.answer(asked).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let (kind, body) = match answer {
+            Ok(answer) => (Kind::Answer, message::encode(&answer, &[])),
+            Err(refusal) => (Kind::Refusal, message::encode(&refusal, &[])),
+        };
+        frame::write(&mut stream, kind, envelope, &body).await?;
+    }
+    Ok(())
+}
+
+/// Opens a frame that is for this machine, and holds a question.
+fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Question, Bytes), Refusal> {
+    let Envelope { cluster: of, from: _, to } = frame.envelope;
+    // Nothing that comes from elsewhere is so much as read, save who asks to join.
+    if of != cluster && of != ClusterId(0) {
+        return Err(Refusal::OtherCluster(cluster));
+    }
+    if to != me && to != NodeId(0) {
+        return Err(Refusal::OtherMachine(me));
+    }
+    if frame.kind != Kind::Question {
+        return Err(Refusal::NotUnderstood("no question was asked".to_owned()));
+    }
+    let (question, behind): (Question, _) =
+        message::decode(&frame.body).map_err(Refusal::NotUnderstood)?;
+    if of != cluster && !question.is_for_strangers() {
+        return Err(Refusal::OtherCluster(cluster));
+    }
+    if to != me && !question.is_for_anyone() {
+        return Err(Refusal::OtherMachine(me));
+    }
+    let behind = frame.body.slice_ref(behind);
+    Ok((question, behind))
+}
+
+/// Whoever answers for a machine that is shared.
+impl<A: Answerer> Answerer for Arc<A> {
+    fn identity(&self) -> (NodeId, ClusterId) {
+        (**self).identity()
+    }
+
+    async fn answer(&self, asked: Asked<'_>) -> Result<Answer, Refusal> {
+        (**self).answer(asked).await
+    }
+}

@@ -1,0 +1,329 @@
+//! Messages: the questions that machines ask each other, and the answers.
+//!
+//! A message is JSON; behind that of an append stand the entries as they lie in
+//! the log, so that nothing is lost or added on the way:
+//!
+//! ```text
+//!  │ length of the JSON │ JSON … │ length │ entry … │ length │ entry … │
+//! ```
+
+use std::sync::Arc;
+
+use etcd_log::{
+    ClusterId, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, Machine, NodeId,
+    RaftIndex, Vote,
+};
+use serde::{Deserialize, Serialize};
+
+/// What one machine asks of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Question {
+    /// Append the entries that come with it (Raft, section 5.3).
+    Append {
+        /// Who leads, and in which term.
+        vote: Vote,
+        /// The entry before the first one.
+        previous: Option<LogId>,
+        /// The last entry that is on a majority.
+        committed: Option<LogId>,
+        /// The leader's clock.
+        time: LogTime,
+    },
+    /// Vote for the sender (Raft, section 5.2).
+    Vote {
+        /// Who stands, and in which term.
+        vote: Vote,
+        /// Its last entry.
+        last: Option<LogId>,
+    },
+    /// Would you vote for the sender? (Raft dissertation, section 9.6.) And who
+    /// leads?
+    WouldVote {
+        /// Its last entry.
+        last: Option<LogId>,
+        /// Where it is reached by now.
+        address: Arc<str>,
+    },
+    /// Take this checkpoint, which comes in pieces.
+    Checkpoint {
+        /// Who leads, and in which term.
+        vote: Vote,
+        /// The last entry that the checkpoint contains.
+        applied: LogId,
+        /// The last command.
+        index: Index,
+        /// The last event.
+        event: EventNumber,
+    },
+    /// Propose these commands, as the leader.
+    Propose {
+        /// The commands that waited.
+        commands: Vec<Command>,
+    },
+    /// Up to where must be applied what is to be read now?
+    Barrier,
+    /// Let this machine join.
+    Join {
+        /// The machine.
+        machine: Machine,
+        /// The newest format of a log that it can read.
+        log_format: u32,
+    },
+    /// Remove a machine from the cluster.
+    Leave {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// You have been removed.
+    Farewell,
+    /// How do you stand?
+    Standing,
+    /// What happened? The answer is a stream of events.
+    History(HistoryQuestion),
+    /// Which entries are there? The answer is a stream of entries.
+    Entries {
+        /// The first one wanted; the oldest there is, if that comes later.
+        from: RaftIndex,
+        /// The last one wanted.
+        upto: RaftIndex,
+    },
+}
+
+/// Which events somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryQuestion {
+    /// The prefix that they lie below.
+    pub prefix: KeyPath,
+    /// The first event wanted, by number.
+    pub number: Option<EventNumber>,
+    /// The first index wanted.
+    pub index: Index,
+    /// The last event wanted.
+    pub upto: EventNumber,
+}
+
+/// What one machine answers another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Answer {
+    /// What came of an append.
+    Appended(Appended),
+    /// A vote, given or not.
+    Voted {
+        /// The sender's vote by now.
+        vote: Vote,
+        /// Its last entry.
+        last: Option<LogId>,
+        /// Whether the vote is for who asked.
+        granted: bool,
+    },
+    /// Whether the sender would vote for who asked.
+    WouldVote {
+        /// Whether it would.
+        granted: bool,
+        /// The leader that it hears.
+        following: Option<Following>,
+    },
+    /// A checkpoint was taken, or overruled by a later vote.
+    Installed {
+        /// The sender's vote by now.
+        vote: Vote,
+    },
+    /// Where the commands stand by now, applied.
+    Placed(Placed),
+    /// Up to where the state must be applied.
+    Barrier {
+        /// The entry.
+        upto: Option<RaftIndex>,
+    },
+    /// The machine may join: this is the cluster.
+    Joined {
+        /// Its identity.
+        cluster: ClusterId,
+    },
+    /// How the sender stands.
+    Standing(Standing),
+    /// An event, as JSON, or nothing more.
+    History {
+        /// All events up to here have been told.
+        reached: EventNumber,
+    },
+    /// What there is, is told. Or: it has been heard.
+    Done,
+}
+
+/// What came of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Appended {
+    /// All entries are there, durably.
+    All,
+    /// The entries up to this one are.
+    UpTo(Option<LogId>),
+    /// The entry before the first one is not there.
+    Conflict,
+    /// Somebody else has been voted for since.
+    Overruled(Vote),
+}
+
+/// Whom a machine follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Following {
+    /// The leader.
+    pub node: NodeId,
+    /// Where it is reached: `host:port`.
+    pub address: Arc<str>,
+}
+
+/// Where proposed commands stand in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placed {
+    /// The entry that carries them.
+    pub entry: RaftIndex,
+    /// How many commands stand before them in it.
+    pub skip: usize,
+}
+
+/// How a machine stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Standing {
+    /// Whether it leads.
+    pub leads: bool,
+    /// The last command that it has applied.
+    pub applied: Index,
+    /// The entry that brought it.
+    pub entry: RaftIndex,
+}
+
+/// Why commands were not proposed, or may have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum NotProposed {
+    /// They were not, and will not be: the machine does not lead.
+    NotLeader,
+    /// They were not, and will not be: the leader has lost its majority.
+    NoMajority,
+    /// They were not, and will not be: the leader's disk is nearly full.
+    DiskFull,
+    /// They may become part of the log.
+    Unknown,
+}
+
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Refusal {
+    /// It is for a machine of another cluster.
+    #[error("it belongs to cluster {0}")]
+    OtherCluster(ClusterId),
+    /// It is for another machine.
+    #[error("it is machine {0}")]
+    OtherMachine(NodeId),
+    /// It cannot be read, or not now.
+    #[error("it does not understand: {0}")]
+    NotUnderstood(String),
+    /// It is not ready to answer yet.
+    #[error("it is not ready")]
+    NotReady,
+    /// The commands were not proposed, or may have been.
+    #[error("it did not propose it")]
+    NotProposed(NotProposed),
+    /// It does not lead: ask this one, if one is known.
+    #[error("it does not lead")]
+    NotLeader(Option<Following>),
+    /// The asking machine has been removed from the cluster.
+    #[error("this machine was removed from the cluster")]
+    Removed,
+    /// What was asked for is kept nowhere any more.
+    #[error("it is no longer kept; the oldest command is {oldest}")]
+    NoLongerKept {
+        /// The oldest command that is kept.
+        oldest: Index,
+    },
+    /// What was asked for cannot be.
+    #[error("{0}")]
+    Impossible(String),
+}
+
+impl Question {
+    /// Returns whether a machine that does not know the cluster may ask.
+    pub(super) fn is_for_strangers(&self) -> bool {
+        matches!(self, Self::Join { .. })
+    }
+
+    /// Returns whether whoever stands at an address may answer.
+    pub(super) fn is_for_anyone(&self) -> bool {
+        matches!(self, Self::Join { .. } | Self::WouldVote { .. })
+    }
+}
+
+/// Writes a message, with what stands behind it.
+pub(super) fn encode(message: &impl Serialize, behind: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    serde_json::to_writer(&mut body, message).expect("messages are plain data");
+    let length = u32::try_from(body.len() - 4).expect("messages are bounded");
+    body[..4].copy_from_slice(&length.to_le_bytes());
+    body.extend_from_slice(behind);
+    body
+}
+
+/// Reads a message, and returns what stands behind it.
+pub(super) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<(T, &'b [u8]), String> {
+    let (length, rest) = split_length(body)?;
+    let (json, behind) = rest.split_at(length);
+    let message = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    Ok((message, behind))
+}
+
+/// Writes entries behind each other.
+pub fn encode_entries<'e>(entries: impl IntoIterator<Item = &'e Arc<Entry>>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        let start = bytes.len();
+        bytes.extend([0; 4]);
+        entry.encode(&mut bytes);
+        let length = u32::try_from(bytes.len() - start - 4).expect("entries are bounded");
+        bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    }
+    bytes
+}
+
+/// Reads entries that stand behind each other.
+///
+/// # Errors
+///
+/// With what is wrong, in words.
+pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    split_entries(bytes)?.into_iter().map(Entry::decode).collect()
+}
+
+/// Splits entries that stand behind each other, without reading them.
+///
+/// # Errors
+///
+/// With what is wrong, in words.
+pub fn split_entries(mut bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
+    let mut entries = Vec::new();
+    while !bytes.is_empty() {
+        let (length, rest) = split_length(bytes)?;
+        let (entry, rest) = rest.split_at(length);
+        entries.push(entry);
+        bytes = rest;
+    }
+    Ok(entries)
+}
+
+/// Returns a length that fits, and what stands behind it.
+fn split_length(bytes: &[u8]) -> Result<(usize, &[u8]), String> {
+    let (length, rest) = bytes.split_first_chunk().ok_or("it has no length")?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > rest.len() {
+        return Err(format!("it should have {length} bytes, and has {}", rest.len()));
+    }
+    Ok((length, rest))
+}

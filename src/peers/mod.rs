@@ -1,0 +1,28 @@
+//! Peers: what the machines of a cluster say to each other, and how.
+//!
+//! ```text
+//! caller ─▶ Peers: address, idle connection ─▶ frame ─▶ listener ─▶ Answerer
+//!        ◀──────────────── one answer, or several ─────────────────┘
+//! ```
+//!
+//! A connection carries one question at a time, and its answer. Whoever asks has
+//! it to himself, so nobody's checkpoint delays another's entries; a connection
+//! whose question was given up is closed, and never used again.
+//!
+//! Every frame names the cluster, its sender and its receiver: what a stranger
+//! says is refused before it is read.
+
+mod frame;
+mod listener;
+mod message;
+mod network;
+mod pool;
+
+pub use frame::{Frame, FrameError, MOST_BYTES};
+pub use listener::{Answerer, Asked, serve};
+pub use message::{
+    Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,
+    decode_entries, encode_entries, split_entries,
+};
+pub use network::{Connect, Stream, Tcp};
+pub use pool::{CallError, Conversation, Heard, Peers};

@@ -1,0 +1,41 @@
+//! The network under the peers: real sockets, or a simulation's.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// A connection of two machines, as bytes.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Makes connections.
+pub trait Connect: fmt::Debug + Send + Sync {
+    /// Connects to an address: `host:port`.
+    fn connect<'a>(
+        &'a self,
+        address: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>>;
+}
+
+/// Real sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tcp;
+
+impl Connect for Tcp {
+    fn connect<'a>(
+        &'a self,
+        address: &'a str,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            // A frame is written whole: waiting for more only delays it.
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}

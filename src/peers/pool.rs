@@ -1,0 +1,342 @@
+//! The asking side: where each machine is reached, and connections to it that
+//! nobody uses at the moment.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_log::{ClusterId, NodeId};
+use futures_util::FutureExt as _;
+use tokio::io::AsyncReadExt as _;
+
+use super::frame::{self, Envelope, Frame, FrameError, Kind};
+use super::message::{self, Answer, Question, Refusal};
+use super::network::{Connect, Stream};
+
+/// How many connections to a machine are kept while nobody uses them.
+const IDLE: usize = 4;
+
+/// How long connecting may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// The way to the other machines. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    cluster: ClusterId,
+    network: Arc<dyn Connect>,
+    book: Mutex<HashMap<NodeId, Peer>>,
+}
+
+/// Where a machine is reached, and connections to it.
+struct Peer {
+    address: Arc<str>,
+    idle: Vec<Box<dyn Stream>>,
+}
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody has it: it did not leave this machine whole.
+    #[error("cannot reach {to}")]
+    NotSent {
+        /// Whom it was for.
+        to: Arc<str>,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It may have been heard, but there was no answer.
+    #[error("no answer from {to}")]
+    Lost {
+        /// Whom it was for.
+        to: Arc<str>,
+        /// Why not.
+        source: FrameError,
+    },
+    /// It was heard, and refused.
+    #[error("{to} refuses: {refusal}")]
+    Refused {
+        /// Whom it was for.
+        to: Arc<str>,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl CallError {
+    /// Returns whether it is certain that nothing was done.
+    pub fn is_without_effect(&self) -> bool {
+        matches!(self, Self::NotSent { .. } | Self::Refused { .. })
+    }
+}
+
+impl Peers {
+    /// Makes an empty address book for a machine of a cluster; for one that wants
+    /// to join, the cluster is zero.
+    pub fn new(me: NodeId, cluster: ClusterId, network: Arc<dyn Connect>) -> Self {
+        let book = Mutex::default();
+        Self { inner: Arc::new(Inner { me, cluster, network, book }) }
+    }
+
+    /// Notes where a machine is reached: `host:port`.
+    pub fn learn(&self, node: NodeId, address: &str) {
+        if node == self.inner.me {
+            return;
+        }
+        let mut book = self.book();
+        let peer = book.get(&node);
+        if peer.is_none_or(|peer| *peer.address != *address) {
+            book.insert(node, Peer { address: Arc::from(address), idle: Vec::new() });
+        }
+    }
+
+    /// Returns where a machine is reached.
+    pub fn address(&self, node: NodeId) -> Option<Arc<str>> {
+        self.book().get(&node).map(|peer| Arc::clone(&peer.address))
+    }
+
+    /// Asks a machine, and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time. Whether it may have been heard is in the error.
+    pub async fn ask(
+        &self,
+        node: NodeId,
+        question: &Question,
+        behind: &[u8],
+        limit: Duration,
+    ) -> Result<Answer, CallError> {
+        let to = self.address(node).ok_or_else(|| unknown(node))?;
+        let body = message::encode(question, behind);
+        let mut sent = false;
+        let exchange = self.exchange(node, &to, &body, &mut sent);
+        let answered = tokio::time::timeout(limit, exchange).await;
+        answered.unwrap_or_else(|_| {
+            let late = io::Error::from(io::ErrorKind::TimedOut);
+            Err(if sent {
+                CallError::Lost { to, source: late.into() }
+            } else {
+                CallError::NotSent { to, source: late }
+            })
+        })
+    }
+
+    async fn exchange(
+        &self,
+        node: NodeId,
+        to: &Arc<str>,
+        body: &[u8],
+        sent: &mut bool,
+    ) -> Result<Answer, CallError> {
+        let stream = match self.take_idle(node) {
+            Some(stream) => stream,
+            None => self.connect(to).await?,
+        };
+        let mut conversation = self.conversation(node, to, stream);
+        conversation.send(Kind::Question, body).await?;
+        *sent = true;
+        let answer = conversation.answer().await;
+        if matches!(answer, Ok(_) | Err(CallError::Refused { .. })) {
+            self.put_back(node, to, conversation.stream);
+        }
+        answer
+    }
+
+    /// Asks whoever stands at an address, and says who that is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub async fn ask_at(
+        &self,
+        address: &str,
+        question: &Question,
+        limit: Duration,
+    ) -> Result<(NodeId, Answer), CallError> {
+        let to = Arc::<str>::from(address);
+        let body = message::encode(question, &[]);
+        let asking = async {
+            let stream = self.connect(&to).await?;
+            let mut conversation = self.conversation(NodeId(0), &to, stream);
+            conversation.send(Kind::Question, &body).await?;
+            let answer = conversation.answer().await?;
+            Ok((conversation.envelope.to, answer))
+        };
+        let answered = tokio::time::timeout(limit, asking).await;
+        answered.unwrap_or_else(|_| {
+            let late = io::Error::from(io::ErrorKind::TimedOut);
+            Err(CallError::Lost { to: Arc::clone(&to), source: late.into() })
+        })
+    }
+
+    /// Begins a conversation in pieces, on a connection of its own.
+    ///
+    /// # Errors
+    ///
+    /// If the machine cannot be reached.
+    pub async fn converse(
+        &self,
+        node: NodeId,
+        question: &Question,
+    ) -> Result<Conversation, CallError> {
+        let to = self.address(node).ok_or_else(|| unknown(node))?;
+        let stream = self.connect(&to).await?;
+        let mut conversation = self.conversation(node, &to, stream);
+        conversation.send(Kind::Question, &message::encode(question, &[])).await?;
+        Ok(conversation)
+    }
+
+    fn conversation(&self, node: NodeId, to: &Arc<str>, stream: Box<dyn Stream>) -> Conversation {
+        let Inner { me, cluster, .. } = *self.inner;
+        let envelope = Envelope { cluster, from: me, to: node };
+        Conversation { stream, envelope, to: Arc::clone(to) }
+    }
+
+    async fn connect(&self, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
+        let connected = tokio::time::timeout(CONNECT_LIMIT, self.inner.network.connect(to)).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        connected.map_err(|source| CallError::NotSent { to: Arc::clone(to), source })
+    }
+
+    /// Takes a connection that nobody uses, and that has not been closed.
+    fn take_idle(&self, node: NodeId) -> Option<Box<dyn Stream>> {
+        loop {
+            let mut stream = self.book().get_mut(&node)?.idle.pop()?;
+            // What can be read by now is the end of the connection, or nonsense.
+            if stream.read_u8().now_or_never().is_none() {
+                return Some(stream);
+            }
+        }
+    }
+
+    fn put_back(&self, node: NodeId, to: &Arc<str>, stream: Box<dyn Stream>) {
+        if let Some(peer) = self.book().get_mut(&node)
+            && peer.address == *to
+            && peer.idle.len() < IDLE
+        {
+            peer.idle.push(stream);
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, HashMap<NodeId, Peer>> {
+        self.inner.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unknown(node: NodeId) -> CallError {
+    let text = format!("nobody knows where machine {node} is");
+    let source = io::Error::new(io::ErrorKind::NotFound, text);
+    CallError::NotSent { to: Arc::from(node.to_string()), source }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("me", &self.inner.me).finish_non_exhaustive()
+    }
+}
+
+/// A question or an answer that goes on in pieces.
+pub struct Conversation {
+    stream: Box<dyn Stream>,
+    envelope: Envelope,
+    to: Arc<str>,
+}
+
+impl Conversation {
+    /// Sends a piece of the question.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub async fn send_piece(&mut self, piece: &[u8]) -> Result<(), CallError> {
+        self.send(Kind::Piece, piece).await
+    }
+
+    /// Ends the question.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks.
+    pub async fn end(&mut self) -> Result<(), CallError> {
+        self.send(Kind::End, &[]).await
+    }
+
+    /// Waits for the next piece of the answer, or for its end.
+    ///
+    /// # Errors
+    ///
+    /// If the connection breaks, or the question is refused.
+    pub async fn next(&mut self) -> Result<Heard, CallError> {
+        let Frame { kind, envelope, body } = self.receive().await?;
+        match kind {
+            Kind::Piece => Ok(Heard::Piece(body)),
+            Kind::Answer => {
+                self.envelope.to = envelope.from;
+                self.decoded(&body).map(Heard::Answer)
+            }
+            Kind::Refusal => {
+                let refusal = self.decoded(&body)?;
+                Err(CallError::Refused { to: Arc::clone(&self.to), refusal })
+            }
+            Kind::Question | Kind::End => Err(self.nonsense("a question is no answer")),
+        }
+    }
+
+    /// Waits for an answer of one piece.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::next`].
+    pub async fn answer(&mut self) -> Result<Answer, CallError> {
+        match self.next().await? {
+            Heard::Answer(answer) => Ok(answer),
+            Heard::Piece(_) => Err(self.nonsense("an answer of one piece was expected")),
+        }
+    }
+
+    async fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), CallError> {
+        let written = frame::write(&mut self.stream, kind, self.envelope, body).await;
+        written.map_err(|source| CallError::NotSent { to: Arc::clone(&self.to), source })
+    }
+
+    async fn receive(&mut self) -> Result<Frame, CallError> {
+        let lost = |source| CallError::Lost { to: Arc::clone(&self.to), source };
+        match frame::read(&mut self.stream).await {
+            Ok(Some(frame)) => Ok(frame),
+            Ok(None) => Err(lost(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            Err(error) => Err(lost(error)),
+        }
+    }
+
+    fn decoded<T: for<'de> serde::Deserialize<'de>>(&self, body: &[u8]) -> Result<T, CallError> {
+        message::decode(body).map(|(message, _)| message).map_err(|what| self.nonsense(&what))
+    }
+
+    fn nonsense(&self, what: &str) -> CallError {
+        let source = io::Error::new(io::ErrorKind::InvalidData, what);
+        CallError::Lost { to: Arc::clone(&self.to), source: source.into() }
+    }
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation").field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// What was heard in a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A piece, of which more comes.
+    Piece(Bytes),
+    /// The answer, or the last of it.
+    Answer(Answer),
+}
