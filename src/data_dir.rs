@@ -169,7 +169,7 @@ impl DataDir {
     ///
     /// If there is a `node.json` that cannot be read, or of a later version.
     pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
-        self.read_identity(self.path.join("node.json"))
+        read_identity(self.path.join("node.json"))
     }
 
     /// Reads as whom the directory asks to join a cluster; as nobody, if it does not.
@@ -179,20 +179,7 @@ impl DataDir {
     ///
     /// As [`Self::identity`].
     pub fn joining(&self) -> Result<Option<Identity>, DataDirError> {
-        self.read_identity(self.path.join("joining.json"))
-    }
-
-    fn read_identity(&self, path: PathBuf) -> Result<Option<Identity>, DataDirError> {
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(IoError::at("read", &path)(error).into()),
-        };
-        if let Some(found) = format_of(&text).filter(|format| *format > FORMAT) {
-            return Err(DataDirError::NewerFormat { path, found });
-        }
-        let identity = serde_json::from_slice(&text);
-        identity.map(Some).map_err(|source| DataDirError::Unreadable { path, source })
+        read_identity(self.path.join("joining.json"))
     }
 
     /// Writes who the directory belongs to, durably.
@@ -260,6 +247,19 @@ impl DataDir {
         sync_dir(&self.path)?;
         Ok(Some(aside))
     }
+}
+
+fn read_identity(path: PathBuf) -> Result<Option<Identity>, DataDirError> {
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(IoError::at("read", &path)(error).into()),
+    };
+    if let Some(found) = format_of(&text).filter(|format| *format > FORMAT) {
+        return Err(DataDirError::NewerFormat { path, found });
+    }
+    let identity = serde_json::from_slice(&text);
+    identity.map(Some).map_err(|source| DataDirError::Unreadable { path, source })
 }
 
 /// Makes the name of a directory durable, unless what it lies in is not ours to

@@ -32,18 +32,12 @@ pub(crate) async fn enroll(
     if options.join.is_empty() {
         return Ok(Identity::founder(&options.name));
     }
-    let identity = match data_dir.joining()? {
-        Some(identity) => identity,
-        None => {
-            let identity = Identity {
-                cluster: ClusterId(0),
-                joined: true,
-                ..Identity::founder(&options.name)
-            };
-            data_dir.begin_joining(&identity)?;
-            identity
-        }
-    };
+    let identity = data_dir.joining()?.unwrap_or_else(|| Identity {
+        cluster: ClusterId(0),
+        joined: true,
+        ..Identity::founder(&options.name)
+    });
+    data_dir.begin_joining(&identity)?;
     let machine = describe(&identity, addresses);
     tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));
     let cluster = join::join(&machine, &options.join, Arc::new(Tcp)).await?;

@@ -62,7 +62,7 @@ pub struct Parts<L> {
 pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), ConsensusError> {
     let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
     let peers = Peers::new(machine.node, cluster, parts.network);
-    let (publisher, published) = published::channel(start.state.clone(), start.applied);
+    let (publisher, reader) = published::channel(start.state.clone(), start.applied);
     let outcomes = Outcomes::default();
     let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
@@ -105,7 +105,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         machine,
         consensus: consensus.clone(),
         peers,
-        published,
+        published: reader,
         outcomes,
         clock,
         disk,

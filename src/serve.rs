@@ -295,7 +295,10 @@ impl Server {
             std::future::pending::<Infallible>().await
         };
         let ended = tokio::select! {
-            () = stop => Ok(tracing::info!("stopping")),
+            () = stop => {
+                tracing::info!("stopping");
+                Ok(())
+            }
             failure = consensus.failure() => return Err(failure.into()),
             () = consensus.until_removed() => Err(ServeError::Removed),
             never = serve => match never {},

@@ -11,30 +11,35 @@ use etcd_log::Batch;
 /// The batch that was proposed last. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct InFlight {
-    batch: Arc<Mutex<Option<(Arc<Batch>, bool)>>>,
+    proposed: Arc<Mutex<Proposed>>,
+}
+
+#[derive(Debug, Default)]
+struct Proposed {
+    batch: Option<Arc<Batch>>,
+    appended: bool,
 }
 
 impl InFlight {
     /// Notes that a batch is about to be proposed.
     pub(crate) fn begin(&self, batch: &Arc<Batch>) {
-        *self.lock() = Some((Arc::clone(batch), false));
+        *self.lock() = Proposed { batch: Some(Arc::clone(batch)), appended: false };
     }
 
     /// Notes that a batch is about to be appended.
     pub(crate) fn appended(&self, batch: &Arc<Batch>) {
-        if let Some((proposed, appended)) = &mut *self.lock()
-            && Arc::ptr_eq(proposed, batch)
-        {
-            *appended = true;
+        let mut proposed = self.lock();
+        if proposed.batch.as_ref().is_some_and(|proposed| Arc::ptr_eq(proposed, batch)) {
+            proposed.appended = true;
         }
     }
 
     /// Returns whether the batch in flight has been appended, and forgets it.
     pub(crate) fn end(&self) -> bool {
-        self.lock().take().is_some_and(|(_, appended)| appended)
+        std::mem::take(&mut *self.lock()).appended
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Arc<Batch>, bool)>> {
-        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Proposed> {
+        self.proposed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,12 +24,15 @@ type StorageResult<T> = Result<T, StorageError<u64>>;
 pub struct LogStore<L> {
     log: L,
     me: NodeId,
-    /// What Raft need not look at, if that is not what it has purged: the entries up
-    /// to here.
-    settled: Option<Option<LogId>>,
+    /// What Raft need not look at, if that is not what it has purged.
+    settled: Option<Settled>,
     in_flight: InFlight,
     received: Received,
 }
+
+/// The entries up to here are in the checkpoint that the machine starts from.
+#[derive(Clone, Copy, Debug)]
+struct Settled(Option<LogId>);
 
 impl<L: LogStorage> LogStore<L> {
     /// Wraps the log of this machine.
@@ -42,13 +45,13 @@ impl<L: LogStorage> LogStore<L> {
     /// which the machine starts from. So a start depends on no older history; and if
     /// newer checkpoints are damaged, entries count that had been purged already.
     pub fn settled(self, settled: Option<LogId>) -> Self {
-        Self { settled: Some(settled), ..self }
+        Self { settled: Some(Settled(settled)), ..self }
     }
 
     /// Returns the last entry that Raft cannot have.
     fn purged(&self) -> Option<LogId> {
         let state = self.log.state();
-        let purged = self.settled.map_or(state.purged, |settled| settled.max(state.missing));
+        let purged = self.settled.map_or(state.purged, |Settled(upto)| upto.max(state.missing));
         // History that is gone cannot be had by Raft either.
         purged.max(state.forgotten)
     }

@@ -64,10 +64,7 @@ impl Received {
         let path = file.path.clone();
         let read = blocking(move || {
             let read = store.read(&path);
-            read.map_err(|error| {
-                discard(path);
-                error
-            })
+            read.inspect_err(|_| discard(path))
         });
         let checkpoint = read.await?;
         let position = checkpoint.state.position();

@@ -249,10 +249,8 @@ impl Node {
         let membership = self.inner.consensus.membership();
         let now = self.now();
         let machines = now.state.machines();
-        if machines.iter().next().is_none() {
-            // Nobody has been introduced yet.
-            return None;
-        }
+        // As long as nobody has been introduced, nothing is wanted.
+        machines.iter().next()?;
         let near = self.inner.consensus.last_entry()?.index.0.saturating_sub(NEAR);
         let matched = self.inner.consensus.matched();
         let is_near = |node| matched.get(&node).is_some_and(|at| *at >= RaftIndex(near));

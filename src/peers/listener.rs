@@ -1,7 +1,6 @@
 //! The answering side: one task for each connection.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
@@ -108,15 +107,4 @@ fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Question, Byte
     }
     let behind = frame.body.slice_ref(behind);
     Ok((question, behind))
-}
-
-/// Whoever answers for a machine that is shared.
-impl<A: Answerer> Answerer for Arc<A> {
-    fn identity(&self) -> (NodeId, ClusterId) {
-        (**self).identity()
-    }
-
-    async fn answer(&self, asked: Asked<'_>) -> Result<Answer, Refusal> {
-        (**self).answer(asked).await
-    }
 }

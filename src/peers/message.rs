@@ -281,6 +281,10 @@ pub(super) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<(T, &'b [
 }
 
 /// Writes entries behind each other.
+///
+/// # Panics
+///
+/// Never: the log bounds an entry.
 pub fn encode_entries<'e>(entries: impl IntoIterator<Item = &'e Arc<Entry>>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for entry in entries {

@@ -13,13 +13,13 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
+/// A connection on its way.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>>;
+
 /// Makes connections.
 pub trait Connect: fmt::Debug + Send + Sync {
     /// Connects to an address: `host:port`.
-    fn connect<'a>(
-        &'a self,
-        address: &'a str,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>>;
+    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a>;
 }
 
 /// Real sockets.
@@ -27,10 +27,7 @@ pub trait Connect: fmt::Debug + Send + Sync {
 pub struct Tcp;
 
 impl Connect for Tcp {
-    fn connect<'a>(
-        &'a self,
-        address: &'a str,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>> {
+    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             // A frame is written whole: waiting for more only delays it.
