@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::clock::Clock;
 use crate::consensus::state_machine::{Checkpoints, StateMachine};
-use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Timing};
+use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Timing, Unsynced};
 use crate::disk::DiskRoom;
 use crate::log_source::LogSource;
 use crate::node::{Fill, Node, NodeOptions, address_of};
@@ -63,7 +63,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
     let peers = Peers::new(machine.node, cluster, parts.network);
     let (publisher, reader) = published::channel(start.state.clone(), start.applied);
-    let outcomes = Outcomes::default();
+    let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
     let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
     let noted = current.clone();
@@ -81,6 +81,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         start,
         publisher,
         outcomes.clone(),
+        unsynced.clone(),
         current,
         writer,
         parts.checkpoint_bytes,
@@ -92,6 +93,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         log: log.clone(),
         settled: parts.settled,
         state_machine,
+        unsynced,
         checkpoints: checkpoints.clone(),
         written,
         peers: peers.clone(),

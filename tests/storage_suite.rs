@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use etcd::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
+use etcd::consensus::Unsynced;
 use etcd::consensus::log_store::LogStore;
 use etcd::consensus::state_machine::{Checkpoints, StateMachine};
 use etcd::consensus::types::TypeConfig;
@@ -26,7 +27,8 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let disk = DiskRoom::default();
     let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
     let checkpoints = Checkpoints::new(store, &start, None);
-    StateMachine::new(start, publisher, Outcomes::default(), checkpoints, writer, usize::MAX)
+    let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
+    StateMachine::new(start, publisher, outcomes, unsynced, checkpoints, writer, usize::MAX)
 }
 
 struct OnDisk;

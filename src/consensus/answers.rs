@@ -36,6 +36,8 @@ impl Consensus {
         let response = self.raft.append_entries(request).await.map_err(stopped)?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard(vote);
+            // What this machine says it has, its disk has.
+            self.unsynced.wait_for_all().await;
         }
         Ok(Answer::Appended(match response {
             AppendEntriesResponse::Success => Appended::All,

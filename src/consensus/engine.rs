@@ -20,6 +20,7 @@ use super::received::{self, Received};
 use super::state_machine::StateMachine;
 use super::timing::Timing;
 use super::types::{TypeConfig, to_membership};
+use super::unsynced::Unsynced;
 use crate::checkpoint::{CheckpointFile, CheckpointStore};
 use crate::clock::Clock;
 use crate::one_line::OneLine;
@@ -42,6 +43,7 @@ pub struct Consensus {
     /// Tells the log of the checkpoints that there are.
     pub(super) note_checkpoints: Arc<dyn Fn() + Send + Sync>,
     in_flight: InFlight,
+    pub(super) unsynced: Unsynced,
 }
 
 /// How to start.
@@ -59,6 +61,8 @@ pub struct ConsensusOptions<L> {
     pub settled: Option<LogId>,
     /// Its state machine.
     pub state_machine: StateMachine,
+    /// What is not on its disk yet; the state machine waits for it.
+    pub unsynced: Unsynced,
     /// Where its checkpoints lie.
     pub checkpoints: CheckpointStore,
     /// The checkpoints that are written.
@@ -129,8 +133,14 @@ impl Consensus {
         let (in_flight, contact) = (InFlight::default(), Contact::default());
         let received = Received::new(checkpoints.clone());
         let store = LogStore::new(log.clone(), me).settled(options.settled);
-        let store = store.with(in_flight.clone(), received.clone());
-        let network = Network { peers: peers.clone(), contact: contact.clone(), clock };
+        let unsynced = options.unsynced;
+        let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
+        let network = Network {
+            peers: peers.clone(),
+            contact: contact.clone(),
+            unsynced: unsynced.clone(),
+            clock,
+        };
         let config = Arc::new(config(&timing));
         let raft = Raft::new(me.0, config, network, store, options.state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
@@ -147,6 +157,7 @@ impl Consensus {
             log_state,
             note_checkpoints,
             in_flight,
+            unsynced,
         };
         if options.founds {
             consensus.found(options.address.clone()).await?;

@@ -26,12 +26,15 @@ impl InFlight {
         *self.lock() = Proposed { batch: Some(Arc::clone(batch)), appended: false };
     }
 
-    /// Notes that a batch is about to be appended.
-    pub(crate) fn appended(&self, batch: &Arc<Batch>) {
+    /// Notes that a batch is about to be appended. Returns whether it is the one in
+    /// flight.
+    pub(crate) fn appended(&self, batch: &Arc<Batch>) -> bool {
         let mut proposed = self.lock();
         if proposed.batch.as_ref().is_some_and(|proposed| Arc::ptr_eq(proposed, batch)) {
             proposed.appended = true;
+            return true;
         }
+        false
     }
 
     /// Returns whether the batch in flight has been appended, and forgets it.

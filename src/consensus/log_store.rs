@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-use etcd_log::{LogError, LogId, LogStorage, NodeId, RaftIndex, Write};
+use etcd_log::{Entry, LogError, LogId, LogStorage, NodeId, RaftIndex, Write};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{LogState, RaftLogReader, StorageError, StorageIOError};
 use tokio::sync::oneshot;
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::in_flight::InFlight;
 use super::received::Received;
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+use super::unsynced::Unsynced;
 
 /// How many bytes of entries go to another machine in one message.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -28,6 +29,7 @@ pub struct LogStore<L> {
     settled: Option<Settled>,
     in_flight: InFlight,
     received: Received,
+    unsynced: Unsynced,
 }
 
 /// The entries up to here are in the checkpoint that the machine starts from.
@@ -38,7 +40,7 @@ impl<L: LogStorage> LogStore<L> {
     /// Wraps the log of this machine.
     pub fn new(log: L, me: NodeId) -> Self {
         let (in_flight, received) = (InFlight::default(), Received::default());
-        Self { log, me, settled: None, in_flight, received }
+        Self { log, me, settled: None, in_flight, received, unsynced: Unsynced::default() }
     }
 
     /// Says what Raft need not look at: the entries up to one that is in the checkpoint
@@ -56,10 +58,18 @@ impl<L: LogStorage> LogStore<L> {
         purged.max(state.forgotten)
     }
 
-    /// Tells these which batches are appended, and behind which checkpoints the
-    /// log goes on.
-    pub(crate) fn with(self, in_flight: InFlight, received: Received) -> Self {
-        Self { in_flight, received, ..self }
+    /// Tells these which batches are appended, behind which checkpoints the log goes
+    /// on, and which entries are not on disk yet.
+    pub(crate) fn with(self, in_flight: InFlight, received: Received, unsynced: Unsynced) -> Self {
+        Self { in_flight, received, unsynced, ..self }
+    }
+
+    /// Returns the entry, if this is the batch that this leader proposes.
+    fn proposed(&self, entries: &[Arc<Entry>]) -> Option<RaftIndex> {
+        match entries {
+            [entry] if self.in_flight.appended(entry.batch()?) => Some(entry.id.index),
+            _ => None,
+        }
     }
 
     /// Writes, and waits until it is safe.
@@ -177,18 +187,30 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
         let purged = state.purged.map(|id| id.index);
         let entries = entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
         let entries: Vec<_> = entries.filter(|entry| Some(entry.id.index) > purged).collect();
-        entries.iter().filter_map(|entry| entry.batch()).for_each(|batch| {
-            self.in_flight.appended(batch);
-        });
+        let proposed = self.proposed(&entries);
         let since = entries.first().map(|entry| entry.id.index);
         let last = state.last.map(|id| id.index);
         if let Some(since) = since.filter(|since| Some(*since) <= last) {
             self.log.write(Write::Truncate { since }, Box::new(drop));
         }
+        let Some(entry) = proposed else {
+            let done = move |result: Result<(), LogError>| {
+                callback.log_io_completed(result.map_err(std::io::Error::other));
+            };
+            self.log.write(Write::Append(entries), Box::new(done));
+            return Ok(());
+        };
+        let unsynced = self.unsynced.clone();
+        unsynced.begin(entry);
+        // A log that cannot be written ends the process, or is being closed: then
+        // nothing that waits for this entry may go on.
         let done = move |result: Result<(), LogError>| {
-            callback.log_io_completed(result.map_err(std::io::Error::other));
+            if result.is_ok() {
+                unsynced.end();
+            }
         };
         self.log.write(Write::Append(entries), Box::new(done));
+        callback.log_io_completed(Ok(()));
         Ok(())
     }
 

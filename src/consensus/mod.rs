@@ -30,6 +30,8 @@ mod received;
 pub mod state_machine;
 mod timing;
 pub mod types;
+mod unsynced;
 
 pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError, Role};
 pub use timing::Timing;
+pub use unsynced::Unsynced;

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::NodeId;
+use etcd_log::{LogId, NodeId};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::contact::Contact;
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+use super::unsynced::Unsynced;
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::consensus::state_machine::Image;
@@ -41,6 +42,7 @@ const INSTALL_LIMIT: Duration = Duration::from_mins(2);
 pub(crate) struct Network {
     pub(crate) peers: Peers,
     pub(crate) contact: Contact,
+    pub(crate) unsynced: Unsynced,
     pub(crate) clock: Clock,
 }
 
@@ -77,6 +79,14 @@ impl Connection {
             CallError::NotSent { .. } => Unreachable::new(&error).into(),
             CallError::Lost { .. } | CallError::Refused { .. } => NetworkError::new(&error).into(),
         })
+    }
+
+    /// Returns the last committed entry, once this machine's own disk has it. A disk
+    /// that takes long must not silence a leader: then it says nothing of the kind.
+    async fn committed(&self, committed: Option<LogId>, option: &RPCOption) -> Option<LogId> {
+        let synced = self.network.unsynced.wait_for(committed?.index);
+        let synced = tokio::time::timeout(option.hard_ttl() / 2, synced).await;
+        committed.filter(|_| synced.is_ok())
     }
 
     /// Sends a checkpoint in pieces.
@@ -126,11 +136,12 @@ impl RaftNetwork<TypeConfig> for Connection {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<u64>> {
+        let committed = self.committed(request.leader_commit.map(to_log_id), &option).await;
         let asked = Instant::now();
         let question = Question::Append {
             vote: to_vote(request.vote),
             previous: request.prev_log_id.map(to_log_id),
-            committed: request.leader_commit.map(to_log_id),
+            committed,
             time: self.network.clock.now(),
         };
         let entries: Vec<_> =

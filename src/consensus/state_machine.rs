@@ -15,6 +15,7 @@ use openraft::{
 };
 
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
+use super::unsynced::Unsynced;
 use crate::blocking::blocking;
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::outcomes::Outcomes;
@@ -43,6 +44,7 @@ pub struct StateMachine {
     membership: (Option<LogId>, Membership),
     publisher: Publisher,
     outcomes: Outcomes,
+    unsynced: Unsynced,
     checkpoints: Checkpoints,
     /// How many bytes of batches were applied since the last checkpoint.
     uncovered_bytes: usize,
@@ -68,6 +70,7 @@ impl StateMachine {
         start: Checkpoint,
         publisher: Publisher,
         outcomes: Outcomes,
+        unsynced: Unsynced,
         checkpoints: Checkpoints,
         writer: CheckpointWriter,
         checkpoint_bytes: usize,
@@ -78,6 +81,7 @@ impl StateMachine {
             membership: start.membership,
             publisher,
             outcomes,
+            unsynced,
             writer,
             checkpoints,
             uncovered_bytes: 0,
@@ -140,6 +144,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Blank | EntryPayload::Membership(_) => 0,
             };
             let id = entry.log_id;
+            self.unsynced.wait_for(RaftIndex(id.index)).await;
             let applied = self.apply_entry(entry);
             outcomes.extend(applied.map_err(|error| StorageIOError::apply(id, &error))?);
             // The commands' outcomes are the last ones, one each.
