@@ -174,16 +174,17 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(system("start threads"))?;
-    let served = runtime.block_on(start_and_run(&data_dir, options));
+    // What is abandoned at the end may still write: the directory is let go by the end
+    // of the process, and not before.
+    let data_dir: &'static DataDir = Box::leak(Box::new(data_dir));
+    // On a worker, not on this thread: whatever happens in the log wakes it.
+    let served = runtime.block_on(async { tokio::spawn(start_and_run(data_dir, options)).await });
     // A checkpoint half written, or a replay, is nothing to wait for.
     runtime.shutdown_timeout(ABANDON_LIMIT);
-    // What was abandoned may still write: the directory is let go by the end of
-    // the process, and not before.
-    std::mem::forget(data_dir);
-    served
+    served.unwrap_or_else(|failure| std::panic::resume_unwind(failure.into_panic()))
 }
 
-async fn start_and_run(data_dir: &DataDir, options: Options) -> Result<(), ServeError> {
+async fn start_and_run(data_dir: &'static DataDir, options: Options) -> Result<(), ServeError> {
     let mut stop = pin!(stop_signal()?);
     let server = tokio::select! {
         server = Server::start(data_dir, options) => server?,

@@ -16,6 +16,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, Snapshot, Vote};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::contact::Contact;
@@ -51,7 +52,13 @@ pub(crate) struct Network {
 pub(crate) struct Connection {
     network: Network,
     target: NodeId,
+    /// The last heartbeat, which is on its way beside what was sent after it.
+    heartbeat: Option<JoinHandle<AppendResult>>,
+    /// Whether the machine has ever answered on this way.
+    has_answered: bool,
 }
+
+type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
@@ -62,18 +69,19 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         if self.peers.address(target).is_none() {
             self.peers.learn(target, &node.addr);
         }
-        Connection { network: self.clone(), target }
+        Connection { network: self.clone(), target, heartbeat: None, has_answered: false }
     }
 }
 
-impl Connection {
+impl Network {
     async fn ask(
         &self,
+        target: NodeId,
         question: &Question,
         behind: &[u8],
         option: &RPCOption,
     ) -> RpcResult<Answer> {
-        let asked = self.network.peers.ask(self.target, question, behind, option.hard_ttl()).await;
+        let asked = self.peers.ask(target, question, behind, option.hard_ttl()).await;
         asked.map_err(|error| match error {
             // To wait a little before the next try is better than to spin.
             CallError::NotSent { .. } => Unreachable::new(&error).into(),
@@ -84,11 +92,45 @@ impl Connection {
     /// Returns the last committed entry, once this machine's own disk has it. A disk
     /// that takes long must not silence a leader: then it says nothing of the kind.
     async fn committed(&self, committed: Option<LogId>, option: &RPCOption) -> Option<LogId> {
-        let synced = self.network.unsynced.wait_for(committed?.index);
+        let synced = self.unsynced.wait_for(committed?.index);
         let synced = tokio::time::timeout(option.hard_ttl() / 2, synced).await;
         committed.filter(|_| synced.is_ok())
     }
+}
 
+/// Sends entries to a machine, and returns what it answers.
+async fn append(
+    network: Network,
+    target: NodeId,
+    request: AppendEntriesRequest<TypeConfig>,
+    option: RPCOption,
+) -> AppendResult {
+    let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
+    let asked = Instant::now();
+    let question = Question::Append {
+        vote: to_vote(request.vote),
+        previous: request.prev_log_id.map(to_log_id),
+        committed,
+        time: network.clock.now(),
+    };
+    let entries: Vec<_> =
+        request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
+    let answer = network.ask(target, &question, &encode_entries(&entries), &option).await?;
+    let Answer::Appended(appended) = answer else {
+        return Err(NetworkError::new(&unexpected(&answer)).into());
+    };
+    if !matches!(appended, Appended::Overruled(_)) {
+        network.contact.answered(target, asked);
+    }
+    Ok(match appended {
+        Appended::All => AppendEntriesResponse::Success,
+        Appended::UpTo(upto) => AppendEntriesResponse::PartialSuccess(upto.map(from_log_id)),
+        Appended::Conflict => AppendEntriesResponse::Conflict,
+        Appended::Overruled(vote) => AppendEntriesResponse::HigherVote(from_vote(vote)),
+    })
+}
+
+impl Connection {
     /// Sends a checkpoint in pieces.
     async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, CallError> {
         let question = Question::Checkpoint {
@@ -131,34 +173,34 @@ fn unexpected(answer: &Answer) -> io::Error {
 }
 
 impl RaftNetwork<TypeConfig> for Connection {
+    /// Appends entries. A heartbeat is sent beside what comes after it: openraft
+    /// sends one after every commit, and the next entries would wait until it is
+    /// answered. What came of it is told with the next one.
+    ///
+    /// The first call is always answered by the other machine: openraft makes a new
+    /// connection to ask whether it leads for a read.
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
-    ) -> RpcResult<AppendEntriesResponse<u64>> {
-        let committed = self.committed(request.leader_commit.map(to_log_id), &option).await;
-        let asked = Instant::now();
-        let question = Question::Append {
-            vote: to_vote(request.vote),
-            previous: request.prev_log_id.map(to_log_id),
-            committed,
-            time: self.network.clock.now(),
-        };
-        let entries: Vec<_> =
-            request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
-        let answer = self.ask(&question, &encode_entries(&entries), &option).await?;
-        let Answer::Appended(appended) = answer else {
-            return Err(NetworkError::new(&unexpected(&answer)).into());
-        };
-        if !matches!(appended, Appended::Overruled(_)) {
-            self.network.contact.answered(self.target, asked);
+    ) -> AppendResult {
+        let is_heartbeat = request.entries.is_empty();
+        let before = self.heartbeat.take_if(|before| is_heartbeat || before.is_finished());
+        if let Some(before) = before {
+            let before = before.await.unwrap_or(Ok(AppendEntriesResponse::Success));
+            if !matches!(before, Ok(AppendEntriesResponse::Success)) {
+                self.has_answered = false;
+                return before;
+            }
         }
-        Ok(match appended {
-            Appended::All => AppendEntriesResponse::Success,
-            Appended::UpTo(upto) => AppendEntriesResponse::PartialSuccess(upto.map(from_log_id)),
-            Appended::Conflict => AppendEntriesResponse::Conflict,
-            Appended::Overruled(vote) => AppendEntriesResponse::HigherVote(from_vote(vote)),
-        })
+        let appending = append(self.network.clone(), self.target, request, option);
+        if is_heartbeat && self.has_answered {
+            self.heartbeat = Some(tokio::spawn(appending));
+            return Ok(AppendEntriesResponse::Success);
+        }
+        let appended = appending.await;
+        self.has_answered = matches!(appended, Ok(AppendEntriesResponse::Success));
+        appended
     }
 
     async fn vote(
@@ -169,7 +211,7 @@ impl RaftNetwork<TypeConfig> for Connection {
         let asked = Instant::now();
         let last = request.last_log_id.map(to_log_id);
         let question = Question::Vote { vote: to_vote(request.vote), last };
-        match self.ask(&question, &[], &option).await? {
+        match self.network.ask(self.target, &question, &[], &option).await? {
             Answer::Voted { vote, last, granted } => {
                 if granted {
                     self.network.contact.answered(self.target, asked);

@@ -7,7 +7,7 @@ use etcd_log::{ClusterId, NodeId};
 
 use super::frame::{self, Envelope, Frame, FrameError, Kind};
 use super::message::{self, Answer, Question, Refusal};
-use super::network::Stream;
+use super::network::{self, Stream};
 
 /// Who answers the questions of other machines.
 pub trait Answerer: Clone + Send + Sync + 'static {
@@ -63,7 +63,8 @@ impl Asked<'_> {
 /// # Errors
 ///
 /// If it breaks, or what comes is not what machines say to each other.
-pub async fn serve(mut stream: Box<dyn Stream>, answerer: impl Answerer) -> Result<(), FrameError> {
+pub async fn serve(stream: Box<dyn Stream>, answerer: impl Answerer) -> Result<(), FrameError> {
+    let mut stream = network::buffered(stream);
     while let Some(frame) = frame::read(&mut stream).await? {
         let (me, cluster) = answerer.identity();
         let envelope = Envelope { cluster, from: me, to: frame.envelope.from };

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 
 /// A connection of two machines, as bytes.
@@ -20,6 +20,14 @@ pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>
 pub trait Connect: fmt::Debug + Send + Sync {
     /// Connects to an address: `host:port`.
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a>;
+}
+
+/// How much is read at once: most messages whole.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// Makes a stream read a little more than it is asked for.
+pub(super) fn buffered(stream: Box<dyn Stream>) -> Box<dyn Stream> {
+    Box::new(BufReader::with_capacity(BUFFER_BYTES, stream))
 }
 
 /// Real sockets.

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::frame::{self, Envelope, Frame, FrameError, Kind};
 use super::message::{self, Answer, Question, Refusal};
-use super::network::{Connect, Stream};
+use super::network::{self, Connect, Stream};
 
 /// How many connections to a machine are kept while nobody uses them.
 const IDLE: usize = 4;
@@ -203,6 +203,7 @@ impl Peers {
     async fn connect(&self, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
         let connected = tokio::time::timeout(CONNECT_LIMIT, self.inner.network.connect(to)).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let connected = connected.map(network::buffered);
         connected.map_err(|source| CallError::NotSent { to: Arc::clone(to), source })
     }
 
