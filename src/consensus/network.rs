@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{self, Read as _};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_log::{LogId, NodeId};
@@ -28,6 +29,11 @@ use crate::consensus::state_machine::Image;
 use crate::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
 
 type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
+
+/// For how many rounds of the scheduler a heartbeat waits for entries to be sent: where
+/// there are some, they say all that it would. A round takes microseconds where
+/// there is nothing to do.
+const ROUNDS: usize = 8;
 
 /// How much of a checkpoint goes in one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -56,6 +62,8 @@ pub(crate) struct Connection {
     heartbeat: Option<JoinHandle<AppendResult>>,
     /// Whether the machine has ever answered on this way.
     has_answered: bool,
+    /// How many appends that were no heartbeats have begun.
+    appends: Arc<AtomicU64>,
 }
 
 type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
@@ -69,7 +77,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         if self.peers.address(target).is_none() {
             self.peers.learn(target, &node.addr);
         }
-        Connection { network: self.clone(), target, heartbeat: None, has_answered: false }
+        Connection {
+            network: self.clone(),
+            target,
+            heartbeat: None,
+            has_answered: false,
+            appends: Arc::default(),
+        }
     }
 }
 
@@ -175,7 +189,8 @@ fn unexpected(answer: &Answer) -> io::Error {
 impl RaftNetwork<TypeConfig> for Connection {
     /// Appends entries. A heartbeat is sent beside what comes after it: openraft
     /// sends one after every commit, and the next entries would wait until it is
-    /// answered. What came of it is told with the next one.
+    /// answered. What came of it is told with the next one. And it is not sent at all
+    /// if entries are by then, which say the same.
     ///
     /// The first call is always answered by the other machine: openraft makes a new
     /// connection to ask whether it leads for a read.
@@ -195,9 +210,20 @@ impl RaftNetwork<TypeConfig> for Connection {
         }
         let appending = append(self.network.clone(), self.target, request, option);
         if is_heartbeat && self.has_answered {
-            self.heartbeat = Some(tokio::spawn(appending));
+            let appends = Arc::clone(&self.appends);
+            let before = appends.load(Ordering::Relaxed);
+            self.heartbeat = Some(tokio::spawn(async move {
+                for _ in 0..ROUNDS {
+                    tokio::task::yield_now().await;
+                    if appends.load(Ordering::Relaxed) > before {
+                        return Ok(AppendEntriesResponse::Success);
+                    }
+                }
+                appending.await
+            }));
             return Ok(AppendEntriesResponse::Success);
         }
+        self.appends.fetch_add(1, Ordering::Relaxed);
         let appended = appending.await;
         self.has_answered = matches!(appended, Ok(AppendEntriesResponse::Success));
         appended
