@@ -19,7 +19,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::consensus::Timing;
 use crate::disk::Reserve;
 use crate::log_tool;
+use crate::machine_tool;
 use crate::one_line::OneLine;
+use crate::recover;
 use crate::serve;
 
 /// A replicated key-value store that keeps every change in a log
@@ -112,6 +114,40 @@ enum Command {
     /// Read, replay, check, export or import the log of a machine that is stopped
     #[command(subcommand)]
     Log(LogCommand),
+    /// List the machines of a running cluster, or remove one
+    #[command(subcommand)]
+    Machine(MachineCommand),
+    /// Make a cluster of one machine out of the directory of one that survived
+    Recover {
+        #[command(flatten)]
+        dir: DirArg,
+        /// Confirm that the other machines are lost for good: whatever only they know is
+        #[arg(long, required = true)]
+        force_new_cluster: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum MachineCommand {
+    /// Show every machine, its part in the cluster, and how far behind it is
+    List {
+        #[command(flatten)]
+        cluster: ClusterArg,
+    },
+    /// Remove a machine from the cluster, for good
+    Remove {
+        /// The machine's name
+        name: String,
+        #[command(flatten)]
+        cluster: ClusterArg,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ClusterArg {
+    /// Where clients reach any machine of the cluster
+    #[arg(short = 'u', long, value_name = "HOST:PORT", default_value = "127.0.0.1:4001")]
+    url: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +216,8 @@ impl Cli {
         match self.command {
             None => Ok(serve::run(self.serve.into_options()?)?),
             Some(Command::Log(command)) => command.run(),
+            Some(Command::Machine(command)) => command.run(),
+            Some(Command::Recover { dir, .. }) => Ok(recover::run(&dir.path, &mut io::stdout())?),
         }
     }
 }
@@ -212,6 +250,22 @@ impl ServeArgs {
             reserve: Reserve { free: self.disk_reserve, ballast: self.ballast_bytes },
             start_anew: self.ignore,
         })
+    }
+}
+
+impl MachineCommand {
+    fn run(self) -> Result<(), Box<dyn Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut out = io::stdout().lock();
+        runtime.block_on(async {
+            match self {
+                Self::List { cluster } => machine_tool::list(&cluster.url, &mut out).await,
+                Self::Remove { name, cluster } => {
+                    machine_tool::remove(&cluster.url, &name, &mut out).await
+                }
+            }
+        })?;
+        Ok(())
     }
 }
 

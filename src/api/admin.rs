@@ -1,14 +1,24 @@
 //! The leader, the machines, the version, the health.
 
-use hyper::{Method, Request};
+use std::sync::Arc;
 
-use super::answer::{Answer, Problem};
+use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
+
+use super::answer::{Answer, Bad, Problem};
+use super::json;
 use super::request::{Fields, REQUEST_LIMIT};
-use crate::node::{Freshness, Node, Unavailable};
+use crate::node::{Freshness, LeaveError, Node, Unavailable};
 
 /// Answers what is not about keys.
 pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer, Problem> {
     let path = request.uri().path();
+    if let Some(name) = path.strip_prefix("/v1/machines/").filter(|name| !name.is_empty()) {
+        return match *request.method() {
+            Method::DELETE => remove(node, name, request).await,
+            _ => Err(Problem::Method("DELETE")),
+        };
+    }
     if !matches!(path, "/leader" | "/v1/leader" | "/v1/machines" | "/version" | "/health") {
         return Err(Problem::NotFound);
     }
@@ -17,10 +27,31 @@ pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer
     }
     match path {
         "/leader" | "/v1/leader" => leader(node),
+        "/v1/machines" if Fields::of_query(request).detail()? => Ok(list(node).await),
         "/v1/machines" => Ok(machines(node)),
         "/version" => Ok(version()),
         _ => health(node, request).await,
     }
+}
+
+/// Removes a machine from the cluster.
+async fn remove<B>(node: &Node, name: &str, request: &Request<B>) -> Result<Answer, Problem> {
+    let limit = Fields::of_query(request).limit()?.unwrap_or(REQUEST_LIMIT);
+    let name = percent_decode_str(name).decode_utf8().map_err(|_| Bad::KeyText)?;
+    match node.leave(&Arc::from(name), limit).await {
+        Ok(()) => Ok(Answer::nothing()),
+        Err(LeaveError::NotFound(_)) => Err(Problem::NotFound),
+        Err(LeaveError::Write(error)) => Err(error.into()),
+        Err(error) => Err(Problem::Member(error.to_string())),
+    }
+}
+
+/// Answers with all machines, and how each stands.
+async fn list(node: &Node) -> Answer {
+    let listed = node.list_machines().await;
+    let newest = listed.iter().filter_map(|listed| Some(listed.standing.as_ref()?.applied)).max();
+    let lines = listed.iter().map(|listed| json::machine(listed, newest.unwrap_or_default()));
+    Answer::json([b"[", &lines.collect::<Vec<_>>().join(&b","[..])[..], b"]"].concat())
 }
 
 /// Answers with this program's name and version.

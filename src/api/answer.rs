@@ -166,6 +166,8 @@ pub enum Problem {
     },
     /// The log cannot be read.
     Unreadable,
+    /// A machine may not be removed: in words.
+    Member(String),
 }
 
 /// What can be wrong with a request.
@@ -255,6 +257,7 @@ impl Problem {
                 "Outcome Unknown: The Write May Or May Not Have Happened",
             ),
             Self::Gone { cursor, oldest } => gone(cursor, oldest),
+            Self::Member(why) => Answer::line(StatusCode::CONFLICT, why),
             Self::Unreadable => {
                 Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
             }

@@ -6,6 +6,8 @@ use etcd_log::{Index, KeyPath, LogTime};
 use etcd_projections::{Change, Event, Node};
 use serde::Serialize;
 
+use crate::node::Listed;
+
 /// One line: an event, or what a key holds.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,6 +49,44 @@ impl<'a> Line<'a> {
             time: None,
         }
     }
+}
+
+/// A machine of the cluster, and how it stands.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MachineLine<'a> {
+    name: &'a str,
+    id: String,
+    role: &'a str,
+    peer_url: &'a str,
+    client_url: &'a str,
+    /// The last command that it has applied; absent if it does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+    /// How many commands it is behind the one that is furthest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<u64>,
+}
+
+/// Writes a machine, given the newest command that any machine has applied.
+pub fn machine(listed: &Listed, newest: Index) -> Vec<u8> {
+    let Listed { machine, votes, standing } = listed;
+    let role = match standing {
+        None => "unreachable",
+        Some(standing) if standing.leads => "leader",
+        Some(_) if *votes => "follower",
+        Some(_) => "learner",
+    };
+    let index = standing.as_ref().map(|standing| standing.applied.0);
+    to_vec(&MachineLine {
+        name: &machine.name,
+        id: machine.node.to_string(),
+        role,
+        peer_url: &machine.peer_url,
+        client_url: &machine.client_url,
+        index,
+        lag: index.map(|index| newest.0.saturating_sub(index)),
+    })
 }
 
 fn to_vec(line: &impl Serialize) -> Vec<u8> {

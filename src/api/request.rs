@@ -35,8 +35,18 @@ const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
 const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 
 /// The fields that mean something; others are passed over.
-const NAMES: [&str; 9] =
-    ["value", "prevValue", "ttl", "index", "after", "stream", "timeout", "stale", "min_index"];
+const NAMES: [&str; 10] = [
+    "value",
+    "prevValue",
+    "ttl",
+    "index",
+    "after",
+    "stream",
+    "timeout",
+    "stale",
+    "min_index",
+    "detail",
+];
 
 /// The fields of a request, each once: a body's first, then the query's.
 #[derive(Debug, Default)]
@@ -126,6 +136,11 @@ impl Fields {
 
     pub(super) fn stream(&self) -> Result<bool, Problem> {
         self.flag("stream")
+    }
+
+    /// Returns whether the request wants to know more.
+    pub(super) fn detail(&self) -> Result<bool, Problem> {
+        self.flag("detail")
     }
 
     /// Returns the time limit that the request sets.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 
 use super::Node;
-use super::members::JoinError;
+use super::members::{JoinError, LeaveError};
 use crate::consensus::Role;
 use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Standing};
 
@@ -111,7 +111,11 @@ impl Node {
     async fn let_go(&self, name: &Arc<str>) -> Result<Answer, Refusal> {
         self.check_leads()?;
         let left = self.leave_as_leader(name, CHANGE_LIMIT).await;
-        left.map_err(|error| Refusal::Impossible(error.to_string()))?;
+        left.map_err(|error| match error {
+            LeaveError::NotFound(_) => Refusal::NotFound,
+            LeaveError::Write(_) => Refusal::NotReady,
+            error => Refusal::Impossible(error.to_string()),
+        })?;
         Ok(Answer::Done)
     }
 

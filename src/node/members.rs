@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use super::{Freshness, Node, Unavailable, WriteError};
 use crate::consensus::ConsensusError;
 use crate::one_line::OneLine;
-use crate::peers::{Answer, Question, Standing};
+use crate::peers::{Answer, CallError, Question, Refusal, Standing};
 
 /// How often the leader looks whether the group is what the log says.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -133,7 +133,18 @@ impl Node {
             Some(leader) if leader != consensus.me() => {
                 let question = Question::Leave { name: Arc::clone(name) };
                 let asked = self.inner.peers.ask(leader, &question, &[], limit).await;
-                asked.map(drop).map_err(|error| LeaveError::Refused(OneLine(&error).to_string()))
+                asked.map(drop).map_err(|error| match error {
+                    CallError::Refused { refusal: Refusal::NotFound, .. } => {
+                        LeaveError::NotFound(Arc::clone(name))
+                    }
+                    CallError::Refused { refusal: Refusal::Impossible(why), .. } => {
+                        LeaveError::Refused(why)
+                    }
+                    CallError::NotSent { .. } | CallError::Refused { .. } => {
+                        Unavailable::NoLeader.into()
+                    }
+                    CallError::Lost { .. } => LeaveError::Write(WriteError::Unknown),
+                })
             }
             Some(_) | None => self.leave_as_leader(name, limit).await,
         }

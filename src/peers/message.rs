@@ -245,6 +245,9 @@ pub enum Refusal {
         /// The oldest command that is kept.
         oldest: Index,
     },
+    /// There is no such machine.
+    #[error("there is no such machine")]
+    NotFound,
     /// What was asked for cannot be.
     #[error("{0}")]
     Impossible(String),

@@ -1,0 +1,128 @@
+//! `etcd machine`: the machines of a running cluster, as a table.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+/// How long an answer may take: the cluster may have to elect a leader first.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Why the cluster did not do what was wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Nobody answers.
+    #[error("no machine answers at {url}")]
+    Unreachable {
+        /// Where nobody does.
+        url: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It was refused.
+    #[error("the cluster refuses: {0}")]
+    Refused(String),
+    /// There is no such machine.
+    #[error("there is no machine {0}")]
+    NotFound(String),
+    /// The answer makes no sense.
+    #[error("the answer cannot be read")]
+    Answer(#[from] serde_json::Error),
+    /// The output cannot be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+/// A machine, as the API tells it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    name: String,
+    id: String,
+    role: String,
+    peer_url: String,
+    client_url: String,
+    index: Option<u64>,
+    lag: Option<u64>,
+}
+
+/// Prints the machines of the cluster.
+///
+/// # Errors
+///
+/// If nobody answers, or the output cannot be written.
+pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
+    let (status, body) = ask(url, Method::GET, "/v1/machines?detail=true").await?;
+    if status != StatusCode::OK {
+        return Err(refused(&body));
+    }
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let titles = ["NAME", "ID", "ROLE", "PEERS", "CLIENTS", "INDEX", "LAG"].map(str::to_owned);
+    let lines = serde_json::from_slice::<Vec<Line>>(&body)?;
+    let rows = lines.into_iter().map(|line| {
+        let Line { name, id, role, peer_url, client_url, index, lag } = line;
+        [name, id, role, peer_url, client_url, number(index), number(lag)]
+    });
+    let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// Removes a machine from the cluster.
+///
+/// # Errors
+///
+/// If nobody answers, or the machine may not be removed.
+pub async fn remove(url: &str, name: &str, out: &mut impl Write) -> Result<(), MachineError> {
+    let path = format!("/v1/machines/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
+    let (status, body) = ask(url, Method::DELETE, &path).await?;
+    match status {
+        StatusCode::NO_CONTENT => Ok(writeln!(out, "machine {name} is removed")?),
+        StatusCode::NOT_FOUND => Err(MachineError::NotFound(name.to_owned())),
+        _ => Err(refused(&body)),
+    }
+}
+
+fn refused(body: &[u8]) -> MachineError {
+    MachineError::Refused(String::from_utf8_lossy(body).trim_end().to_owned())
+}
+
+async fn ask(url: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), MachineError> {
+    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let failed = |source| MachineError::Unreachable { url: url.to_owned(), source };
+    let asked = tokio::time::timeout(LIMIT, ask_at(address, method, path)).await;
+    asked.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())).map_err(failed)
+}
+
+async fn ask_at(
+    address: &str,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header(HOST, address);
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok((status, body))
+}

@@ -1,0 +1,183 @@
+//! `etcd recover`: a cluster of one, out of the directory of a machine that
+//! survived when a majority is lost for good.
+//!
+//! What the survivor has in its log is kept, all of it. Up to the last entry that
+//! it knows to be committed its history is certain; what comes after may never have
+//! been acknowledged. What was acknowledged and did not reach it is lost.
+//!
+//! ```text
+//! … committed │ not known to be │ the group is this machine │ sync of a new cluster, leaves
+//! ```
+//!
+//! The cluster gets another id, so that no lost machine that comes back after all is
+//! taken for a member.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use etcd_log::{
+    Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Membership, Payload,
+    RaftIndex, Term, Vote, Wal, WalOptions, Write,
+};
+use etcd_projections::State;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointStore, leads_into};
+use crate::clock::Clock;
+use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::replay::{Replay, ReplayError};
+
+/// Why a directory cannot become a cluster of one.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// There is no machine's data in it.
+    #[error("{} holds no data of a machine", .0.display())]
+    Empty(std::path::PathBuf),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The checkpoints cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The log does not add up.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The operating system refused.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What a survivor has in its log.
+struct Survived {
+    state: State,
+    /// The last command that is certain.
+    certain: Index,
+    last: Option<LogId>,
+    vote: Option<Vote>,
+}
+
+/// Makes a cluster of one out of a directory, and says what it keeps.
+///
+/// # Errors
+///
+/// If the directory cannot be used. Then the command can be given again.
+pub fn run(dir: &Path, out: &mut impl io::Write) -> Result<(), RecoverError> {
+    if !dir.exists() {
+        return Err(RecoverError::Empty(dir.to_owned()));
+    }
+    let data_dir = DataDir::take(dir)?;
+    let identity = data_dir.identity()?.ok_or_else(|| RecoverError::Empty(dir.to_owned()))?;
+    let wal = open(&data_dir, &identity)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("start threads"))?;
+    let survived = runtime.block_on(replay(&data_dir, &wal))?;
+    let cluster = ClusterId::random();
+    // First: a machine that is killed after this knows nobody, and can be recovered
+    // again. The other way round, it would go on under the old name.
+    let (joined, removed) = (false, false);
+    data_dir.rewrite(&Identity { cluster, joined, removed, ..identity.clone() })?;
+    append(&wal, &survived, &identity, cluster)?;
+    wal.close()?;
+    report(out, &survived, &identity, cluster).map_err(system("write the output"))
+}
+
+fn open(data_dir: &DataDir, identity: &Identity) -> Result<Wal, RecoverError> {
+    let on_fatal = Arc::new(|error| crate::serve::end_process(&error));
+    let options = WalOptions {
+        must_exist: true,
+        ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
+    };
+    Ok(Wal::open(&options)?.0)
+}
+
+/// Replays all that the log holds, certain or not.
+async fn replay(data_dir: &DataDir, wal: &Wal) -> Result<Survived, RecoverError> {
+    let store = CheckpointStore::new(data_dir.checkpoints(), 1);
+    let log = wal.state();
+    store.settle_received(log.committed.map(|id| id.index))?;
+    let first = wal.first();
+    let newest = store.newest(|file| leads_into(file, first))?;
+    let start = newest.map_or_else(|| Checkpoint::empty(State::new(1)), |(start, _)| start);
+    let mut certain = start.state.position().index;
+    let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
+    let reader = wal.reader();
+    let entries = reader.iter(next..RaftIndex(u64::MAX));
+    let mut replay = Replay::new(start.state, tokio_stream::iter(entries));
+    while let Some(step) = replay.next().await? {
+        if Some(step.entry.id) <= log.committed {
+            certain = replay.state().position().index;
+        }
+    }
+    Ok(Survived { state: replay.into_state(), certain, last: log.last, vote: log.vote })
+}
+
+/// Appends what makes the machine the only one.
+fn append(
+    wal: &Wal,
+    survived: &Survived,
+    identity: &Identity,
+    cluster: ClusterId,
+) -> Result<(), RecoverError> {
+    let node = identity.node;
+    let term = survived.vote.map(|vote| vote.term).max(survived.last.map(|id| id.term));
+    let term = term.unwrap_or(Term(0)).next();
+    let next = survived.last.map_or(RaftIndex(0), |id| id.index.next());
+    let machines = survived.state.machines();
+    let me = machines.iter().find(|machine| machine.node == node);
+    let address = me.map_or_else(|| Arc::from("127.0.0.1:7001"), |me| Arc::clone(&me.peer_url));
+    let membership = Membership {
+        voters: vec![[node].into()],
+        nodes: [(node, Arc::from(crate::node::address_of(&address)))].into(),
+    };
+    let others = machines.iter().filter(|machine| machine.node != node);
+    let leaves = others.map(|machine| Command::Leave { name: Arc::clone(&machine.name) });
+    let commands = std::iter::once(Command::Sync { cluster }).chain(leaves).collect();
+    let batch = Batch::new(Clock::default().now().max(survived.state.position().time), commands);
+    let entry = |index, payload| Arc::new(Entry { id: LogId { term, node, index }, payload });
+    let entries = vec![
+        entry(next, Payload::Membership(membership)),
+        entry(next.next(), Payload::Batch(Arc::new(batch))),
+    ];
+    write(wal, Write::Vote(Vote { term, node, committed: false }))?;
+    write(wal, Write::Append(entries))?;
+    Ok(())
+}
+
+fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
+    let (sender, written) = mpsc::channel();
+    wal.write(write, Box::new(move |result| drop(sender.send(result))));
+    written.recv().unwrap_or(Err(LogError::Closed))
+}
+
+fn report(
+    out: &mut impl io::Write,
+    survived: &Survived,
+    identity: &Identity,
+    cluster: ClusterId,
+) -> io::Result<()> {
+    let Survived { state, certain, .. } = survived;
+    let last = state.position().index;
+    writeln!(out, "the history of machine {} is certain up to command {certain}", identity.name)?;
+    let after = last.0 - certain.0;
+    match after {
+        0 => {}
+        1 => writeln!(out, "one command after it is kept: it may not have been acknowledged")?,
+        _ => writeln!(
+            out,
+            "{after} commands after it, up to {last}, are kept: they may not have been acknowledged"
+        )?,
+    }
+    writeln!(out, "it is a cluster of one by now, {cluster}; the other machines can join it anew")
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> RecoverError {
+    move |source| RecoverError::System { action, source }
+}
