@@ -42,7 +42,7 @@ pub struct JoinRefused {
 /// # Errors
 ///
 /// If one refuses for good.
-pub(crate) async fn join(
+pub async fn join(
     machine: &Machine,
     through: &[String],
     network: Arc<dyn Connect>,

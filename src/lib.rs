@@ -27,7 +27,7 @@ pub mod consensus;
 pub mod data_dir;
 pub mod disk;
 mod enroll;
-mod join;
+pub mod join;
 pub mod log_source;
 pub mod log_tool;
 pub mod machine;

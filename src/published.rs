@@ -117,7 +117,11 @@ impl WatchHub {
     }
 
     fn wake_all(&self) {
-        self.places().values().for_each(|place| place.bell.notify_waiters());
+        let places = self.places();
+        // Always in the same order, so that a simulation can be repeated.
+        let mut places: Vec<_> = places.iter().collect();
+        places.sort_by_key(|(prefix, _)| *prefix);
+        places.iter().for_each(|(_, place)| place.bell.notify_waiters());
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Arc<str>, Place>> {

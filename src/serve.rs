@@ -250,7 +250,7 @@ impl Server {
             machine,
             founds: !identity.joined,
             log: wal.clone(),
-            fill: Fill(Arc::new(move || filled.filler())),
+            fill: Fill(Arc::new(move || Some(Box::new(filled.filler()?)))),
             settled: applied.min(wal.reader().last_archived()),
             checkpoints: checkpoints.clone(),
             start,

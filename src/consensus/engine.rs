@@ -268,6 +268,13 @@ impl Consensus {
         self.role() == Role::Leader
     }
 
+    /// Returns the term in which this machine leads, or thinks that it does.
+    pub fn leads_in(&self) -> Option<Term> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        (metrics.state == ServerState::Leader).then_some(Term(metrics.vote.leader_id.term))
+    }
+
     /// Returns the times of Raft.
     pub fn timing(&self) -> Timing {
         self.timing

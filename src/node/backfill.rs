@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{FillError, Filler, NodeId, RaftIndex};
+use etcd_log::{FillError, Filler, Index, NodeId, RaftIndex};
 
 use super::Node;
 use super::tell::Oldest;
@@ -23,7 +23,41 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Makes what fills in missing history; nothing, if none is missing.
 #[derive(Clone)]
-pub struct Fill(pub Arc<dyn Fn() -> Option<Filler> + Send + Sync>);
+pub struct Fill(pub Arc<dyn Fn() -> Option<Box<dyn FillHistory>> + Send + Sync>);
+
+/// What fills in missing history: see [`Filler`], which does so in a log on disk.
+#[expect(clippy::missing_errors_doc, reason = "they are those of the filler of the log")]
+pub trait FillHistory: Send {
+    /// Returns the entries that are still wanted: the first, and the last.
+    fn wanted(&self) -> (RaftIndex, RaftIndex);
+
+    /// Begins with a later entry than was wanted.
+    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError>;
+
+    /// Takes the next entry. Returns whether it was the last one.
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError>;
+
+    /// Notes that there is nothing more to come.
+    fn give_up(&mut self) -> Result<(), FillError>;
+}
+
+impl FillHistory for Filler {
+    fn wanted(&self) -> (RaftIndex, RaftIndex) {
+        Self::wanted(self)
+    }
+
+    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
+        Self::skip_to(self, next, before)
+    }
+
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
+        Self::push(self, entry)
+    }
+
+    fn give_up(&mut self) -> Result<(), FillError> {
+        Self::give_up(self)
+    }
+}
 
 impl fmt::Debug for Fill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +102,7 @@ impl Node {
         }
     }
 
-    async fn fetch(&self, node: NodeId, filler: Filler) -> Result<(), BackfillError> {
+    async fn fetch(&self, node: NodeId, filler: Box<dyn FillHistory>) -> Result<(), BackfillError> {
         let (from, upto) = filler.wanted();
         let question = Question::Entries { from, upto };
         let mut conversation = self.inner.peers.converse(node, &question).await?;
@@ -101,7 +135,11 @@ impl Node {
 }
 
 /// Begins where the other machine's history does.
-async fn begin(mut filler: Filler, oldest: Oldest, upto: RaftIndex) -> Result<Filler, FillError> {
+async fn begin(
+    mut filler: Box<dyn FillHistory>,
+    oldest: Oldest,
+    upto: RaftIndex,
+) -> Result<Box<dyn FillHistory>, FillError> {
     let begin = move || {
         if oldest.entry > upto {
             filler.give_up()?;

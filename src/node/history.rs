@@ -257,15 +257,22 @@ impl History {
         let mut start = self.start(audience.cursor, &target).await;
         let mut range = entries_after(start.applied.map(|id| id.index), &target);
         if range.start < self.log.first() {
-            let Some((here, event)) = self.first_state().await.filter(|_| audience.upto.is_none())
-            else {
+            let Some(file) = self.first_file() else {
                 let oldest = self.oldest(&target);
                 return Err(WatchError::Gone { cursor: audience.cursor, oldest });
             };
-            if !self.elsewhere.tell(&audience, event).await? {
+            if audience.upto.is_some() {
+                // Whoever asks has to ask a machine that knows.
                 return Ok(());
             }
-            audience = audience.behind(event);
+            if !self.elsewhere.tell(&audience, file.event).await? {
+                return Ok(());
+            }
+            audience = audience.behind(file.event);
+            let checkpoints = self.checkpoints.clone();
+            let read = blocking(move || checkpoints.read(&file.path)).await;
+            // It may have made room for newer ones by now: then another turn is needed.
+            let Ok(here) = read else { return Ok(()) };
             start = here;
             range = entries_after(start.applied.map(|id| id.index), &target);
         }
@@ -328,16 +335,13 @@ impl History {
         )
     }
 
-    /// Returns the first state that this machine can replay from, and its last event,
-    /// while it has not got the history from before it.
-    async fn first_state(&self) -> Option<(Checkpoint, EventNumber)> {
+    /// Returns the first checkpoint that this machine can replay from, while it has not
+    /// got the history from before it.
+    fn first_file(&self) -> Option<CheckpointFile> {
         self.log.missing()?;
         let first = self.log.first();
-        let checkpoints = self.checkpoints.clone();
-        let leads = move |file: &CheckpointFile| checkpoint::leads_into(file, first);
-        let oldest = blocking(move || checkpoints.oldest(leads)).await.ok().flatten()?;
-        let event = oldest.state.position().event;
-        Some((oldest, event))
+        let files = self.checkpoints.list().unwrap_or_default();
+        files.into_iter().find(|file| checkpoint::leads_into(file, first))
     }
 
     fn others_wait(&self) -> bool {

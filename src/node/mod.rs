@@ -36,7 +36,7 @@ use history::History;
 use proposer::{Means, Proposer};
 use seldom::Seldom;
 
-pub use backfill::Fill;
+pub use backfill::{Fill, FillHistory};
 pub use members::{JoinError, LeaveError, Listed, address_of};
 pub use watch::{Cursor, Seen, Start, Watch, WatchError};
 

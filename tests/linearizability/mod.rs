@@ -1,0 +1,191 @@
+//! A checker of linearizability: is there an order of all operations on a key, each
+//! at some moment between its call and its answer, in which every answer is right?
+//!
+//! Keys are independent of each other, so each is judged alone (Herlihy and Wing,
+//! 1990, on locality). The search is that of Wing and Gong, 1993, with what has been
+//! tried remembered (Lowe, 2017). An operation whose answer is not known may have
+//! happened at any time after its call, or never.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(unreachable_pub, reason = "these are the words of a library of its own")]
+
+use std::collections::{BTreeMap, HashSet};
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Set(String),
+    TestAndSet { prev: String, value: String },
+    Delete,
+    Get,
+}
+
+/// What was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was done. A set tells the value before; nothing, if there was none.
+    Done(Option<String>),
+    /// A test found another value.
+    Found(String),
+    /// There was no such key.
+    NotFound,
+    /// The value that was read.
+    Value(String),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// An operation on a key, from its call to its answer.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    pub key: String,
+    pub call: Call,
+    pub answer: Answer,
+    /// When it was called, and answered: any clock that goes on will do.
+    pub called: u64,
+    pub answered: u64,
+}
+
+/// Checks a history, and says which key has none of the orders that there could be.
+pub fn check(history: &[Operation]) -> Result<(), String> {
+    let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
+    for operation in history {
+        keys.entry(&operation.key).or_default().push(operation);
+    }
+    for (key, mut operations) in keys {
+        // What may never have happened, and shows nothing, says nothing.
+        operations.retain(|op| op.answer != Answer::Unknown || op.call != Call::Get);
+        operations.sort_by_key(|op| op.called);
+        if !is_linearizable(&operations) {
+            let lines: Vec<_> = operations.iter().map(|op| format!("{op:?}")).collect();
+            return Err(format!("{key} is not linearizable:\n{}", lines.join("\n")));
+        }
+    }
+    Ok(())
+}
+
+type Value = Option<String>;
+
+/// How far a search has come: which operations are in order by now, and the value.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct State {
+    /// All before this one are in order.
+    first: usize,
+    /// Those after it that are, too.
+    done: Vec<usize>,
+    value: Value,
+}
+
+fn is_linearizable(operations: &[&Operation]) -> bool {
+    let start = State { first: 0, done: Vec::new(), value: None };
+    let (mut seen, mut stack) = (HashSet::new(), vec![start]);
+    while let Some(state) = stack.pop() {
+        let open = |at: &usize| !state.done.contains(at);
+        let rest = || (state.first..operations.len()).filter(open);
+        // Whatever is not known to have happened need not.
+        if rest().all(|at| operations[at].answer == Answer::Unknown) {
+            return true;
+        }
+        let earliest = rest().map(|at| ends(operations[at])).min().unwrap_or(u64::MAX);
+        for at in rest().take_while(|at| operations[*at].called <= earliest) {
+            let Some(value) = apply(operations[at], &state.value) else { continue };
+            let next = advance(&state, at, value);
+            if seen.insert(next.clone()) {
+                stack.push(next);
+            }
+        }
+    }
+    false
+}
+
+fn ends(operation: &Operation) -> u64 {
+    if operation.answer == Answer::Unknown { u64::MAX } else { operation.answered }
+}
+
+fn advance(state: &State, at: usize, value: Value) -> State {
+    let mut next = State { value, ..state.clone() };
+    next.done.push(at);
+    next.done.sort_unstable();
+    while let Some(place) = next.done.iter().position(|done| *done == next.first) {
+        next.done.remove(place);
+        next.first += 1;
+    }
+    next
+}
+
+/// What an operation leaves, if its answer is right; nothing, if it is wrong.
+fn apply(operation: &Operation, before: &Value) -> Option<Value> {
+    let (call, answer) = (&operation.call, &operation.answer);
+    if *answer == Answer::Unknown {
+        return Some(match (call, before) {
+            (Call::Set(value), _) => Some(value.clone()),
+            (Call::TestAndSet { prev, value }, Some(found)) if prev == found => Some(value.clone()),
+            (Call::Delete, _) => None,
+            (Call::TestAndSet { .. } | Call::Get, _) => before.clone(),
+        });
+    }
+    match (call, answer, before) {
+        (Call::Set(value), Answer::Done(prev), _) if prev == before => Some(Some(value.clone())),
+        (Call::TestAndSet { prev, value }, Answer::Done(_), Some(found)) if prev == found => {
+            Some(Some(value.clone()))
+        }
+        (Call::TestAndSet { prev, .. }, Answer::Found(found), Some(there))
+            if found == there && prev != there =>
+        {
+            Some(before.clone())
+        }
+        (Call::Delete, Answer::Done(prev), Some(_)) if prev == before => Some(None),
+        (Call::TestAndSet { .. } | Call::Delete | Call::Get, Answer::NotFound, None) => Some(None),
+        (Call::Get, Answer::Value(found), Some(there)) if found == there => Some(before.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(call: Call, answer: Answer, called: u64, answered: u64) -> Operation {
+        Operation { key: "/k".to_owned(), call, answer, called, answered }
+    }
+
+    fn set(value: &str, prev: Option<&str>, called: u64, answered: u64) -> Operation {
+        let answer = Answer::Done(prev.map(str::to_owned));
+        op(Call::Set(value.to_owned()), answer, called, answered)
+    }
+
+    fn get(value: &str, called: u64, answered: u64) -> Operation {
+        op(Call::Get, Answer::Value(value.to_owned()), called, answered)
+    }
+
+    #[test]
+    fn stale_read_is_noticed() {
+        let history = [set("a", None, 1, 2), set("b", Some("a"), 3, 4), get("a", 5, 6)];
+        assert!(check(&history).is_err());
+        let history = [set("a", None, 1, 2), set("b", Some("a"), 3, 6), get("a", 4, 5)];
+        assert!(check(&history).is_ok(), "it was read while it was being overwritten");
+    }
+
+    #[test]
+    fn lost_write_is_noticed() {
+        let history = [set("a", None, 1, 2), op(Call::Get, Answer::NotFound, 3, 4)];
+        assert!(check(&history).is_err());
+    }
+
+    #[test]
+    fn unknown_may_have_happened_or_not_but_not_both() {
+        let unknown = op(Call::Set("b".to_owned()), Answer::Unknown, 3, 4);
+        let first = set("a", None, 1, 2);
+        assert!(check(&[first.clone(), unknown.clone(), get("a", 5, 6)]).is_ok());
+        assert!(check(&[first.clone(), unknown.clone(), get("b", 5, 6)]).is_ok());
+        let late = [first.clone(), unknown.clone(), get("a", 5, 6), get("b", 7, 8)];
+        assert!(check(&late).is_ok(), "it may happen long after");
+        assert!(check(&[first, unknown, get("b", 5, 6), get("a", 7, 8)]).is_err());
+    }
+
+    #[test]
+    fn write_that_happens_twice_is_noticed() {
+        let once = set("a", None, 1, 2);
+        let history = [once, set("b", Some("a"), 3, 4), get("b", 5, 6), get("a", 7, 8)];
+        assert!(check(&history).is_err());
+    }
+}

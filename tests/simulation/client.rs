@@ -1,0 +1,115 @@
+//! Clients of a machine: they write and read, and note what they were answered; and
+//! one watches all that happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
+use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
+use etcd_projections::{Change, Node as TreeNode, Outcome, Rejection, What};
+
+use super::linearizability::{Answer, Call, Operation};
+use super::world::World;
+
+/// How long a request may take.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The keys that are written, and never expire.
+const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
+
+/// Writes and reads until its machine crashes.
+pub(crate) async fn run(world: World, node: Node) {
+    let dice = world.dice();
+    while !world.is_quiet() {
+        tokio::time::sleep(dice.millis(1, 60)).await;
+        if let Some(name) = world.take_wish_to_leave() {
+            let left = node.leave(&Arc::from(name.clone()), LIMIT).await;
+            world.note(format_args!("{name} leaves: {left:?}"));
+        }
+        if dice.one_in(12) {
+            expiring(&world, &node).await;
+            continue;
+        }
+        let key = *dice.pick(&KEYS);
+        let value = world.unique();
+        let call = match dice.below(10) {
+            0..=3 => Call::Get,
+            4..=6 => Call::Set(value),
+            7 => Call::Delete,
+            _ => Call::TestAndSet { prev: world.last_value(key), value },
+        };
+        let called = world.tick();
+        // A machine that crashes never gets to note the answer.
+        let pending = world.begin(key, &call, called);
+        let answer = ask(&node, key, &call).await;
+        world
+            .end(pending, answer.map(|answer| operation(key, &call, answer, called, world.tick())));
+    }
+}
+
+fn operation(key: &str, call: &Call, answer: Answer, called: u64, answered: u64) -> Operation {
+    Operation { key: key.to_owned(), call: call.clone(), answer, called, answered }
+}
+
+/// Sets a key that expires: what watches see of it is compared between machines.
+async fn expiring(world: &World, node: &Node) {
+    let key = KeyPath::clean(&format!("/expiring/{}", world.dice().below(4))).unwrap();
+    let ttl = Ttl::new(1 + world.dice().number() % 3);
+    let command = Command::Set { key, value: Arc::from(world.unique()), ttl };
+    let _answered = node.propose(command, LIMIT).await;
+}
+
+/// Asks for something, and returns the answer; nothing, if it is certain that
+/// nothing was done.
+async fn ask(node: &Node, key: &str, call: &Call) -> Option<Answer> {
+    let key = KeyPath::clean(key).unwrap();
+    let command = match call.clone() {
+        Call::Get => return get(node, &key).await,
+        Call::Set(value) => Command::Set { key, value: Arc::from(value), ttl: None },
+        Call::Delete => Command::Delete { key },
+        Call::TestAndSet { prev, value } => {
+            let (prev_value, value) = (Arc::from(prev), Arc::from(value));
+            Command::TestAndSet(TestAndSet { key, prev_value, value, ttl: None })
+        }
+    };
+    match node.propose(command, LIMIT).await {
+        Ok(outcome) => Some(answer(&outcome)),
+        Err(WriteError::Unknown) => Some(Answer::Unknown),
+        Err(WriteError::Unavailable(_) | WriteError::DiskFull) => None,
+    }
+}
+
+async fn get(node: &Node, key: &KeyPath) -> Option<Answer> {
+    let published = node.read(Freshness::Linearizable, LIMIT).await.ok()?;
+    Some(match published.state.tree().get(key) {
+        Some(TreeNode::File { value, .. }) => Answer::Value(value.to_string()),
+        Some(TreeNode::Directory) | None => Answer::NotFound,
+    })
+}
+
+fn answer(outcome: &Outcome) -> Answer {
+    match &outcome.what {
+        What::Event(event) => Answer::Done(match &event.change {
+            Change::Set { prev, .. } => prev.as_ref().map(ToString::to_string),
+            Change::Delete { prev, .. } | Change::Expire { prev, .. } => Some(prev.to_string()),
+        }),
+        What::Rejection(Rejection::KeyNotFound) => Answer::NotFound,
+        What::Rejection(Rejection::TestFailed { found, .. }) => Answer::Found(found.to_string()),
+        What::Rejection(other) => panic!("nobody asked for {other:?}"),
+        What::Tick => panic!("a command is no tick"),
+    }
+}
+
+/// Watches all that happens, from where the watch was that ran here or elsewhere
+/// before, and holds it against what others have seen.
+pub(crate) async fn watch(world: World, name: String, node: Node) {
+    let place = world.take_watch();
+    let mut watch = node.watch(KeyPath::clean("/").unwrap(), Start::After(place.seen()));
+    loop {
+        match watch.next().await {
+            Ok(event) => place.note(&world, &name, &event),
+            Err(WatchError::Closing) => return,
+            Err(error) => world.violation(format_args!("a watch on {name} ends: {error}")),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A log on a disk that loses what was not synced.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd::node::FillHistory;
+use etcd_log::{
+    Done, Entry, FillError, Index, LogError, LogId, LogState, LogStorage, MemoryLog, RaftIndex,
+    Write,
+};
+use tokio::sync::Notify;
+
+use super::dice::Dice;
+
+/// What a machine's disk holds, over crashes: everything written, in order, and how
+/// much of it was synced.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    written: Vec<Write>,
+    synced: usize,
+    /// History from before an installed checkpoint, fetched from another machine.
+    archive: BTreeMap<RaftIndex, Arc<Entry>>,
+    /// How long a sync takes at most; longer while the disk is slow.
+    pub(crate) slow: bool,
+}
+
+impl Disk {
+    /// What a power failure leaves: all that was synced, and maybe some of what was
+    /// not.
+    pub(crate) fn lose_tail(&mut self, dice: &Dice) {
+        let unsynced = self.written.len() - self.synced;
+        let kept = self.synced + dice.below(unsynced + 1);
+        self.written.truncate(kept);
+        self.synced = kept;
+    }
+}
+
+/// The log of a machine, as long as its process runs.
+#[derive(Clone)]
+pub(crate) struct SimLog {
+    memory: MemoryLog,
+    disk: Arc<Mutex<Disk>>,
+    waiting: Arc<(Mutex<VecDeque<Done>>, Notify)>,
+}
+
+impl SimLog {
+    /// Opens what the disk holds, and starts the task that syncs.
+    pub(crate) fn open(disk: &Arc<Mutex<Disk>>, dice: &Dice) -> Self {
+        let memory = MemoryLog::new();
+        for write in &disk.lock().unwrap().written {
+            memory.write(write.clone(), Box::new(drop));
+        }
+        let log = Self { memory, disk: Arc::clone(disk), waiting: Arc::default() };
+        tokio::spawn(log.clone().sync(dice.clone()));
+        log
+    }
+
+    /// Syncs all that was written when a sync begins, and then calls it done.
+    async fn sync(self, dice: Dice) {
+        loop {
+            let (waiting, bell) = &*self.waiting;
+            let (dones, written) = {
+                let disk = self.disk.lock().unwrap();
+                (std::mem::take(&mut *waiting.lock().unwrap()), disk.written.len())
+            };
+            if dones.is_empty() {
+                bell.notified().await;
+                continue;
+            }
+            let is_slow = self.disk.lock().unwrap().slow;
+            let most = if is_slow { 400 } else { 4 };
+            tokio::time::sleep(dice.millis(0, most) + Duration::from_micros(100)).await;
+            self.disk.lock().unwrap().synced = written;
+            dones.into_iter().for_each(|done| done(Ok(())));
+        }
+    }
+}
+
+impl LogStorage for SimLog {
+    fn state(&self) -> LogState {
+        let state = self.memory.state();
+        let oldest = if self.first() == RaftIndex(0) { Default::default() } else { state.oldest };
+        LogState { oldest, ..state }
+    }
+
+    fn entries(
+        &self,
+        range: Range<RaftIndex>,
+        max_bytes: usize,
+    ) -> Result<Vec<Arc<Entry>>, LogError> {
+        let first = LogStorage::first(&self.memory);
+        if range.start >= first || self.memory.state().missing.is_some() {
+            return self.memory.entries(range, max_bytes);
+        }
+        let archive = &self.disk.lock().unwrap().archive;
+        Ok(archive.range(range).map(|(_, entry)| Arc::clone(entry)).take(64).collect())
+    }
+
+    fn write(&self, write: Write, done: Done) {
+        self.memory.write(write.clone(), Box::new(drop));
+        if let Write::Install { .. } = write {
+            self.disk.lock().unwrap().archive.clear();
+        }
+        self.disk.lock().unwrap().written.push(write);
+        self.waiting.0.lock().unwrap().push_back(done);
+        self.waiting.1.notify_one();
+    }
+
+    fn first(&self) -> RaftIndex {
+        let first = LogStorage::first(&self.memory);
+        if self.memory.state().missing.is_some() { first } else { RaftIndex(0) }
+    }
+
+    fn note_checkpoints(&self, _newest: Option<RaftIndex>, _all: Option<RaftIndex>) {}
+
+    fn note_committed(&self, upto: LogId) {
+        self.memory.note_committed(upto);
+    }
+}
+
+/// Fills in history from before an installed checkpoint.
+pub(crate) struct SimFiller {
+    log: SimLog,
+    next: RaftIndex,
+    upto: RaftIndex,
+}
+
+impl SimFiller {
+    /// Begins, if something is missing.
+    pub(crate) fn new(log: &SimLog) -> Option<Self> {
+        let upto = log.memory.state().missing?.index;
+        let next = log.disk.lock().unwrap().archive.keys().next_back().map(|last| last.next());
+        Some(Self { log: log.clone(), next: next.unwrap_or_default(), upto })
+    }
+}
+
+impl FillHistory for SimFiller {
+    fn wanted(&self) -> (RaftIndex, RaftIndex) {
+        (self.next, self.upto)
+    }
+
+    fn skip_to(&mut self, next: RaftIndex, _before: Index) -> Result<(), FillError> {
+        assert!(next <= self.next, "nothing is ever dropped here");
+        Ok(())
+    }
+
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
+        let entry = Entry::decode(&entry).map_err(FillError::Foreign)?;
+        assert_eq!(entry.id.index, self.next, "entries come in order");
+        self.log.disk.lock().unwrap().archive.insert(self.next, Arc::new(entry));
+        self.next = self.next.next();
+        let is_last = self.next > self.upto;
+        if is_last {
+            self.log.write(Write::Fill, Box::new(drop));
+        }
+        Ok(is_last)
+    }
+
+    fn give_up(&mut self) -> Result<(), FillError> {
+        panic!("nothing is ever dropped here")
+    }
+}

@@ -1,0 +1,292 @@
+//! Simulation: many machines in one thread, on a clock, a network and disks that are
+//! all driven by one seed.
+//!
+//! ```text
+//! seed ─▶ dice ─▶ crashes that lose what was not synced, cut and one-way links, lost
+//!                 messages, slow disks, clocks that differ, joins and leaves
+//!                       │
+//!  clients, watches ─▶ the real machine: proposer, barrier, consensus, peers
+//!                       │
+//!  after every step: one leader a term, one state a position, one entry an index
+//!  at the end:       all agree, every watch saw all, the history is linearizable
+//! ```
+//!
+//! The same seed gives the same run. `SIM_SEEDS=1000 cargo test --test simulation`
+//! tries more of them, `SIM_SEED=17 cargo test --test simulation many_seeds` one
+//! again.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a failure says how to repeat it")]
+
+mod client;
+mod dice;
+#[path = "../linearizability/mod.rs"]
+mod linearizability;
+mod log;
+mod machine;
+mod world;
+
+use std::time::Duration;
+
+use turmoil::{Builder, Sim};
+use world::{HEALING, World};
+
+/// For how long there are faults.
+const TROUBLE: Duration = Duration::from_secs(15);
+
+/// How many seeds are tried unless somebody wants more.
+const SEEDS: u64 = 24;
+
+/// How often what must hold at any moment is looked at.
+const CHECK: u32 = 20;
+
+/// A fault that lasts for a while.
+#[derive(Clone, Debug)]
+enum Fault {
+    Crash(Vec<String>),
+    Cut(String, String),
+    CutOneWay(String, String),
+    Isolate(String),
+    SlowDisk(String),
+    LoseMessages,
+}
+
+struct Simulation {
+    world: World,
+    sim: Sim<'static>,
+    names: Vec<String>,
+    faults: Vec<(Duration, Fault)>,
+    /// When the next fault comes.
+    next: Duration,
+    others: u32,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let world = World::new(seed, 2);
+        let sim = Builder::new()
+            .rng_seed(seed)
+            .simulation_duration(Duration::from_secs(600))
+            .tick_duration(Duration::from_millis(1))
+            .min_message_latency(Duration::from_micros(100))
+            .max_message_latency(Duration::from_millis(8))
+            .tcp_capacity(4096)
+            .build();
+        let names = Vec::new();
+        let next = Duration::from_secs(1);
+        let mut simulation = Self { world, sim, names, faults: Vec::new(), next, others: 0 };
+        simulation.add("m1", &[]);
+        simulation.add("m2", &["m1:7001"]);
+        simulation.add("m3", &["m2:7001", "m1:7001"]);
+        simulation
+    }
+
+    /// Adds a machine that joins through others.
+    fn add(&mut self, name: &str, through: &[&str]) {
+        let through: Vec<_> = through.iter().map(|&address| address.to_owned()).collect();
+        let (world, owned) = (self.world.clone(), name.to_owned());
+        self.sim.host(name, move || machine::run(world.clone(), owned.clone(), through.clone()));
+        self.names.push(name.to_owned());
+    }
+
+    /// Runs with faults, then without, until all agree.
+    fn run(mut self) -> Result<World, String> {
+        while self.sim.elapsed() < TROUBLE {
+            self.trouble();
+            self.step()?;
+        }
+        self.heal();
+        let healed = self.sim.elapsed();
+        // Long enough for all that could expire to have expired.
+        while self.sim.elapsed() < healed + Duration::from_secs(6) || !self.has_healed() {
+            if self.sim.elapsed() > healed + Duration::from_secs(2) {
+                self.world.quiet();
+            }
+            if self.sim.elapsed() > healed + HEALING {
+                let up = self.world.machines_up();
+                let states = up.iter().map(|(name, node, consensus)| {
+                    format!("{name}: {:?} {:?}", node.now().applied, consensus.role())
+                });
+                return Err(format!("they do not agree: {:?}", states.collect::<Vec<_>>()));
+            }
+            self.step()?;
+        }
+        linearizability::check(&self.world.history())?;
+        Ok(self.world.clone())
+    }
+
+    fn has_healed(&self) -> bool {
+        self.names.iter().filter(|name| !self.world.is_removed(name)).count()
+            == self.world.machines_up().len()
+            && self.world.has_converged()
+            && self.world.watches_are_done()
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        for _ in 0..CHECK {
+            self.sim.step().map_err(|error| error.to_string())?;
+        }
+        self.world.check(self.sim.elapsed())
+    }
+
+    /// Ends the faults whose time is over, and begins another one when it is time.
+    fn trouble(&mut self) {
+        let now = self.sim.elapsed();
+        let (over, faults) =
+            std::mem::take(&mut self.faults).into_iter().partition(|(until, _)| *until <= now);
+        self.faults = faults;
+        let over: Vec<(Duration, Fault)> = over;
+        over.into_iter().for_each(|(_, fault)| self.end(&fault));
+        if now < self.next {
+            return;
+        }
+        let dice = self.world.dice();
+        self.next = now + dice.millis(200, 1500);
+        if dice.one_in(8) {
+            return self.change_members();
+        }
+        let fault = self.choose();
+        self.world.note(format_args!("{fault:?}"));
+        self.begin(&fault);
+        self.faults.push((now + dice.millis(100, 3000), fault));
+    }
+
+    fn choose(&self) -> Fault {
+        let dice = self.world.dice();
+        let name = || dice.pick(&self.names).clone();
+        match dice.below(12) {
+            0..=3 => Fault::Crash(vec![name()]),
+            4 => Fault::Crash(self.names.clone()),
+            5 | 6 => Fault::Cut(name(), name()),
+            7 => Fault::CutOneWay(name(), name()),
+            8 | 9 => Fault::Isolate(name()),
+            10 => Fault::SlowDisk(name()),
+            _ => Fault::LoseMessages,
+        }
+    }
+
+    fn begin(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Crash(names) => {
+                for name in names {
+                    self.world.down(name);
+                    self.sim.crash(&**name);
+                }
+            }
+            Fault::Cut(from, to) if from != to => self.sim.partition(&**from, &**to),
+            Fault::CutOneWay(from, to) if from != to => self.sim.partition_oneway(&**from, &**to),
+            Fault::Cut(..) | Fault::CutOneWay(..) => {}
+            Fault::Isolate(name) => {
+                for other in self.names.iter().filter(|other| *other != name) {
+                    self.sim.partition(&**name, &**other);
+                }
+            }
+            Fault::SlowDisk(name) => self.world.stored(name).disk.lock().unwrap().slow = true,
+            Fault::LoseMessages => self.sim.set_fail_rate(0.02),
+        }
+    }
+
+    fn end(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Crash(names) => {
+                for name in names.iter().filter(|name| !self.world.is_removed(name)) {
+                    if !self.sim.is_host_running(&**name) {
+                        self.sim.bounce(&**name);
+                    }
+                }
+            }
+            Fault::Cut(from, to) if from != to => self.sim.repair(&**from, &**to),
+            Fault::CutOneWay(from, to) if from != to => self.sim.repair_oneway(&**from, &**to),
+            Fault::Cut(..) | Fault::CutOneWay(..) => {}
+            Fault::Isolate(name) => {
+                for other in self.names.iter().filter(|other| *other != name) {
+                    self.sim.repair(&**name, &**other);
+                }
+            }
+            Fault::SlowDisk(name) => self.world.stored(name).disk.lock().unwrap().slow = false,
+            Fault::LoseMessages => self.sim.set_fail_rate(0.0),
+        }
+    }
+
+    /// Lets another machine join, or one leave.
+    fn change_members(&mut self) {
+        let there = self.names.iter().filter(|name| !self.world.is_removed(name)).count();
+        if there < 5 && self.others < 3 {
+            self.others += 1;
+            let name = format!("x{}", self.others);
+            self.world.note(format_args!("{name} wants to join"));
+            return self.add(&name, &["m1:7001", "m2:7001", "m3:7001"]);
+        }
+        let name = self.names.last().cloned().unwrap_or_default();
+        if there > 3 && name.starts_with('x') && !self.world.is_removed(&name) {
+            self.world.note(format_args!("{name} is to leave"));
+            self.world.wish_to_leave(&name);
+        }
+    }
+
+    /// Ends all faults.
+    fn heal(&mut self) {
+        for (_, fault) in std::mem::take(&mut self.faults) {
+            self.end(&fault);
+        }
+        self.sim.set_fail_rate(0.0);
+        let names = self.names.clone();
+        for name in names.iter().filter(|name| !self.world.is_removed(name)) {
+            if !self.sim.is_host_running(&**name) {
+                self.sim.bounce(&**name);
+            }
+        }
+        self.world.note(format_args!("all is well again"));
+    }
+}
+
+/// Runs the simulation of a seed, and says how to repeat it if it fails.
+fn simulate(seed: u64) -> World {
+    match Simulation::new(seed).run() {
+        Ok(world) => world,
+        Err(what) => {
+            eprintln!("SIM_SEED={seed} cargo test --test simulation many_seeds");
+            panic!("seed {seed}: {what}");
+        }
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn many_seeds() {
+    if let Some(seed) = number("SIM_SEED") {
+        let world = simulate(seed);
+        for line in world.trace() {
+            eprintln!("{line}");
+        }
+        eprintln!("{:?}", world.summary());
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let (mut operations, mut events, mut terms) = (0, 0, 0);
+    for seed in 1..=seeds {
+        let summary = simulate(seed).summary();
+        (operations, events, terms) =
+            (operations + summary.0, events + summary.1, terms + summary.2);
+    }
+    // A simulation in which nothing happens proves nothing.
+    let seeds = usize::try_from(seeds).unwrap();
+    assert!(operations > 200 * seeds, "{operations} operations in {seeds} runs");
+    assert!(events > 100 * seeds, "{events} events in {seeds} runs");
+    assert!(terms > 2 * seeds, "{terms} terms in {seeds} runs");
+}
+
+#[test]
+fn same_seed_gives_the_same_run() {
+    let run = || {
+        let world = simulate(7);
+        (world.trace(), world.history().iter().map(|op| format!("{op:?}")).collect::<Vec<_>>())
+    };
+    let (first, second) = (run(), run());
+    for (one, other) in first.0.iter().zip(&second.0) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(first, second);
+}

@@ -1,0 +1,323 @@
+//! The world of a simulation: what outlives the machines in it, and what must hold
+//! in it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use etcd::consensus::Consensus;
+use etcd::node::Node;
+use etcd_log::{Digest, EventNumber, LogId, RaftIndex};
+use etcd_projections::{Event, Position};
+use tempfile::TempDir;
+
+use super::dice::Dice;
+use super::linearizability::{Answer, Call, Operation};
+use super::machine::Stored;
+
+/// A world. Cloning gives another handle.
+#[derive(Clone)]
+pub(crate) struct World {
+    dice: Dice,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    stored: BTreeMap<String, Arc<Stored>>,
+    up: BTreeMap<String, (Node, Consensus)>,
+    removed: Vec<String>,
+    /// Which machine is to be removed.
+    to_leave: Option<String>,
+    /// Whether clients have had enough.
+    is_quiet: bool,
+    clients: usize,
+    clock: u64,
+    /// How long the simulation has run, for whoever drives it.
+    elapsed: Duration,
+    values: u64,
+    last_values: BTreeMap<String, String>,
+    pending: BTreeMap<u64, Operation>,
+    history: Vec<Operation>,
+    /// How far the watches have come that run.
+    watching: BTreeMap<u64, EventNumber>,
+    /// Where watches are that run nowhere at the moment.
+    watches: Vec<EventNumber>,
+    /// What happened, as the first watch saw it.
+    events: BTreeMap<EventNumber, Event>,
+    /// Who led in each term, and since when: openraft may elect several in a term, one
+    /// after the other in the order of their ids.
+    leaders: BTreeMap<(u64, u64), (String, Duration)>,
+    /// Which entry was applied at each index, and what the state was at each position.
+    applied: BTreeMap<RaftIndex, LogId>,
+    digests: BTreeMap<(u64, u64, u64), Digest>,
+    trace: Vec<String>,
+    violation: Option<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, clients: usize) -> Self {
+        let inner = Inner { clients, ..Inner::default() };
+        Self { dice: Dice::new(seed), inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    pub(crate) fn dice(&self) -> Dice {
+        self.dice.clone()
+    }
+
+    /// What a machine has on disk; made when it is first asked for.
+    pub(crate) fn stored(&self, name: &str) -> Arc<Stored> {
+        let mut inner = self.lock();
+        let dice = self.dice();
+        let stored = inner.stored.entry(name.to_owned()).or_insert_with(|| {
+            Arc::new(Stored {
+                identity: Mutex::default(),
+                disk: Arc::default(),
+                checkpoints: TempDir::new().unwrap(),
+                ahead: dice.millis(0, 400),
+            })
+        });
+        Arc::clone(stored)
+    }
+
+    /// The id of a machine: by its name, for names are used once.
+    pub(crate) fn node_id(&self, name: &str) -> u64 {
+        name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte))
+    }
+
+    pub(crate) fn clients(&self) -> usize {
+        self.lock().clients
+    }
+
+    pub(crate) fn up(&self, name: &str, node: &Node, consensus: &Consensus) {
+        self.note(format_args!("{name} is up"));
+        self.lock().up.insert(name.to_owned(), (node.clone(), consensus.clone()));
+    }
+
+    /// Notes that a machine is gone: its disk keeps what was synced. What its clients
+    /// waited for is not known.
+    pub(crate) fn down(&self, name: &str) {
+        self.note(format_args!("{name} crashes"));
+        let gone = self.lock().up.remove(name);
+        drop(gone);
+        self.stored(name).disk.lock().unwrap().lose_tail(&self.dice());
+    }
+
+    pub(crate) fn removed(&self, name: &str) {
+        let gone = self.lock().up.remove(name);
+        drop(gone);
+        self.lock().removed.push(name.to_owned());
+    }
+
+    /// Wants a machine to be removed: whichever client is free asks for it.
+    pub(crate) fn wish_to_leave(&self, name: &str) {
+        self.lock().to_leave = Some(name.to_owned());
+    }
+
+    /// Tells all clients to stop.
+    pub(crate) fn quiet(&self) {
+        self.lock().is_quiet = true;
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.lock().is_quiet
+    }
+
+    /// Whether every watch that runs has seen all that happened.
+    pub(crate) fn watches_are_done(&self) -> bool {
+        let inner = self.lock();
+        let last = inner.events.keys().next_back().copied().unwrap_or_default();
+        inner.watching.values().all(|seen| *seen == last)
+    }
+
+    pub(crate) fn take_wish_to_leave(&self) -> Option<String> {
+        self.lock().to_leave.take()
+    }
+
+    pub(crate) fn is_removed(&self, name: &str) -> bool {
+        self.lock().removed.iter().any(|removed| removed == name)
+    }
+
+    pub(crate) fn machines_up(&self) -> Vec<(String, Node, Consensus)> {
+        let inner = self.lock();
+        let up = inner.up.iter();
+        up.map(|(name, (node, consensus))| (name.clone(), node.clone(), consensus.clone()))
+            .collect()
+    }
+
+    /// The next moment of the clock that operations are ordered by.
+    pub(crate) fn tick(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.clock += 1;
+        inner.clock
+    }
+
+    /// A value that was never written before.
+    pub(crate) fn unique(&self) -> String {
+        let mut inner = self.lock();
+        inner.values += 1;
+        format!("v{}", inner.values)
+    }
+
+    /// A value that a key may hold.
+    pub(crate) fn last_value(&self, key: &str) -> String {
+        self.lock().last_values.get(key).cloned().unwrap_or_else(|| "none".to_owned())
+    }
+
+    pub(crate) fn begin(&self, key: &str, call: &Call, called: u64) -> u64 {
+        let (key, call) = (key.to_owned(), call.clone());
+        let unknown = Answer::Unknown;
+        let operation = Operation { key, call, answer: unknown, called, answered: u64::MAX };
+        self.lock().pending.insert(called, operation);
+        called
+    }
+
+    /// Notes an answer; nothing, if it is certain that nothing was done.
+    pub(crate) fn end(&self, pending: u64, operation: Option<Operation>) {
+        let mut inner = self.lock();
+        inner.pending.remove(&pending);
+        let Some(operation) = operation else { return };
+        if let (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) =
+            (&operation.call, &operation.answer)
+        {
+            inner.last_values.insert(operation.key.clone(), value.clone());
+        }
+        inner.history.push(operation);
+    }
+
+    /// All operations, those without an answer among them.
+    pub(crate) fn history(&self) -> Vec<Operation> {
+        let inner = self.lock();
+        inner.history.iter().chain(inner.pending.values()).cloned().collect()
+    }
+
+    /// Takes the place of a watch that runs nowhere, or that of a new one.
+    pub(crate) fn take_watch(&self) -> WatchPlace {
+        let id = self.tick();
+        let mut inner = self.lock();
+        let seen = inner.watches.pop().unwrap_or_default();
+        inner.watching.insert(id, seen);
+        WatchPlace { world: self.clone(), id, seen: Mutex::new(seen) }
+    }
+
+    /// Writes down what happens, for a run to be compared with another one.
+    pub(crate) fn note(&self, what: fmt::Arguments<'_>) {
+        let mut inner = self.lock();
+        let at = turmoil::sim_elapsed().unwrap_or(inner.elapsed).as_millis();
+        inner.trace.push(format!("{at} {what}"));
+    }
+
+    pub(crate) fn trace(&self) -> Vec<String> {
+        self.lock().trace.clone()
+    }
+
+    /// Notes that something does not hold that must.
+    pub(crate) fn violation(&self, what: fmt::Arguments<'_>) {
+        self.lock().violation.get_or_insert_with(|| what.to_string());
+    }
+
+    /// Checks what must hold at every moment.
+    pub(crate) fn check(&self, elapsed: Duration) -> Result<(), String> {
+        self.lock().elapsed = elapsed;
+        for (name, node, consensus) in self.machines_up() {
+            let published = node.now();
+            let position = published.state.position();
+            let mut inner = self.lock();
+            if let Some(term) = consensus.leads_in() {
+                let vote = (term.0, consensus.me().0);
+                let overruled = inner.leaders.range((Bound::Excluded(vote), Bound::Unbounded));
+                let first = overruled.map(|(_, (_, since))| *since).min();
+                if !inner.leaders.contains_key(&vote)
+                    && first.is_some_and(|first| first + SETTLING < elapsed)
+                {
+                    return Err(format!("{name} begins to lead in {term}, which is over"));
+                }
+                inner.leaders.entry(vote).or_insert_with(|| (name.clone(), elapsed));
+            }
+            if let Some(applied) = published.applied {
+                let known = *inner.applied.entry(applied.index).or_insert(applied);
+                if known != applied {
+                    return Err(format!("{name} has applied {applied}, another one {known}"));
+                }
+            }
+            let Position { index, event, time } = position;
+            let digest = published.state.digest();
+            let known = *inner.digests.entry((index.0, event.0, time.0)).or_insert(digest);
+            if known != digest {
+                return Err(format!("{name} has digest {digest} at {index}, another one {known}"));
+            }
+        }
+        self.lock().violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether all machines that are up have the same state, and something has
+    /// happened to it.
+    pub(crate) fn has_converged(&self) -> bool {
+        let up = self.machines_up();
+        let states = up.iter().map(|(_, node, _)| {
+            let now = node.now();
+            (now.state.position().index, now.state.position().event, now.state.digest().0)
+        });
+        let states: Vec<_> = states.collect();
+        states.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// How many operations were answered, how many events were seen, and how many
+    /// terms had a leader.
+    pub(crate) fn summary(&self) -> (usize, usize, usize) {
+        let inner = self.lock();
+        (inner.history.len(), inner.events.len(), inner.leaders.len())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+/// How far a watch has come, over the machines that it runs on.
+pub(crate) struct WatchPlace {
+    world: World,
+    id: u64,
+    seen: Mutex<EventNumber>,
+}
+
+impl WatchPlace {
+    pub(crate) fn seen(&self) -> EventNumber {
+        *self.seen.lock().unwrap()
+    }
+
+    /// Notes the next event, which must be the one after the last, and the same that
+    /// everybody else sees.
+    pub(crate) fn note(&self, world: &World, name: &str, event: &Event) {
+        let mut seen = self.seen.lock().unwrap();
+        if event.number != seen.next() {
+            let (seen, number) = (*seen, event.number);
+            world.violation(format_args!("a watch on {name} saw {number} after {seen}"));
+        }
+        *seen = event.number;
+        let mut inner = world.lock();
+        inner.watching.insert(self.id, event.number);
+        let known = inner.events.entry(event.number).or_insert_with(|| event.clone()).clone();
+        drop(inner);
+        if known != *event {
+            world.violation(format_args!("{name} tells {event:?}, another one {known:?}"));
+        }
+    }
+}
+
+impl Drop for WatchPlace {
+    fn drop(&mut self) {
+        let seen = self.seen();
+        let mut inner = self.world.lock();
+        inner.watching.remove(&self.id);
+        inner.watches.push(seen);
+    }
+}
+
+/// How long the votes of an election are on their way at most.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// How long a simulation runs at most until all machines agree again.
+pub(crate) const HEALING: Duration = Duration::from_secs(60);
