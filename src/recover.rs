@@ -146,6 +146,11 @@ fn append(
         entry(next, Payload::Membership(membership)),
         entry(next.next(), Payload::Batch(Arc::new(batch))),
     ];
+    if let Some(upto) = wal.state().missing {
+        // Those who had it are gone.
+        write(wal, Write::Forget { upto })?;
+        write(wal, Write::Fill { upto })?;
+    }
     write(wal, Write::Vote(Vote { term, node, committed: false }))?;
     write(wal, Write::Append(entries))?;
     Ok(())

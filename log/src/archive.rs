@@ -57,7 +57,7 @@ impl Archive {
         let mut next = (RaftIndex(0), Index(1));
         for (path, first, last) in list(dir)? {
             let sealed = Sealed::open(&path, next)?;
-            if forgotten.is_some_and(|upto| sealed.footer.last <= upto) {
+            if forgotten.is_some_and(|upto| sealed.footer.last.index <= upto.index) {
                 continue;
             }
             check_name(&sealed, first, last, next)?;
@@ -149,7 +149,7 @@ impl Archive {
     /// Forgets the files up to an entry, and returns them.
     pub(crate) fn forget(&self, upto: LogId) -> Vec<Arc<Sealed>> {
         let mut files = self.files();
-        let gone = files.iter().take_while(|file| file.footer.last <= upto).count();
+        let gone = files.iter().take_while(|file| file.footer.last.index <= upto.index).count();
         let gone = files.drain(..gone).collect();
         drop(files);
         lock(&self.shared.open).retain(|reader| reader.last > upto.index);

@@ -66,6 +66,8 @@ impl Archivist {
         while !self.keeper.is_stopped() {
             match self.work() {
                 Ok(()) => waits_for_room = false,
+                // A checkpoint came from another machine, and the log goes on behind it.
+                Err(LogError::NoLongerKept { .. }) => {}
                 Err(LogError::Closed) => return,
                 Err(error) if is_out_of_room(&error) => {
                     if !waits_for_room {

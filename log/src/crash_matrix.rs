@@ -40,7 +40,10 @@ impl Model {
             Write::Truncate { since } => {
                 self.entries.truncate(usize::try_from(since.0).unwrap());
             }
-            Write::Purge { .. } | Write::Install { .. } | Write::Fill | Write::Forget { .. } => {}
+            Write::Purge { .. }
+            | Write::Install { .. }
+            | Write::Fill { .. }
+            | Write::Forget { .. } => {}
         }
     }
 }

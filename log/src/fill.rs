@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::disk::Disk;
 use crate::frame::EntryHead;
-use crate::sealed::{Predecessor, SealedWriter};
+use crate::sealed::{self, Predecessor, SealedWriter};
 use crate::wal::Submitter;
 use crate::{Entry, Index, LogError, LogId, LogReader, RaftIndex, Write};
 
@@ -51,12 +51,16 @@ pub enum FillError {
     /// It is not an entry, or not of this log.
     #[error("what was sent is not of this log: {0}")]
     Foreign(String),
+    /// Another checkpoint has come meanwhile, and more is missing.
+    #[error("more is missing by now")]
+    Overtaken,
     /// It cannot be sealed.
     #[error(transparent)]
     Log(#[from] LogError),
 }
 
 impl Filler {
+    /// Makes what fills in the history that is missing, if any is.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         reader: LogReader,
@@ -69,7 +73,15 @@ impl Filler {
             |file| (file.footer.last.index.next(), file.footer.index),
         );
         let (ready, trailing) = (Vec::new(), Vec::new());
-        Some(Self { disk, reader, submitter, upto, before, next, ready, trailing, bytes: 0 })
+        let filler =
+            Self { disk, reader, submitter, upto, before, next, ready, trailing, bytes: 0 };
+        if next > upto.index {
+            // The process ended when all had come, and before the log said so. If that
+            // cannot be written, the process ends again.
+            let _finished = filler.finish();
+            return None;
+        }
+        Some(filler)
     }
 
     /// Returns the entries that are still wanted: the first, and the last.
@@ -109,6 +121,9 @@ impl Filler {
     /// If it is not the next one, or cannot be sealed.
     pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
         let found = Entry::decode(&entry).map_err(FillError::Foreign)?;
+        if self.reader.tail().missing() != Some(self.upto) {
+            return Err(FillError::Overtaken);
+        }
         if found.id.index != self.next {
             return Err(FillError::Order { found: found.id.index, expected: self.next });
         }
@@ -148,11 +163,19 @@ impl Filler {
     }
 
     fn finish(&self) -> Result<(), FillError> {
-        Ok(self.write(Write::Fill)?)
+        Ok(self.write(Write::Fill { upto: self.upto })?)
     }
 
     /// Seals what is ready.
     fn seal(&mut self) -> Result<(), LogError> {
+        let dir = self.reader.archive().dir().to_owned();
+        self.try_to_seal().inspect_err(|_| {
+            // A draft takes room that the log may need.
+            let _removed = self.disk.remove(&sealed::draft(&dir));
+        })
+    }
+
+    fn try_to_seal(&mut self) -> Result<(), LogError> {
         let archive = self.reader.archive();
         let from = archive.predecessor();
         let from =

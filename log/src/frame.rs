@@ -68,7 +68,10 @@ pub enum Record {
     /// The log goes on behind a checkpoint from another machine.
     Install(Installed),
     /// The history that was missing has come.
-    Filled,
+    Filled {
+        /// The last entry that it was missing up to.
+        upto: LogId,
+    },
 }
 
 /// A checkpoint from another machine, behind which a log goes on.
@@ -211,7 +214,7 @@ impl Encoder<'_> {
             Record::Committed { upto } => self.write_frame(COMMITTED, left, &[], upto),
             Record::Forgotten { upto } => self.write_frame(FORGOTTEN, left, &[], upto),
             Record::Install(installed) => self.write_frame(INSTALL, left, &[], installed),
-            Record::Filled => self.write_frame(FILLED, left, &[], &()),
+            Record::Filled { upto } => self.write_frame(FILLED, left, &[], upto),
         }
     }
 
@@ -306,7 +309,7 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Record, String> 
         COMMITTED => serde_json::from_slice(payload).map(|upto| Record::Committed { upto }),
         FORGOTTEN => serde_json::from_slice(payload).map(|upto| Record::Forgotten { upto }),
         INSTALL => serde_json::from_slice(payload).map(Record::Install),
-        FILLED => serde_json::from_slice(payload).map(|()| Record::Filled),
+        FILLED => serde_json::from_slice(payload).map(|upto| Record::Filled { upto }),
         kind => return Err(format!("frame is of unknown kind {kind}")),
     };
     record.map_err(|error| format!("frame {} cannot be read: {error}", header.sequence))

@@ -313,12 +313,13 @@ impl LogReader {
 
     /// Reads the payload of an entry's frame, as it lies in its segment.
     ///
-    /// # Panics
+    /// # Errors
     ///
-    /// If the entry is not in a segment.
+    /// If it cannot be read, or if the log goes on behind it by now.
     pub(crate) fn read_payload(&self, index: RaftIndex) -> Result<Vec<u8>, LogError> {
         let place = self.tail().place(index);
-        let (place, before) = place.unwrap_or_else(|| panic!("entry {index} is in no segment"));
+        let (place, before) =
+            place.ok_or_else(|| LogError::NoLongerKept { wanted: index, first: self.first() })?;
         let mut bytes = self.read_frame(place)?;
         let found = frame::check(&bytes).and_then(|_| EntryHead::read(&bytes[HEADER..]));
         let what = match found {

@@ -238,8 +238,9 @@ impl Scanned {
     fn check_start(&self, archived: Option<LogId>, command: Index) -> Result<(), LogError> {
         let Some(oldest) = self.whole.first() else { return Ok(()) };
         let start = self.tail.released();
-        let known = archived.max(self.tail.forgotten()).max(self.tail.missing());
-        if start <= known {
+        let known = [archived, self.tail.forgotten(), self.tail.missing()];
+        let known = known.into_iter().flatten().max_by_key(|id| id.index);
+        if start.map(|id| id.index) <= known.map(|id| id.index) {
             return Ok(());
         }
         let next = (known.map_or(RaftIndex(0), |id| id.index.next()), command.next());

@@ -187,7 +187,7 @@ impl SegmentScan<'_> {
             Record::Committed { upto } => self.scanned.tail.set_committed(upto),
             Record::Forgotten { upto } => self.scanned.tail.forget(upto),
             Record::Install(Installed { upto, index }) => self.scanned.tail.install(upto, index),
-            Record::Filled => self.scanned.tail.fill(),
+            Record::Filled { upto } => self.scanned.tail.fill(upto),
         }
         Ok(())
     }

@@ -55,7 +55,10 @@ pub enum Write {
         index: Index,
     },
     /// The history that was missing has come.
-    Fill,
+    Fill {
+        /// The last entry that it was missing up to.
+        upto: LogId,
+    },
     /// The history up to here is no longer kept.
     Forget {
         /// The last entry that goes.

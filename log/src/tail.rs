@@ -163,7 +163,7 @@ impl Tail {
             Write::Truncate { since } => self.truncate(*since),
             Write::Purge { upto } => self.purge(*upto),
             Write::Install { upto, index } => self.install(*upto, *index),
-            Write::Fill => self.fill(),
+            Write::Fill { upto } => self.fill(*upto),
             Write::Forget { upto } => self.forget(*upto),
         }
     }
@@ -259,9 +259,10 @@ impl Tail {
         self.missing = Some(upto);
     }
 
-    /// Notes that the history that was missing has come.
-    pub(crate) fn fill(&mut self) {
-        self.missing = None;
+    /// Notes that the history that was missing up to an entry has come. More may be
+    /// missing by now.
+    pub(crate) fn fill(&mut self, upto: LogId) {
+        self.missing = self.missing.filter(|missing| *missing != upto);
     }
 
     /// Returns the last entry up to where history is missing.
@@ -288,7 +289,11 @@ impl Tail {
 
     /// Notes that the history up to `upto` is no longer kept.
     pub(crate) fn forget(&mut self, upto: LogId) {
-        self.forgotten = self.forgotten.max(Some(upto));
+        // By the index alone: of what lies before history that was fetched, nobody knows
+        // the term.
+        if self.forgotten.is_none_or(|forgotten| forgotten.index < upto.index) {
+            self.forgotten = Some(upto);
+        }
     }
 
     /// Lets go of the entries up to `upto`: the archive has them.

@@ -276,7 +276,7 @@ fn size(write: &Write) -> usize {
         | Write::Truncate { .. }
         | Write::Purge { .. }
         | Write::Install { .. }
-        | Write::Fill
+        | Write::Fill { .. }
         | Write::Forget { .. } => 0,
     }
 }
@@ -295,7 +295,7 @@ fn push_items(write: Write, after: &Written, items: &mut Vec<Item>) {
         Write::Install { upto, index } => {
             items.push(Item::Record(Record::Install(Installed { upto, index })));
         }
-        Write::Fill => items.push(Item::Record(Record::Filled)),
+        Write::Fill { upto } => items.push(Item::Record(Record::Filled { upto })),
         Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
     }
 }

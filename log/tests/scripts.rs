@@ -288,7 +288,7 @@ impl Runner {
                 Record::Install(Installed { upto, index }) => {
                     format!("install up to {upto}, command {index}")
                 }
-                Record::Filled => "filled".to_owned(),
+                Record::Filled { upto } => format!("filled up to {upto}"),
             };
             writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;

@@ -13,6 +13,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use etcd_log::{EventNumber, Index, IoError, RaftIndex, sync_dir, write_durably};
 
@@ -23,6 +24,9 @@ use crate::one_line::OneLine;
 /// What the name of a checkpoint ends with that has come from another machine, and
 /// does not count yet.
 const RECEIVED: &str = "received";
+
+/// How many have come to this process.
+static RECEIVED_COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// A checkpoint on disk, by its name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +82,10 @@ impl CheckpointStore {
         event: EventNumber,
     ) -> Result<CheckpointFile, CheckpointError> {
         self.make()?;
-        let name = name(raft_index, index, event);
-        let path = self.dir.join(name).with_extension(RECEIVED);
+        // Another one of the same position may be on its way.
+        let number = RECEIVED_COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.{number}.{RECEIVED}", name(raft_index, index, event));
+        let path = self.dir.join(name);
         Ok(CheckpointFile { raft_index, index, event, path })
     }
 
@@ -90,7 +96,7 @@ impl CheckpointStore {
     ///
     /// If the operating system refuses.
     pub fn promote(&self, file: &CheckpointFile) -> Result<CheckpointFile, CheckpointError> {
-        let path = file.path.with_extension("checkpoint");
+        let path = self.path_of(file);
         fs::rename(&file.path, &path).map_err(IoError::at("rename", &file.path))?;
         sync_dir(&self.dir)?;
         Ok(CheckpointFile { path, ..file.clone() })
@@ -108,11 +114,14 @@ impl CheckpointStore {
             if path.extension().is_none_or(|extension| extension != RECEIVED) {
                 continue;
             }
-            match parse_name(&path.with_extension("checkpoint")) {
-                Some(file) if Some(file.raft_index) <= committed => {
-                    self.promote(&CheckpointFile { path, ..file })?;
-                }
-                _ => fs::remove_file(&path).map_err(IoError::at("remove", &path))?,
+            // name.checkpoint.number.received
+            let file = parse_name(&path.with_extension("").with_extension(""));
+            let counts = |file: &CheckpointFile| {
+                Some(file.raft_index) <= committed && self.read(&path).is_ok()
+            };
+            match file.filter(counts) {
+                Some(file) => drop(self.promote(&CheckpointFile { path, ..file })?),
+                None => fs::remove_file(&path).map_err(IoError::at("remove", &path))?,
             }
         }
         Ok(())
@@ -199,6 +208,11 @@ impl CheckpointStore {
         let file = self.name(checkpoint);
         write_durably(&file.path, |out| file::write(out, checkpoint))?;
         Ok(file)
+    }
+
+    /// Returns where a checkpoint lies, or will lie once it counts.
+    pub fn path_of(&self, file: &CheckpointFile) -> PathBuf {
+        self.dir.join(name(file.raft_index, file.index, file.event))
     }
 
     /// Makes the directory, unless it is there.

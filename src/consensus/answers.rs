@@ -1,7 +1,7 @@
 //! What this machine answers to the Raft of another one.
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, Index, LogId, NodeId, Vote};
+use etcd_log::{Entry, EventNumber, Index, LogId, NodeId, RaftIndex, Vote};
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
@@ -25,6 +25,11 @@ impl Consensus {
         entries: &Bytes,
     ) -> Result<Answer, Refusal> {
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
+        let first = previous.map_or(RaftIndex(0), |id| id.index.next());
+        let follows = |(entry, index): (&Entry, u64)| entry.id.index.0 == index;
+        if !entries.iter().zip(first.0..).all(follows) {
+            return Err(Refusal::NotUnderstood("the entries have a hole".to_owned()));
+        }
         // Its word counts from when it came, not from when the disk has it.
         self.heard(vote);
         let request = AppendEntriesRequest {

@@ -113,9 +113,12 @@ impl Consensus {
     /// Asks those whose addresses were given, too: the others may all have moved.
     async fn follow(&self, hints: &Hints, question: &Question, limit: Duration) {
         for address in &hints.others {
-            if let Ok((node, answer)) = self.peers.ask_at(address, question, limit).await {
-                self.peers.learn(node, address);
-                self.heed(Ok(answer));
+            match self.peers.ask_at(address, question, limit).await {
+                Ok((node, answer)) => {
+                    self.peers.learn(node, address);
+                    self.heed(Ok(answer));
+                }
+                Err(error) => drop(self.heed(Err(error))),
             }
         }
     }

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
-use etcd_log::{Entry, LogError, LogId, LogStorage, NodeId, RaftIndex, Write};
+use etcd_log::{Entry, Index, LogError, LogId, LogStorage, NodeId, RaftIndex, Write};
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, RaftLogReader, StorageError, StorageIOError};
+use openraft::{AnyError, LogState, RaftLogReader, StorageError, StorageIOError};
 use tokio::sync::oneshot;
 
 use super::in_flight::InFlight;
@@ -55,7 +55,7 @@ impl<L: LogStorage> LogStore<L> {
         let state = self.log.state();
         let purged = self.settled.map_or(state.purged, |Settled(upto)| upto.max(state.missing));
         // History that is gone cannot be had by Raft either.
-        purged.max(state.forgotten)
+        [purged, state.forgotten].into_iter().flatten().max_by_key(|id| id.index)
     }
 
     /// Tells these which batches are appended, behind which checkpoints the log goes
@@ -225,8 +225,16 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
         let write = if last.is_some_and(|last| last.index > upto.index || last == upto) {
             Write::Purge { upto }
         } else {
-            // openraft's suite does this without a checkpoint, and without commands.
-            Write::Install { upto, index: self.received.index(upto).unwrap_or_default() }
+            let index = match self.received.index(upto) {
+                Some(index) => index,
+                // openraft's suite does this without a checkpoint, and without commands.
+                None if self.settled.is_none() => Index(0),
+                None => {
+                    let error = AnyError::error(format!("no checkpoint came for {upto}"));
+                    return Err(StorageIOError::write_logs(error).into());
+                }
+            };
+            Write::Install { upto, index }
         };
         let written = self.write(write).await;
         self.received.covered(upto).await;

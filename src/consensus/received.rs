@@ -10,6 +10,7 @@
 //! The order matters where the process may be killed in between: a checkpoint that
 //! the log does not lead to would be taken for damage.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -23,12 +24,15 @@ use crate::checkpoint::{self, Checkpoint, CheckpointError, CheckpointFile, Check
 use crate::one_line::OneLine;
 use crate::peers::{Asked, FrameError};
 
-/// The checkpoint that came last. Cloning gives another handle.
+/// The checkpoints that came last. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
-    last: Arc<Mutex<Option<(LogId, CheckpointFile)>>>,
+    last: Arc<Mutex<BTreeMap<LogId, CheckpointFile>>>,
     store: Option<CheckpointStore>,
 }
+
+/// How many checkpoints are kept that the log has not gone on behind.
+const KEPT: usize = 3;
 
 /// Why a checkpoint did not come.
 #[derive(Debug, thiserror::Error)]
@@ -73,29 +77,42 @@ impl Received {
             discard(file.path);
             return Err(ReceiveError::Other { found: checkpoint.applied, expected: applied });
         }
-        *self.lock() = Some((applied, file.clone()));
+        self.keep(applied, file.clone());
         let image = Image { file, applied, checkpoint: Some(Arc::new(checkpoint.clone())) };
         Ok((image, checkpoint))
     }
 
+    /// Keeps a checkpoint until the log goes on behind it. Of those to which that never
+    /// happens, the last few are kept.
+    fn keep(&self, applied: LogId, file: CheckpointFile) {
+        let mut last = self.lock();
+        if let Some(replaced) = last.insert(applied, file) {
+            discard(replaced.path);
+        }
+        while last.len() > KEPT {
+            if let Some((_, oldest)) = last.pop_first() {
+                discard(oldest.path);
+            }
+        }
+    }
+
     /// Returns the last command that a checkpoint contains.
     pub(crate) fn index(&self, applied: LogId) -> Option<Index> {
-        let last = self.lock();
-        last.as_ref().filter(|(received, _)| *received == applied).map(|(_, file)| file.index)
+        self.lock().get(&applied).map(|file| file.index)
     }
 
     /// Notes that the log goes on behind an entry: the checkpoint that ends there
     /// counts from here on.
     pub(crate) async fn covered(&self, upto: LogId) {
-        let received = self.lock().take_if(|(received, _)| *received == upto);
-        let (Some((_, file)), Some(store)) = (received, self.store.clone()) else { return };
+        let received = self.lock().remove(&upto);
+        let (Some(file), Some(store)) = (received, self.store.clone()) else { return };
         if let Err(error) = blocking(move || store.promote(&file)).await {
             // The next start sees to it; this one goes on from memory.
             tracing::warn!("a checkpoint keeps its first name: {}", OneLine(&error));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(LogId, CheckpointFile)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LogId, CheckpointFile>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

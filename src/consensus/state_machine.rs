@@ -184,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.publisher.jump(self.state.clone(), self.applied);
         let mut image = Image { checkpoint: None, ..*snapshot };
         // By this name it is known once the log goes on behind it.
-        image.file.path = image.file.path.with_extension("checkpoint");
+        image.file.path = self.checkpoints.store.path_of(&image.file);
         self.checkpoints.set_current(meta.clone(), image);
         Ok(())
     }

@@ -7,6 +7,7 @@ use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 
 use super::Node;
 use super::members::{JoinError, LeaveError};
+use super::proposer;
 use crate::consensus::Role;
 use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Standing};
 
@@ -57,7 +58,10 @@ impl Node {
         last: Option<etcd_log::LogId>,
         address: &str,
     ) -> Result<Answer, Refusal> {
-        if self.inner.consensus.leads() && !self.is_member(from) {
+        let consensus = &self.inner.consensus;
+        // Whoever has just begun to lead may not know yet who has joined.
+        let is_current = self.now().applied.is_some_and(|id| id.term == consensus.term());
+        if consensus.leads() && is_current && !self.is_member(from) {
             return Err(Refusal::Removed);
         }
         self.inner.peers.learn(from, address);
@@ -75,6 +79,9 @@ impl Node {
     ) -> Result<Answer, Refusal> {
         if self.inner.disk.is_short() {
             return Err(Refusal::NotProposed(NotProposed::DiskFull));
+        }
+        if proposer::is_too_large(&commands) {
+            return Err(Refusal::NotUnderstood("too many commands at once".to_owned()));
         }
         let placed = self.inner.proposer.propose_group(commands).await;
         placed.map(Answer::Placed).map_err(Refusal::NotProposed)

@@ -13,7 +13,7 @@ use super::Node;
 use super::tell::Oldest;
 use crate::blocking::blocking;
 use crate::one_line::OneLine;
-use crate::peers::{Answer, CallError, Conversation, Heard, Question, split_entries};
+use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
 
 /// How often to look whether something is missing.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -87,32 +87,82 @@ impl Node {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closing.begun() => return,
             }
-            let now = self.now();
-            let others: Vec<_> = now.state.machines().iter().map(|machine| machine.node).collect();
-            for node in others {
-                let Some(filler) = (fill.0)() else { break };
-                if node == self.inner.consensus.me() {
-                    continue;
-                }
-                match self.fetch(node, filler).await {
-                    Ok(()) => tracing::info!("the history from before the checkpoint has come"),
-                    Err(error) => tracing::debug!("history did not come: {}", OneLine(&error)),
-                }
+            let make = Arc::clone(&fill.0);
+            let Some(filler) = blocking(move || make()).await else { continue };
+            match self.fill(filler).await {
+                Ok(()) => {}
+                Err(error) => tracing::debug!("history did not come: {}", OneLine(&error)),
             }
         }
     }
 
-    async fn fetch(&self, node: NodeId, filler: Box<dyn FillHistory>) -> Result<(), BackfillError> {
+    /// Fills in what is missing, from the machine that reaches back furthest.
+    async fn fill(&self, mut filler: Box<dyn FillHistory>) -> Result<(), BackfillError> {
         let (from, upto) = filler.wanted();
-        let question = Question::Entries { from, upto };
-        let mut conversation = self.inner.peers.converse(node, &question).await?;
+        let (known, all_answered) = self.who_knows(upto).await;
+        let furthest = known.into_iter().min_by_key(|(_, oldest)| oldest.entry);
+        // What nobody has is given up only when everybody has said so.
+        match furthest.filter(|(_, oldest)| oldest.entry <= upto) {
+            Some((_, oldest)) if oldest.entry > from && !all_answered => Ok(()),
+            Some((node, oldest)) => self.fetch(node, oldest, filler).await,
+            None if !all_answered => Ok(()),
+            None => {
+                tracing::warn!("the history from before the checkpoint is kept nowhere");
+                Ok(blocking(move || filler.give_up()).await?)
+            }
+        }
+    }
+
+    /// Asks all other machines how far back their history goes. Returns those that
+    /// have any, and whether all have answered.
+    async fn who_knows(&self, upto: RaftIndex) -> (Vec<(NodeId, Oldest)>, bool) {
+        let (mut known, mut all_answered) = (Vec::new(), true);
+        let now = self.now();
+        let me = self.inner.consensus.me();
+        for machine in now.state.machines().iter().filter(|machine| machine.node != me) {
+            // Nothing but how far back it goes.
+            let question = Question::Entries { from: upto.next(), upto };
+            match self.ask_entries(machine.node, &question).await {
+                Ok((_, oldest)) => known.push((machine.node, oldest)),
+                Err(BackfillError::Call(CallError::Refused {
+                    refusal: Refusal::Lacking, ..
+                })) => {}
+                Err(_) => all_answered = false,
+            }
+        }
+        (known, all_answered)
+    }
+
+    async fn ask_entries(
+        &self,
+        node: NodeId,
+        question: &Question,
+    ) -> Result<(Conversation, Oldest), BackfillError> {
+        let mut conversation = self.inner.peers.converse(node, question).await?;
         let Heard::Piece(oldest) = hear(&mut conversation).await? else {
             return Err(BackfillError::Unreadable("nothing".to_owned()));
         };
         let oldest = serde_json::from_slice(&oldest);
         let oldest = oldest.map_err(|error| BackfillError::Unreadable(error.to_string()))?;
-        let mut filler = begin(filler, oldest, upto).await?;
+        Ok((conversation, oldest))
+    }
+
+    async fn fetch(
+        &self,
+        node: NodeId,
+        oldest: Oldest,
+        mut filler: Box<dyn FillHistory>,
+    ) -> Result<(), BackfillError> {
+        let (from, upto) = filler.wanted();
+        let question = Question::Entries { from: from.max(oldest.entry), upto };
+        let (mut conversation, _) = self.ask_entries(node, &question).await?;
+        let begin = move || filler.skip_to(oldest.entry, oldest.before).map(|()| filler);
+        let mut filler = blocking(begin).await?;
         loop {
+            if self.inner.disk.is_short() {
+                tracing::warn!("there is no room for the history from before the checkpoint");
+                return Ok(blocking(move || filler.give_up()).await?);
+            }
             match hear(&mut conversation).await? {
                 Heard::Piece(piece) => {
                     let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
@@ -125,30 +175,16 @@ impl Node {
                     };
                     filler = blocking(filling).await?;
                 }
-                Heard::Answer(Answer::Done) => return Ok(()),
+                Heard::Answer(Answer::Done) => {
+                    tracing::info!("the history from before the checkpoint has come");
+                    return Ok(());
+                }
                 Heard::Answer(other) => {
                     return Err(BackfillError::Unreadable(format!("{other:?}")));
                 }
             }
         }
     }
-}
-
-/// Begins where the other machine's history does.
-async fn begin(
-    mut filler: Box<dyn FillHistory>,
-    oldest: Oldest,
-    upto: RaftIndex,
-) -> Result<Box<dyn FillHistory>, FillError> {
-    let begin = move || {
-        if oldest.entry > upto {
-            filler.give_up()?;
-        } else {
-            filler.skip_to(oldest.entry, oldest.before)?;
-        }
-        Ok(filler)
-    };
-    blocking(begin).await
 }
 
 async fn hear(conversation: &mut Conversation) -> Result<Heard, BackfillError> {

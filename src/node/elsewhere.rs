@@ -34,14 +34,23 @@ impl Elsewhere {
         upto: EventNumber,
     ) -> Result<bool, WatchError> {
         let now = self.published.now();
+        let (mut oldest, mut all_answered) = (None, true);
         for machine in now.state.machines().iter().filter(|machine| machine.node != self.me) {
             match self.tell_from(machine.node, audience, upto).await {
                 Ok(told) => return Ok(told),
-                Err(CallError::Refused { refusal: Refusal::NoLongerKept { oldest }, .. }) => {
-                    return Err(WatchError::Gone { cursor: audience.cursor(), oldest });
+                Err(CallError::Refused {
+                    refusal: Refusal::NoLongerKept { oldest: is }, ..
+                }) => {
+                    oldest = Some(oldest.unwrap_or(is).min(is));
                 }
-                Err(error) => tracing::debug!("history was not told: {}", OneLine(&error)),
+                Err(error) => {
+                    all_answered = false;
+                    tracing::debug!("history was not told: {}", OneLine(&error));
+                }
             }
+        }
+        if let Some(oldest) = oldest.filter(|_| all_answered) {
+            return Err(WatchError::Gone { cursor: audience.cursor(), oldest });
         }
         tokio::time::sleep(PAUSE).await;
         Ok(false)

@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_log::{EventNumber, Index, KeyPath, RaftIndex};
+use etcd_log::{Entry, EventNumber, Index, KeyPath, LogError, RaftIndex};
 use etcd_projections::{Event, Outcome, Position, State, What};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::Stream;
 
 use super::elsewhere::Elsewhere;
 use super::watch::{Cursor, WatchError, wanted};
@@ -34,7 +35,7 @@ use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::log_source::LogSource;
 use crate::peers::HistoryQuestion;
 use crate::published::{Published, Reader};
-use crate::replay::Replay;
+use crate::replay::{Replay, ReplayError, Step};
 
 /// How many replays run at a time: each holds a state, and a core.
 const REPLAYS: usize = 2;
@@ -44,6 +45,9 @@ const AHEAD: usize = 256;
 
 /// How long a replay waits for its reader.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a watch waits that comes at the wrong moment.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// For how long a replay may hold its place while others wait for one.
 const TURN: Duration = Duration::from_secs(10);
@@ -258,6 +262,10 @@ impl History {
         let mut range = entries_after(start.applied.map(|id| id.index), &target);
         if range.start < self.log.first() {
             let Some(file) = self.first_file() else {
+                if self.log.missing().is_some() {
+                    // A checkpoint is just being installed.
+                    return self.pause().await;
+                }
                 let oldest = self.oldest(&target);
                 return Err(WatchError::Gone { cursor: audience.cursor, oldest });
             };
@@ -279,9 +287,11 @@ impl History {
         let audience = &audience;
         let mut turn = Turn { begun: None };
         let mut replay = Replay::new(start.state, self.log.read(range.clone()));
+        let mut next = range.start;
         loop {
-            while let Some(step) = replay.next().await? {
+            while let Some(step) = self.next_step(&mut replay).await? {
                 let position = replay.state().position();
+                next = step.entry.id.index.next();
                 if !audience.show(step.outcomes, position).await {
                     return Ok(());
                 }
@@ -304,10 +314,10 @@ impl History {
                 let _told = audience.tell(Found::Reached(reached)).await;
                 return Ok(());
             }
-            range = entries_after(Some(RaftIndex(range.end.0 - 1)), &target);
+            range = next..target.applied.map_or(next, |id| id.index.next());
             if range.is_empty() {
-                // Another machine wants more than this one has.
-                return Ok(());
+                // Another machine wants more than this one has, or a checkpoint has come.
+                return self.pause().await;
             }
             replay = Replay::new(replay.into_state(), self.log.read(range.clone()));
         }
@@ -342,6 +352,28 @@ impl History {
         let first = self.log.first();
         let files = self.checkpoints.list().unwrap_or_default();
         files.into_iter().find(|file| checkpoint::leads_into(file, first))
+    }
+
+    /// Takes the next step of a replay; none, if a checkpoint from another machine has
+    /// taken the place of what was being read.
+    async fn next_step<S>(&self, replay: &mut Replay<S>) -> Result<Option<Step>, ReplayError>
+    where
+        S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin,
+    {
+        match replay.next().await {
+            Err(ReplayError::Log(LogError::NoLongerKept { .. }))
+                if self.log.missing().is_some() =>
+            {
+                Ok(None)
+            }
+            step => step,
+        }
+    }
+
+    /// Gives up for now: the watch comes again.
+    async fn pause(&self) -> Result<(), WatchError> {
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
     }
 
     fn others_wait(&self) -> bool {

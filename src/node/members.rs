@@ -32,6 +32,9 @@ const NEAR: u64 = 100;
 /// How long a machine that was removed is told so, and how often.
 const FAREWELLS: (u32, Duration) = (60, Duration::from_millis(500));
 
+/// How long a step of the group may take.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long another machine may take to say how it stands.
 const STANDING_LIMIT: Duration = Duration::from_secs(1);
 
@@ -246,9 +249,14 @@ impl Node {
         }
         let Some(step) = self.next_step() else { return };
         tracing::debug!("the group follows the log: {step:?}");
-        if let Err(error) = self.carry_out(&step).await {
-            tracing::debug!("the group could not follow yet: {}", OneLine(&error));
-            return;
+        // openraft may never answer a leader that was overruled meanwhile.
+        match tokio::time::timeout(STEP_LIMIT, self.carry_out(&step)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!("the group could not follow yet: {}", OneLine(&error));
+                return;
+            }
+            Err(_) => return,
         }
         if let Step::Remove(node) = step {
             self.say_farewell(node);

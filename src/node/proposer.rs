@@ -62,6 +62,12 @@ const BATCH_LIMIT: Duration = Duration::from_mins(1);
 /// leader may have it by then, or never will.
 const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
 
+/// Returns whether another machine has sent more at once than any would.
+pub(super) fn is_too_large(commands: &[Command]) -> bool {
+    let size = commands.iter().map(Command::size).sum::<usize>();
+    commands.len() > 2 * BATCH_COMMANDS || size > 2 * BATCH_BYTES
+}
+
 /// The sending end of the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Proposer {

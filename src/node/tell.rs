@@ -55,7 +55,7 @@ impl Node {
     ) -> Result<Answer, Refusal> {
         let source = self.inner.history.log();
         if source.missing().is_some() {
-            return Err(Refusal::NotReady);
+            return Err(Refusal::Lacking);
         }
         let (entry, before) = source.oldest();
         let oldest = serde_json::to_vec(&Oldest { entry, before }).expect("it is plain data");

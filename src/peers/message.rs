@@ -245,6 +245,9 @@ pub enum Refusal {
         /// The oldest command that is kept.
         oldest: Index,
     },
+    /// It has not got the history either.
+    #[error("it has not got that history either")]
+    Lacking,
     /// There is no such machine.
     #[error("there is no such machine")]
     NotFound,

@@ -124,21 +124,26 @@ impl LogStorage for SimLog {
 pub(crate) struct SimFiller {
     log: SimLog,
     next: RaftIndex,
-    upto: RaftIndex,
+    upto: LogId,
 }
 
 impl SimFiller {
     /// Begins, if something is missing.
     pub(crate) fn new(log: &SimLog) -> Option<Self> {
-        let upto = log.memory.state().missing?.index;
+        let upto = log.memory.state().missing?;
         let next = log.disk.lock().unwrap().archive.keys().next_back().map(|last| last.next());
-        Some(Self { log: log.clone(), next: next.unwrap_or_default(), upto })
+        let next = next.unwrap_or_default();
+        if next > upto.index {
+            log.write(Write::Fill { upto }, Box::new(drop));
+            return None;
+        }
+        Some(Self { log: log.clone(), next, upto })
     }
 }
 
 impl FillHistory for SimFiller {
     fn wanted(&self) -> (RaftIndex, RaftIndex) {
-        (self.next, self.upto)
+        (self.next, self.upto.index)
     }
 
     fn skip_to(&mut self, next: RaftIndex, _before: Index) -> Result<(), FillError> {
@@ -149,11 +154,14 @@ impl FillHistory for SimFiller {
     fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
         let entry = Entry::decode(&entry).map_err(FillError::Foreign)?;
         assert_eq!(entry.id.index, self.next, "entries come in order");
+        if self.log.memory.state().missing != Some(self.upto) {
+            return Err(FillError::Overtaken);
+        }
         self.log.disk.lock().unwrap().archive.insert(self.next, Arc::new(entry));
         self.next = self.next.next();
-        let is_last = self.next > self.upto;
+        let is_last = self.next > self.upto.index;
         if is_last {
-            self.log.write(Write::Fill, Box::new(drop));
+            self.log.write(Write::Fill { upto: self.upto }, Box::new(drop));
         }
         Ok(is_last)
     }
