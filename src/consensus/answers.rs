@@ -1,15 +1,22 @@
 //! What this machine answers to the Raft of another one.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use bytes::Bytes;
 use etcd_log::{Entry, EventNumber, Index, LogId, NodeId, RaftIndex, Vote};
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::engine::Consensus;
-use super::state_machine::meta_of;
+use super::received::ReceiveError;
+use super::state_machine::{Image, meta_of};
 use super::types::{from_entry, from_log_id, from_vote, to_log_id, to_vote};
 use crate::one_line::OneLine;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
+
+/// How often a machine shows that it is still busy with a checkpoint.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 impl Consensus {
     /// Appends a leader's entries, and answers once they are durable.
@@ -88,21 +95,40 @@ impl Consensus {
         (index, event): (Index, EventNumber),
     ) -> Result<Answer, Refusal> {
         self.heard(vote);
-        let taken = self.received.take(asked, applied, index, event).await;
-        let (image, checkpoint) = taken.map_err(|error| {
+        let failed = |error: ReceiveError| {
             tracing::warn!("a checkpoint did not come whole: {}", OneLine(&error));
             Refusal::NotUnderstood(OneLine(&error).to_string())
-        })?;
-        let snapshot = Snapshot { meta: meta_of(&checkpoint), snapshot: Box::new(image) };
+        };
+        let file = self.received.take(asked, applied, index, event).await.map_err(failed)?;
+        let mut installing = pin!(async {
+            let image = self.received.check(file, applied).await.map_err(failed)?;
+            self.install_image(vote, image).await
+        });
+        let installed = loop {
+            tokio::select! {
+                installed = installing.as_mut() => break installed?,
+                // Whoever waits for the answer wants to see that there is somebody.
+                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                    asked.tell(&[]).await.map_err(|_| Refusal::NotReady)?;
+                }
+            }
+        };
+        tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
+        Ok(Answer::Installed { vote: installed })
+    }
+
+    async fn install_image(&self, vote: Vote, image: Image) -> Result<Vote, Refusal> {
+        let applied = image.applied;
+        let meta = image.checkpoint.as_deref().map(meta_of).unwrap_or_default();
+        let snapshot = Snapshot { meta, snapshot: Box::new(image) };
         let installed = self.raft.install_full_snapshot(from_vote(vote), snapshot).await;
-        let installed = installed.map_err(|error| Refusal::Impossible(error.to_string()))?;
+        let installed = installed.map_err(stopped)?;
         // One that came too late was not installed, and is as good as any other.
         if (self.log_state)().committed >= Some(applied) {
             self.received.covered(applied).await;
         }
         (self.note_checkpoints)();
-        tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
-        Ok(Answer::Installed { vote: to_vote(installed.vote) })
+        Ok(to_vote(installed.vote))
     }
 
     /// Notes that this machine was told that it is no longer a member.

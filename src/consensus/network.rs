@@ -26,7 +26,7 @@ use super::unsynced::Unsynced;
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::consensus::state_machine::Image;
-use crate::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
+use crate::peers::{Answer, Appended, CallError, Heard, Peers, Question, encode_entries};
 
 type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 
@@ -38,11 +38,9 @@ const ROUNDS: usize = 8;
 /// How much of a checkpoint goes in one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// How long a piece of a checkpoint may take on its way.
-const PIECE_LIMIT: Duration = Duration::from_secs(10);
-
-/// How long it may take to check and install a checkpoint.
-const INSTALL_LIMIT: Duration = Duration::from_mins(2);
+/// How long a piece of a checkpoint may take on its way, and how long the other machine
+/// may be silent.
+pub(super) const PIECE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes connections to other machines.
 #[derive(Clone, Debug)]
@@ -168,10 +166,14 @@ impl Connection {
             file = rest;
         }
         conversation.end().await?;
-        let answer = tokio::time::timeout(INSTALL_LIMIT, conversation.answer()).await;
-        match answer.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))? {
-            Answer::Installed { vote } => Ok(from_vote(vote)),
-            other => Err(broken(unexpected(&other))),
+        loop {
+            let heard = tokio::time::timeout(PIECE_LIMIT, conversation.next()).await;
+            match heard.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))? {
+                // It is still being checked and installed.
+                Heard::Piece(_) => {}
+                Heard::Answer(Answer::Installed { vote }) => return Ok(from_vote(vote)),
+                Heard::Answer(other) => return Err(broken(unexpected(&other))),
+            }
         }
     }
 }

@@ -13,14 +13,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
 
+use super::network::PIECE_LIMIT;
 use super::state_machine::Image;
 use crate::blocking::blocking;
-use crate::checkpoint::{self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::one_line::OneLine;
 use crate::peers::{Asked, FrameError};
 
@@ -50,36 +51,41 @@ impl Received {
         Self { last: Arc::default(), store: Some(store) }
     }
 
-    /// Takes a checkpoint in, and checks it.
+    /// Takes a checkpoint in, piece by piece.
     pub(crate) async fn take(
         &self,
         asked: &mut Asked<'_>,
         applied: LogId,
         index: Index,
         event: EventNumber,
-    ) -> Result<(Image, Checkpoint), ReceiveError> {
-        let store = self.store.clone().expect("whoever receives has a directory");
-        let place = store.clone();
-        let file = blocking(move || place.place_for(applied.index, index, event)).await?;
-        if let Err(error) = write(asked, file.path.clone()).await {
-            discard(file.path);
-            return Err(error);
-        }
-        let path = file.path.clone();
-        let read = blocking(move || {
-            let read = store.read(&path);
-            read.inspect_err(|_| discard(path))
-        });
+    ) -> Result<CheckpointFile, ReceiveError> {
+        let store = self.store();
+        let file = blocking(move || store.place_for(applied.index, index, event)).await?;
+        write(asked, file.path.clone()).await.inspect_err(|_| discard(&file.path))?;
+        Ok(file)
+    }
+
+    /// Reads and checks what has come, and keeps it.
+    pub(crate) async fn check(
+        &self,
+        file: CheckpointFile,
+        applied: LogId,
+    ) -> Result<Image, ReceiveError> {
+        let (store, path) = (self.store(), file.path.clone());
+        let read = blocking(move || store.read(&path).inspect_err(|_| discard(&path)));
         let checkpoint = read.await?;
         let position = checkpoint.state.position();
-        if checkpoint.applied != Some(applied) || (position.index, position.event) != (index, event)
-        {
-            discard(file.path);
+        let found = (checkpoint.applied, position.index, position.event);
+        if found != (Some(applied), file.index, file.event) {
+            discard(&file.path);
             return Err(ReceiveError::Other { found: checkpoint.applied, expected: applied });
         }
         self.keep(applied, file.clone());
-        let image = Image { file, applied, checkpoint: Some(Arc::new(checkpoint.clone())) };
-        Ok((image, checkpoint))
+        Ok(Image { file, applied, checkpoint: Some(Arc::new(checkpoint)) })
+    }
+
+    fn store(&self) -> CheckpointStore {
+        self.store.clone().expect("whoever receives has a directory")
     }
 
     /// Keeps a checkpoint until the log goes on behind it. Of those to which that never
@@ -87,11 +93,11 @@ impl Received {
     fn keep(&self, applied: LogId, file: CheckpointFile) {
         let mut last = self.lock();
         if let Some(replaced) = last.insert(applied, file) {
-            discard(replaced.path);
+            discard(&replaced.path);
         }
         while last.len() > KEPT {
             if let Some((_, oldest)) = last.pop_first() {
-                discard(oldest.path);
+                discard(&oldest.path);
             }
         }
     }
@@ -124,7 +130,10 @@ async fn write(asked: &mut Asked<'_>, path: PathBuf) -> Result<(), ReceiveError>
         |action, path| move |error| CheckpointError::from(IoError::at(action, path)(error));
     let created = blocking(move || File::create(&created)).await;
     let mut file = created.map_err(failed("create", &path))?;
-    while let Some(piece) = asked.next_piece().await? {
+    loop {
+        let piece = tokio::time::timeout(PIECE_LIMIT, asked.next_piece()).await;
+        let piece = piece.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
+        let Some(piece) = piece else { break };
         let written = blocking(move || -> io::Result<File> {
             file.write_all(&piece)?;
             // A disk that is told to write all of it at once keeps the log waiting.
@@ -135,12 +144,12 @@ async fn write(asked: &mut Asked<'_>, path: PathBuf) -> Result<(), ReceiveError>
     }
     blocking(move || file.sync_all()).await.map_err(failed("sync", &path))?;
     // Its name, too: the log is about to go on behind it.
-    let dir = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    let dir = path.parent().map(Path::to_owned).unwrap_or_default();
     blocking(move || sync_dir(&dir)).await.map_err(CheckpointError::from)?;
     Ok(())
 }
 
-fn discard(path: PathBuf) {
+fn discard(path: &Path) {
     // What stays is removed at the next start.
     let _removed = std::fs::remove_file(path);
 }
