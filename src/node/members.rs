@@ -180,8 +180,11 @@ impl Node {
                 tokio::time::sleep(INTERVAL).await;
             }
         };
-        // It is in the log: the group follows, if later.
-        let _in_time = tokio::time::timeout(limit, followed).await;
+        // It is in the log: the group follows, if later. A machine that has never got into
+        // the group hears nothing of it otherwise.
+        if tokio::time::timeout(limit, followed).await.is_ok() {
+            self.say_farewell(node);
+        }
         Ok(())
     }
 

@@ -76,19 +76,22 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         }
     };
     *stored.identity.lock().unwrap() = Some(identity);
-    let (node, consensus) = start(&world, &stored, described, identity).await?;
+    let (node, consensus) = start(&world, &stored, described, identity, through).await?;
     world.up(&name, &node, &consensus);
     let listener = TcpListener::bind("0.0.0.0:7001").await?;
     tokio::spawn(listen(listener, node.clone()));
-    node.introduce().await;
-    world.note(format_args!("{name} is ready"));
-    for _ in 0..world.clients() {
-        tokio::spawn(client::run(world.clone(), node.clone()));
-    }
-    tokio::spawn(client::watch(world.clone(), name.clone(), node.clone()));
+    let serving = async {
+        node.introduce().await;
+        world.note(format_args!("{name} is ready"));
+        for _ in 0..world.clients() {
+            tokio::spawn(client::run(world.clone(), node.clone()));
+        }
+        client::watch(world.clone(), name.clone(), node.clone()).await;
+    };
     tokio::select! {
         failure = consensus.failure() => return Err(failure.into()),
         () = consensus.until_removed() => {}
+        () = serving => {}
     }
     world.note(format_args!("{name} was removed"));
     world.removed(&name);
@@ -112,6 +115,7 @@ async fn start(
     stored: &Stored,
     machine: Machine,
     identity: Identity,
+    through: Vec<String>,
 ) -> Result<(Node, Consensus), Box<dyn std::error::Error>> {
     let log = SimLog::open(&stored.disk, &world.dice());
     let filled = log.clone();
@@ -143,7 +147,7 @@ async fn start(
         ring_capacity: RING,
         disk: DiskRoom::default(),
         network: Arc::new(Turmoil),
-        hints: Vec::new(),
+        hints: through,
         timing: Timing { seed: Some(world.dice().number()), ..Timing::default() },
         clock,
     };

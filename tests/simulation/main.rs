@@ -241,10 +241,13 @@ impl Simulation {
 
 /// Runs the simulation of a seed, and says how to repeat it if it fails.
 fn simulate(seed: u64) -> World {
-    match Simulation::new(seed).run() {
+    let simulation = Simulation::new(seed);
+    let world = simulation.world.clone();
+    match simulation.run() {
         Ok(world) => world,
         Err(what) => {
             eprintln!("SIM_SEED={seed} cargo test --test simulation many_seeds");
+            world.trace().iter().for_each(|line| eprintln!("{line}"));
             panic!("seed {seed}: {what}");
         }
     }
