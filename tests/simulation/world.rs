@@ -312,7 +312,9 @@ impl Drop for WatchPlace {
         let seen = self.seen();
         let mut inner = self.world.lock();
         inner.watching.remove(&self.id);
-        inner.watches.push(seen);
+        // A crash drops watches in any order.
+        let place = inner.watches.partition_point(|other| *other < seen);
+        inner.watches.insert(place, seen);
     }
 }
 
