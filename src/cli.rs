@@ -61,6 +61,10 @@ struct ServeArgs {
     #[arg(short = 'a', long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
 
+    /// Where the other machines reach this one, if not at -a and -s: behind a proxy, say
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+
     /// Name of this machine in the cluster [default: that of the directory]
     #[arg(short = 'n', long, value_name = "NAME")]
     name: Option<String>,
@@ -241,6 +245,7 @@ impl ServeArgs {
             address: self.address,
             client_port: self.client_port,
             peer_port: self.peer_port,
+            advertise_peer: self.advertise_peer,
             join: self.join,
             ring_capacity: self.ring_size as usize,
             checkpoint_bytes: usize::try_from(self.checkpoint_bytes).unwrap_or(usize::MAX),

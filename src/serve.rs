@@ -57,6 +57,8 @@ pub struct Options {
     pub client_port: u16,
     /// The port for the other machines; 0 for any free one.
     pub peer_port: u16,
+    /// Where the other machines reach it, if not at its address and port: `host:port`.
+    pub advertise_peer: Option<String>,
     /// Machines to join through, if the directory is new.
     pub join: Vec<String>,
     /// How many events the watch ring holds.
@@ -219,7 +221,12 @@ impl Server {
         let started = Instant::now();
         let clients = listen(options.address, options.client_port).await?;
         let peers = listen(options.address, options.peer_port).await?;
-        let addresses = Addresses { peers: url(&peers)?, clients: url(&clients)? };
+        let advertised = options.advertise_peer.as_ref();
+        let known_as = match advertised {
+            Some(address) => Arc::from(format!("http://{address}")),
+            None => url(&peers)?,
+        };
+        let addresses = Addresses { peers: known_as, clients: url(&clients)? };
         if options.start_anew
             && let Some(aside) = data_dir.set_aside()?
         {

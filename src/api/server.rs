@@ -83,13 +83,10 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
             }
             let served = async {
                 prepare(&stream)?;
-                peers::serve(Box::new(stream), node).await
+                peers::serve(Box::new(stream), node, closing.begun()).await
             };
-            tokio::select! {
-                served = served => if let Err(error) = served {
-                    tracing::debug!("the connection of another machine ended: {error}");
-                },
-                () = closing.begun() => {}
+            if let Err(error) = served.await {
+                tracing::debug!("the connection of another machine ended: {error}");
             }
         }
     })

@@ -1,6 +1,7 @@
 //! The answering side: one task for each connection.
 
 use std::future::Future;
+use std::pin::pin;
 
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
@@ -58,14 +59,25 @@ impl Asked<'_> {
     }
 }
 
-/// Answers what is asked on a connection, until it ends.
+/// Answers what is asked on a connection, until it ends, or `stop` does; the answer
+/// that is under way then is still given.
 ///
 /// # Errors
 ///
-/// If it breaks, or what comes is not what machines say to each other.
-pub async fn serve(stream: Box<dyn Stream>, answerer: impl Answerer) -> Result<(), FrameError> {
+/// If the connection breaks, or what comes is not what machines say to each other.
+pub async fn serve(
+    stream: Box<dyn Stream>,
+    answerer: impl Answerer,
+    stop: impl Future<Output = ()>,
+) -> Result<(), FrameError> {
     let mut stream = network::buffered(stream);
-    while let Some(frame) = frame::read(&mut stream).await? {
+    let mut stop = pin!(stop);
+    loop {
+        let frame = tokio::select! {
+            frame = frame::read(&mut stream) => frame?,
+            () = stop.as_mut() => return Ok(()),
+        };
+        let Some(frame) = frame else { return Ok(()) };
         let (me, cluster) = answerer.identity();
         let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
         let answer = match open(&frame, me, cluster) {
@@ -82,7 +94,6 @@ pub async fn serve(stream: Box<dyn Stream>, answerer: impl Answerer) -> Result<(
         };
         frame::write(&mut stream, kind, envelope, &body).await?;
     }
-    Ok(())
 }
 
 /// Opens a frame that is for this machine, and holds a question.

@@ -105,7 +105,7 @@ async fn listen(listener: TcpListener, node: Node) -> io::Result<()> {
         let node = node.clone();
         tokio::spawn(async move {
             // Whoever asks sees that the connection has ended.
-            let _ended = peers::serve(Box::new(stream), node).await;
+            let _ended = peers::serve(Box::new(stream), node, std::future::pending()).await;
         });
     }
 }

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
+pub mod cluster;
+
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -62,23 +64,48 @@ impl Server {
 
     /// Runs a command that serves, and hears it out until it is ready.
     pub fn hear_out(command: &mut Command) -> Self {
+        let mut server = Self::launch(command);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Hears the process out until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    pub fn wait_until_ready(&mut self) {
+        while !self.announced.last().is_some_and(|line| line.contains("ready in")) {
+            self.hear();
+        }
+    }
+
+    /// Runs a command that serves, and waits for nothing.
+    pub fn launch(command: &mut Command) -> Self {
         let mut child = command.process_group(0).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let mut server = Self {
+        Self {
             child,
             lines: Mutex::new(lines),
             url: String::new(),
             peer_url: String::new(),
             announced: Vec::new(),
-        };
-        while !server.announced.last().is_some_and(|line| line.contains("ready in")) {
-            server.hear();
         }
-        server
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Asks for a path; nothing, if there is no answer.
+    pub fn try_get(&self, path: &str) -> Option<Reply> {
+        Reply::try_of(agent().get(format!("{}{path}", self.url)).call())
     }
 
     /// Takes in one line of what a process says at its start.
@@ -191,10 +218,13 @@ pub struct Reply {
 
 impl Reply {
     fn of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
-        let reply = result.unwrap();
-        let (parts, mut body) = reply.into_parts();
-        let body = body.with_config().limit(1 << 30).read_to_string().unwrap();
-        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+        Self::try_of(result).unwrap()
+    }
+
+    fn try_of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<Self> {
+        let (parts, mut body) = result.ok()?.into_parts();
+        let body = body.with_config().limit(1 << 30).read_to_string().ok()?;
+        Some(Self { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
     /// A header's value; empty if it is not there.
