@@ -52,8 +52,16 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
         keys.entry(&operation.key).or_default().push(operation);
     }
     for (key, mut operations) in keys {
-        // What may never have happened, and shows nothing, says nothing.
-        operations.retain(|op| op.answer != Answer::Unknown || op.call != Call::Get);
+        // What may never have happened, and of which nobody has seen a trace, says
+        // nothing: every answer tells the value that it found.
+        let seen: HashSet<String> = operations.iter().flat_map(|op| traces(op)).collect();
+        operations.retain(|op| match (&op.call, &op.answer) {
+            (Call::Get, Answer::Unknown) => false,
+            (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Unknown) => {
+                seen.contains(value)
+            }
+            _ => true,
+        });
         operations.sort_by_key(|op| op.called);
         if !is_linearizable(&operations) {
             let lines: Vec<_> = operations.iter().map(|op| format!("{op:?}")).collect();
@@ -61,6 +69,20 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The values that an operation has seen, or hoped to.
+fn traces(operation: &Operation) -> Vec<String> {
+    let found = match &operation.answer {
+        Answer::Done(value) => value.clone(),
+        Answer::Found(value) | Answer::Value(value) => Some(value.clone()),
+        Answer::NotFound | Answer::Unknown => None,
+    };
+    let hoped = match &operation.call {
+        Call::TestAndSet { prev, .. } => Some(prev.clone()),
+        Call::Set(_) | Call::Delete | Call::Get => None,
+    };
+    found.into_iter().chain(hoped).collect()
 }
 
 type Value = Option<String>;
@@ -86,8 +108,25 @@ fn is_linearizable(operations: &[&Operation]) -> bool {
             return true;
         }
         let earliest = rest().map(|at| ends(operations[at])).min().unwrap_or(u64::MAX);
-        for at in rest().take_while(|at| operations[*at].called <= earliest) {
-            let Some(value) = apply(operations[at], &state.value) else { continue };
+        let possible = rest().take_while(|at| operations[*at].called <= earliest);
+        let possible = possible.filter_map(|at| Some((at, apply(operations[at], &state.value)?)));
+        let mut possible: Vec<_> = possible.collect();
+        // What is right now and changes nothing may as well come now.
+        let idle = possible.iter().position(|(at, value)| {
+            operations[*at].answer != Answer::Unknown && *value == state.value
+        });
+        if let Some(idle) = idle {
+            possible = vec![possible.swap_remove(idle)];
+        }
+        // Of deletes that may have happened, the first one called can be any of them.
+        let mut deletes = 0;
+        possible.retain(|(at, value)| {
+            let op = operations[*at];
+            let is_unknown = op.answer == Answer::Unknown;
+            deletes += usize::from(is_unknown && op.call == Call::Delete);
+            !is_unknown || (*value != state.value && (op.call != Call::Delete || deletes == 1))
+        });
+        for (at, value) in possible {
             let next = advance(&state, at, value);
             if seen.insert(next.clone()) {
                 stack.push(next);

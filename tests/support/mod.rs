@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 pub mod cluster;
+pub mod proxy;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
