@@ -121,7 +121,9 @@ impl WatchHub {
         // Always in the same order, so that a simulation can be repeated.
         let mut places: Vec<_> = places.iter().collect();
         places.sort_by_key(|(prefix, _)| *prefix);
-        places.iter().for_each(|(_, place)| place.bell.notify_waiters());
+        for (_, place) in places {
+            place.bell.notify_waiters();
+        }
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Arc<str>, Place>> {

@@ -221,7 +221,9 @@ fn history_under_faults_is_linearizable() {
     });
     thread::sleep(Duration::from_millis(500));
     shared.is_over.store(true, Ordering::SeqCst);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
     let events = watching.join().unwrap();
 
     let history = shared.history.lock().unwrap();
@@ -231,7 +233,7 @@ fn history_under_faults_is_linearizable() {
 }
 
 /// How long a fault lasts. Longer than an election takes.
-const FAULT: Duration = Duration::from_millis(2000);
+const FAULT: Duration = Duration::from_secs(2);
 
 /// Which machine leads, as far as any of them says.
 fn leader(machines: &[Machine]) -> usize {
@@ -264,9 +266,13 @@ fn trouble(machines: &mut [Machine], round: usize) {
 }
 
 fn restart(machines: &mut [Machine], which: &[usize]) {
-    which.iter().for_each(|&at| machines[at].server.take().unwrap().kill());
+    for &at in which {
+        machines[at].server.take().unwrap().kill();
+    }
     thread::sleep(FAULT);
-    which.iter().for_each(|&at| machines[at].start());
+    for &at in which {
+        machines[at].start();
+    }
     for &at in which {
         machines[at].server.as_mut().unwrap().wait_until_ready();
     }

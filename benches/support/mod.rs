@@ -14,6 +14,8 @@ pub struct Machine {
     child: Child,
     /// Where clients reach it.
     pub url: String,
+    /// Where other machines reach it: `host:port`.
+    pub peer: String,
     /// How long it took from its start until it could serve.
     pub healthy_after: Duration,
 }
@@ -21,18 +23,25 @@ pub struct Machine {
 impl Machine {
     /// Starts on a directory.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// Starts on a directory with further arguments.
+    pub fn start_with(dir: &Path, args: &[&str]) -> Self {
         let started = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_etcd"))
             .args(["-c", "0", "-s", "0", "-d"])
             .arg(dir)
+            .args(args)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut url = String::new();
+        let (mut url, mut peer) = (String::new(), String::new());
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
             if let Some((_, rest)) = line.split_once("clients: ") {
-                rest.split(' ').next().unwrap().clone_into(&mut url);
+                let (clients, peers) = rest.split_once("  peers: http://").unwrap();
+                (url, peer) = (clients.to_owned(), peers.to_owned());
             }
             if line.contains("ready in") {
                 break;
@@ -40,7 +49,7 @@ impl Machine {
             assert!(!line.starts_with("etcd:"), "{line}");
         }
         while ureq::get(format!("{url}/health")).call().is_err() {}
-        Self { child, url, healthy_after: started.elapsed() }
+        Self { child, url, peer, healthy_after: started.elapsed() }
     }
 
     /// How much memory the process has, in KiB.

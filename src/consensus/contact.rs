@@ -25,6 +25,8 @@ pub(crate) struct Contact {
 struct Heard {
     /// The leader that spoke last, and when.
     leader: Option<(NodeId, Instant)>,
+    /// The leader that another machine hears.
+    hearsay: Option<NodeId>,
     /// When what each machine answered last was asked.
     answered: BTreeMap<NodeId, Instant>,
 }
@@ -44,6 +46,16 @@ impl Contact {
     /// Returns when a leader was heard last.
     pub(crate) fn last_heard(&self) -> Option<Instant> {
         self.lock().leader.map(|(_, at)| at)
+    }
+
+    /// Notes which leader another machine hears.
+    pub(crate) fn hear_of(&self, leader: NodeId) {
+        self.lock().hearsay = Some(leader);
+    }
+
+    /// Returns the leader that another machine hears, once.
+    pub(crate) fn take_hearsay(&self) -> Option<NodeId> {
+        self.lock().hearsay.take()
     }
 
     /// Notes that a machine has accepted what it was asked at this time.

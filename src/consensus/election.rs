@@ -121,6 +121,11 @@ impl Consensus {
                 Err(error) => drop(self.heed(Err(error))),
             }
         }
+        // It may have joined after this machine heard of the others last; only it can
+        // say that this one is no longer a member.
+        if let Some(leader) = self.contact.take_hearsay() {
+            self.heed(self.peers.ask(leader, question, &[], limit).await);
+        }
     }
 
     /// Takes in an answer. Returns whether it is a vote.
@@ -129,6 +134,7 @@ impl Consensus {
             Ok(Answer::WouldVote { granted, following }) => {
                 if let Some(Following { node, address }) = following {
                     self.peers.learn(node, &address);
+                    self.contact.hear_of(node);
                 }
                 granted
             }

@@ -73,7 +73,9 @@ impl SimLog {
             let most = if is_slow { 400 } else { 4 };
             tokio::time::sleep(dice.millis(0, most) + Duration::from_micros(100)).await;
             self.disk.lock().unwrap().synced = written;
-            dones.into_iter().for_each(|done| done(Ok(())));
+            for done in dones {
+                done(Ok(()));
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ use turmoil::{Builder, Sim};
 use world::{HEALING, World};
 
 /// For how long there are faults.
-const TROUBLE: Duration = Duration::from_secs(15);
+const TROUBLE: Duration = Duration::from_secs(12);
 
 /// How many seeds are tried unless somebody wants more.
 const SEEDS: u64 = 24;
@@ -67,7 +67,7 @@ impl Simulation {
         let world = World::new(seed, 2);
         let sim = Builder::new()
             .rng_seed(seed)
-            .simulation_duration(Duration::from_secs(600))
+            .simulation_duration(Duration::from_mins(10))
             .tick_duration(Duration::from_millis(1))
             .min_message_latency(Duration::from_micros(100))
             .max_message_latency(Duration::from_millis(8))
@@ -137,7 +137,9 @@ impl Simulation {
             std::mem::take(&mut self.faults).into_iter().partition(|(until, _)| *until <= now);
         self.faults = faults;
         let over: Vec<(Duration, Fault)> = over;
-        over.into_iter().for_each(|(_, fault)| self.end(&fault));
+        for (_, fault) in over {
+            self.end(&fault);
+        }
         if now < self.next {
             return;
         }

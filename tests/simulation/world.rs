@@ -82,11 +82,6 @@ impl World {
         Arc::clone(stored)
     }
 
-    /// The id of a machine: by its name, for names are used once.
-    pub(crate) fn node_id(&self, name: &str) -> u64 {
-        name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte))
-    }
-
     pub(crate) fn clients(&self) -> usize {
         self.lock().clients
     }
@@ -322,4 +317,4 @@ impl Drop for WatchPlace {
 const SETTLING: Duration = Duration::from_millis(100);
 
 /// How long a simulation runs at most until all machines agree again.
-pub(crate) const HEALING: Duration = Duration::from_secs(60);
+pub(crate) const HEALING: Duration = Duration::from_mins(1);

@@ -51,7 +51,7 @@ fn pass(stream: &TcpStream, to: &str, cut: &Arc<AtomicBool>) -> Option<()> {
 /// Copies until one side ends or the proxy is cut.
 fn copy(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
     from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut buffer = [0; 64 << 10];
+    let mut buffer = vec![0; 64 << 10];
     while !cut.load(Ordering::SeqCst) {
         match from.read(&mut buffer) {
             Ok(0) => break,

@@ -1,0 +1,115 @@
+//! How fast three machines are that agree on everything, measured with `wrk`; and how
+//! long an empty one takes to catch up.
+//!
+//! ```text
+//! cargo bench --bench cluster            medians of 5 runs of 5 s each
+//! cargo bench --bench cluster -- 3 2     medians of 3 runs of 2 s each
+//! ```
+//!
+//! The load goes to the leader; all machines and the load generator share this
+//! computer. Needs `wrk` on the path.
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{Machine, after, wrk};
+use tempfile::TempDir;
+
+/// How many keys there are for a machine to catch up with.
+const KEYS: usize = 1_000_000;
+
+/// 10,000 keys, in an order that is not that of their names; 256-byte values.
+const LOAD: &str = r#"
+local n, value, method = 0, string.rep("v", 256), METHOD
+local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
+request = function()
+  n = n + 1
+  local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
+  if method == "GET" then return wrk.format("GET", path) end
+  return wrk.format("PUT", path, headers, "value=" .. value)
+end
+"#;
+
+/// New keys with values of 100 bytes, in the order of their names.
+const FILL: &str = r#"
+local n, value = 0, string.rep("v", 100)
+local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
+request = function()
+  n = n + 1
+  return wrk.format("PUT", "/v1/keys/fill/" .. n % 1000 .. "/" .. n, headers, "value=" .. value)
+end
+"#;
+
+fn main() {
+    // Cargo adds `--bench`; what else there is are two numbers.
+    let mut numbers =
+        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let runs = numbers.next().unwrap_or(5);
+    let seconds = numbers.next().unwrap_or(5);
+    let dir = TempDir::new().unwrap();
+    println!(
+        "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"
+    );
+    let leader = Machine::start(&dir.path().join("node1"));
+    let join = ["-C", &leader.peer];
+    let others = ["node2", "node3"].map(|name| Machine::start_with(&dir.path().join(name), &join));
+    for (name, method, connections) in [
+        ("durable PUT, 1 connection", "PUT", 1),
+        ("durable PUT, 64 connections", "PUT", 64),
+        ("durable PUT, 256 connections", "PUT", 256),
+        ("linearizable GET, 64 connections", "GET", 64),
+    ] {
+        let script = script(dir.path(), &LOAD.replace("METHOD", &format!("{method:?}")));
+        let run = || {
+            let text = wrk(&script, connections, seconds, &leader.url);
+            assert!(method == "GET" || !text.contains("Non-2xx"), "{text}");
+            (after(&text, "Requests/sec:").parse::<f64>().unwrap(), after(&text, "\n     99%"))
+        };
+        let mut measured: Vec<_> = (0..runs).map(|_| run()).collect();
+        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
+        let (rate, latency) = &measured[measured.len() / 2];
+        println!("{name:<40} {rate:>9.0}/s  {latency}");
+    }
+    catch_up(dir.path(), &leader);
+    drop(others);
+}
+
+/// Fills the cluster with keys, and lets an empty machine join it.
+fn catch_up(dir: &Path, leader: &Machine) {
+    let fill = script(dir, FILL);
+    let mut filled = 0;
+    while filled < KEYS {
+        let text = wrk(&fill, 256, 30, &leader.url);
+        let requests = text.split(" requests in").next().unwrap();
+        filled += requests.split_whitespace().next_back().unwrap().parse::<usize>().unwrap();
+    }
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (over, url) = (Arc::clone(&is_over), leader.url.clone());
+    let writing = std::thread::spawn(move || {
+        let (mut worst, mut count) = (Duration::ZERO, 0);
+        while !over.load(Ordering::SeqCst) {
+            let begun = Instant::now();
+            ureq::post(format!("{url}/v1/keys/probe")).send_form([("value", "x")]).unwrap();
+            (worst, count) = (worst.max(begun.elapsed()), count + 1);
+        }
+        (worst, count)
+    });
+    let newcomer = Machine::start_with(&dir.join("node4"), &["-C", &leader.peer]);
+    is_over.store(true, Ordering::SeqCst);
+    let (worst, count) = writing.join().unwrap();
+    let (took, worst) = (newcomer.healthy_after.as_secs_f64(), worst.as_millis());
+    println!("an empty machine catches up with {filled} keys in {took:.1} s;");
+    println!("the worst of {count} PUTs on the leader meanwhile took {worst} ms");
+}
+
+fn script(dir: &Path, text: &str) -> std::path::PathBuf {
+    let path = dir.join("script.lua");
+    std::fs::write(&path, text).unwrap();
+    path
+}
