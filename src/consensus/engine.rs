@@ -140,6 +140,7 @@ impl Consensus {
             contact: contact.clone(),
             unsynced: unsynced.clone(),
             clock,
+            encoded: Arc::default(),
         };
         let config = Arc::new(config(&timing));
         let raft = Raft::new(me.0, config, network, store, options.state_machine).await;

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read as _};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{LogId, NodeId};
+use etcd_log::{Entry, LogId, NodeId};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Network {
     pub(crate) contact: Contact,
     pub(crate) unsynced: Unsynced,
     pub(crate) clock: Clock,
+    /// The entry that was sent last, as it is sent: to every follower the same.
+    pub(crate) encoded: Arc<Mutex<Option<(LogId, Arc<[u8]>)>>>,
 }
 
 /// The way to one machine.
@@ -101,6 +103,20 @@ impl Network {
         })
     }
 
+    /// Writes entries as they are sent. A single one is written once for all followers.
+    fn encode(&self, entries: Vec<Arc<Entry>>) -> Arc<[u8]> {
+        let [entry] = &*entries else { return encode_entries(&entries).into() };
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*encoded {
+            Some((id, bytes)) if *id == entry.id => Arc::clone(bytes),
+            _ => {
+                let bytes = Arc::<[u8]>::from(encode_entries(&entries));
+                *encoded = Some((entry.id, Arc::clone(&bytes)));
+                bytes
+            }
+        }
+    }
+
     /// Returns the last committed entry, once this machine's own disk has it. A disk
     /// that takes long must not silence a leader: then it says nothing of the kind.
     async fn committed(&self, committed: Option<LogId>, option: &RPCOption) -> Option<LogId> {
@@ -125,9 +141,8 @@ async fn append(
         committed,
         time: network.clock.now(),
     };
-    let entries: Vec<_> =
-        request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
-    let answer = network.ask(target, &question, &encode_entries(&entries), &option).await?;
+    let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
+    let answer = network.ask(target, &question, &network.encode(entries), &option).await?;
     let Answer::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
