@@ -199,3 +199,94 @@ impl Filler {
         written.recv().unwrap_or(Err(LogError::Closed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::{entry, options, write};
+    use crate::{LogStorage as _, Wal};
+
+    /// A log that goes on behind a checkpoint of these entries.
+    fn installed(upto: u64) -> (TempDir, Wal) {
+        let dir = TempDir::new().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        install(&wal, upto);
+        (dir, wal)
+    }
+
+    fn install(wal: &Wal, upto: u64) {
+        let (upto, index) = (entry(upto, 1, "").id, Index(upto + 1));
+        write(wal, Write::Install { upto, index }).unwrap();
+    }
+
+    fn encoded(index: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        entry(index, 1, "v").encode(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn what_was_filled_in_is_there_after_a_restart() {
+        let (dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        assert_eq!(filler.wanted(), (RaftIndex(0), RaftIndex(50)));
+        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
+        for index in 10..=50 {
+            assert_eq!(filler.push(encoded(index)).unwrap(), index == 50);
+        }
+        write(&wal, Write::Append(vec![entry(51, 1, "v")])).unwrap();
+        wal.close().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        assert!(wal.filler().is_none());
+        let reader = wal.reader();
+        assert_eq!(reader.state().oldest, (RaftIndex(10), Index(10)));
+        let entries = reader.iter(RaftIndex(10)..RaftIndex(u64::MAX));
+        assert_eq!(entries.map(Result::unwrap).count(), 42);
+    }
+
+    #[test]
+    fn log_with_missing_history_opens_and_says_so() {
+        let (dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        filler.push(encoded(0)).unwrap();
+        wal.close().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        assert_eq!(wal.first(), RaftIndex(51));
+        assert_eq!(wal.filler().unwrap().wanted(), (RaftIndex(0), RaftIndex(50)));
+    }
+
+    /// Another checkpoint has come meanwhile: to call its history complete would leave
+    /// a hole that no start gets over.
+    #[test]
+    fn fill_that_was_overtaken_fills_nothing() {
+        let (dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        install(&wal, 80);
+        assert!(matches!(filler.push(encoded(0)), Err(FillError::Overtaken)));
+        let upto = entry(50, 1, "").id;
+        write(&wal, Write::Fill { upto }).unwrap();
+        assert_eq!(wal.state().missing, Some(entry(80, 1, "").id));
+        wal.close().unwrap();
+        Wal::open(&options(dir.path(), 1024)).unwrap();
+    }
+
+    #[test]
+    fn entry_out_of_order_is_refused() {
+        let (_dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        assert!(matches!(filler.push(encoded(1)), Err(FillError::Order { .. })));
+        assert!(matches!(filler.push(vec![1, 2, 3]), Err(FillError::Foreign(_))));
+    }
+
+    #[test]
+    fn history_that_is_kept_nowhere_is_given_up() {
+        let (dir, wal) = installed(50);
+        wal.filler().unwrap().give_up().unwrap();
+        assert!(wal.filler().is_none());
+        wal.close().unwrap();
+        let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
+        assert_eq!(wal.first(), RaftIndex(51));
+    }
+}

@@ -50,8 +50,11 @@ pub(crate) struct Network {
     pub(crate) unsynced: Unsynced,
     pub(crate) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
-    pub(crate) encoded: Arc<Mutex<Option<(LogId, Arc<[u8]>)>>>,
+    pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
 }
+
+/// An entry, and how it is sent.
+type Encoded = (LogId, Arc<[u8]>);
 
 /// The way to one machine.
 #[derive(Debug)]
@@ -104,13 +107,13 @@ impl Network {
     }
 
     /// Writes entries as they are sent. A single one is written once for all followers.
-    fn encode(&self, entries: Vec<Arc<Entry>>) -> Arc<[u8]> {
-        let [entry] = &*entries else { return encode_entries(&entries).into() };
+    fn encode(&self, entries: &[Arc<Entry>]) -> Arc<[u8]> {
+        let [entry] = entries else { return encode_entries(entries).into() };
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
         match &*encoded {
             Some((id, bytes)) if *id == entry.id => Arc::clone(bytes),
             _ => {
-                let bytes = Arc::<[u8]>::from(encode_entries(&entries));
+                let bytes = Arc::<[u8]>::from(encode_entries(entries));
                 *encoded = Some((entry.id, Arc::clone(&bytes)));
                 bytes
             }
@@ -141,8 +144,9 @@ async fn append(
         committed,
         time: network.clock.now(),
     };
-    let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry))).collect();
-    let answer = network.ask(target, &question, &network.encode(entries), &option).await?;
+    let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
+    let bytes = network.encode(&entries.collect::<Vec<_>>());
+    let answer = network.ask(target, &question, &bytes, &option).await?;
     let Answer::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
