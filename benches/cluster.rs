@@ -24,6 +24,9 @@ use tempfile::TempDir;
 /// How many keys there are for a machine to catch up with.
 const KEYS: usize = 1_000_000;
 
+/// How many writes a machine misses that is stopped for a while.
+const MISSED: usize = 200_000;
+
 /// 10,000 keys, in an order that is not that of their names; 256-byte values.
 const LOAD: &str = r#"
 local n, value, method = 0, string.rep("v", 256), METHOD
@@ -76,19 +79,36 @@ fn main() {
         let (rate, latency) = &measured[measured.len() / 2];
         println!("{name:<40} {rate:>9.0}/s  {latency}");
     }
-    catch_up(dir.path(), &leader);
-    drop(others);
+    let [second, third] = others;
+    third.stop();
+    let missed = fill(dir.path(), &leader, MISSED);
+    let back = || Machine::start_with(&dir.path().join("node3"), &join);
+    let (third, worst) = while_writing(&leader, back);
+    let took = third.healthy_after.as_secs_f64();
+    println!("a machine that was away for {missed} writes is back in {took:.1} s; {worst}");
+    let filled = fill(dir.path(), &leader, KEYS);
+    let join = || Machine::start_with(&dir.path().join("node4"), &join);
+    let (fourth, worst) = while_writing(&leader, join);
+    let took = fourth.healthy_after.as_secs_f64();
+    println!("an empty machine catches up with {filled} more keys in {took:.1} s; {worst}");
+    drop((second, third));
 }
 
-/// Fills the cluster with keys, and lets an empty machine join it.
-fn catch_up(dir: &Path, leader: &Machine) {
-    let fill = script(dir, FILL);
+/// Writes so many new keys, or a few more. Returns how many.
+fn fill(dir: &Path, leader: &Machine, keys: usize) -> usize {
+    let script = script(dir, FILL);
     let mut filled = 0;
-    while filled < KEYS {
-        let text = wrk(&fill, 256, 30, &leader.url);
+    while filled < keys {
+        let text = wrk(&script, 256, 5, &leader.url);
         let requests = text.split(" requests in").next().unwrap();
         filled += requests.split_whitespace().next_back().unwrap().parse::<usize>().unwrap();
     }
+    filled
+}
+
+/// Starts a machine while one client writes to the leader. Returns what is to be said
+/// of its worst write.
+fn while_writing(leader: &Machine, start: impl FnOnce() -> Machine) -> (Machine, String) {
     let is_over = Arc::new(AtomicBool::new(false));
     let (over, url) = (Arc::clone(&is_over), leader.url.clone());
     let writing = std::thread::spawn(move || {
@@ -98,14 +118,11 @@ fn catch_up(dir: &Path, leader: &Machine) {
             ureq::post(format!("{url}/v1/keys/probe")).send_form([("value", "x")]).unwrap();
             (worst, count) = (worst.max(begun.elapsed()), count + 1);
         }
-        (worst, count)
+        format!("worst of {count} PUTs meanwhile: {} ms", worst.as_millis())
     });
-    let newcomer = Machine::start_with(&dir.join("node4"), &["-C", &leader.peer]);
+    let machine = start();
     is_over.store(true, Ordering::SeqCst);
-    let (worst, count) = writing.join().unwrap();
-    let (took, worst) = (newcomer.healthy_after.as_secs_f64(), worst.as_millis());
-    println!("an empty machine catches up with {filled} keys in {took:.1} s;");
-    println!("the worst of {count} PUTs on the leader meanwhile took {worst} ms");
+    (machine, writing.join().unwrap())
 }
 
 fn script(dir: &Path, text: &str) -> std::path::PathBuf {
