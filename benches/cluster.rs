@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Machine, after, wrk};
+use support::{Machine, after, load_script, wrk};
 use tempfile::TempDir;
 
 /// How many keys there are for a machine to catch up with.
@@ -26,18 +26,6 @@ const KEYS: usize = 1_000_000;
 
 /// How many writes a machine misses that is stopped for a while.
 const MISSED: usize = 200_000;
-
-/// 10,000 keys, in an order that is not that of their names; 256-byte values.
-const LOAD: &str = r#"
-local n, value, method = 0, string.rep("v", 256), METHOD
-local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
-request = function()
-  n = n + 1
-  local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
-  if method == "GET" then return wrk.format("GET", path) end
-  return wrk.format("PUT", path, headers, "value=" .. value)
-end
-"#;
 
 /// New keys with values of 100 bytes, in the order of their names.
 const FILL: &str = r#"
@@ -68,7 +56,7 @@ fn main() {
         ("durable PUT, 256 connections", "PUT", 256),
         ("linearizable GET, 64 connections", "GET", 64),
     ] {
-        let script = script(dir.path(), &LOAD.replace("METHOD", &format!("{method:?}")));
+        let script = script(dir.path(), &load_script(method));
         let run = || {
             let text = wrk(&script, connections, seconds, &leader.url);
             assert!(method == "GET" || !text.contains("Non-2xx"), "{text}");

@@ -26,20 +26,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use support::{Machine, after, wrk};
+use support::{Machine, after, load_script, wrk};
 use tempfile::TempDir;
-
-/// 10,000 keys, in an order that is not that of their names; 256-byte values.
-const SCRIPT: &str = r#"
-local n, value, method = 0, string.rep("v", 256), METHOD
-local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
-request = function()
-  n = n + 1
-  local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
-  if method == "GET" then return wrk.format("GET", path) end
-  return wrk.format("PUT", path, headers, "value=" .. value)
-end
-"#;
 
 fn main() {
     // Cargo adds `--bench`; what else there is are two numbers.
@@ -91,7 +79,7 @@ impl Load<'_> {
 
     fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {
         let script = self.dir.join(format!("{method}.lua"));
-        std::fs::write(&script, SCRIPT.replace("METHOD", &format!("{method:?}"))).unwrap();
+        std::fs::write(&script, load_script(method)).unwrap();
         let text = wrk(&script, connections, self.seconds, url);
         assert!(!text.contains("Non-2xx") || url.is_empty() || method == "GET", "{text}");
         (after(&text, "Requests/sec:").parse().unwrap(), after(&text, "\n     99%"))

@@ -89,6 +89,23 @@ impl Drop for Machine {
     }
 }
 
+/// 10,000 keys, in an order that is not that of their names; 256-byte values.
+const LOAD: &str = r#"
+local n, value, method = 0, string.rep("v", 256), METHOD
+local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
+request = function()
+  n = n + 1
+  local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
+  if method == "GET" then return wrk.format("GET", path) end
+  return wrk.format("PUT", path, headers, "value=" .. value)
+end
+"#;
+
+/// The script of an ordinary load with this method.
+pub fn load_script(method: &str) -> String {
+    LOAD.replace("METHOD", &format!("{method:?}"))
+}
+
 /// Runs `wrk` with a script, and returns what it says.
 pub fn wrk(script: &Path, connections: usize, seconds: usize, url: &str) -> String {
     let output = Command::new("wrk")
