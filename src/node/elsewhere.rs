@@ -78,6 +78,8 @@ impl Elsewhere {
                 }
                 Ok(Ok(Heard::Answer(Answer::History { .. }))) => return Ok(true),
                 Ok(Err(error)) if !told => return Err(error),
+                // Another machine may be quicker.
+                Err(_) if !told => return Err(conversation.silent()),
                 Ok(_) | Err(_) => return Ok(false),
             }
         }

@@ -29,6 +29,11 @@ impl Node {
         asked: &mut Asked<'_>,
         question: HistoryQuestion,
     ) -> Result<Answer, Refusal> {
+        // Said before a replay takes its place: two machines that both lack it would
+        // wait for each other's places.
+        if self.inner.history.log().missing().is_some() {
+            return Err(Refusal::Lacking);
+        }
         let HistoryQuestion { prefix, number, index, upto } = question;
         let cursor = number.map_or(Cursor::Index(index), Cursor::Number);
         let mut replaying = self.inner.history.replay_here(cursor, prefix, index, upto);

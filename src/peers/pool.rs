@@ -303,6 +303,12 @@ impl Conversation {
         }
     }
 
+    /// Describes that the other machine has said nothing for too long.
+    pub fn silent(&self) -> CallError {
+        let source = io::Error::from(io::ErrorKind::TimedOut).into();
+        CallError::Lost { to: Arc::clone(&self.to), source }
+    }
+
     async fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), CallError> {
         let written = frame::write(&mut self.stream, kind, self.envelope, body).await;
         written.map_err(|source| CallError::NotSent { to: Arc::clone(&self.to), source })
