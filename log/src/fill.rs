@@ -144,6 +144,12 @@ impl Filler {
         if found.id.index < self.upto.index {
             return Ok(false);
         }
+        if self.ready.is_empty() {
+            // There is not one command in all of it, so it cannot be a file; and what
+            // lies before it cannot be kept with a hole behind it.
+            self.give_up()?;
+            return Ok(true);
+        }
         self.ready.append(&mut self.trailing);
         self.seal()?;
         self.finish()?;
@@ -270,6 +276,19 @@ mod tests {
         assert_eq!(wal.state().missing, Some(entry(80, 1, "").id));
         wal.close().unwrap();
         Wal::open(&options(dir.path(), 1024)).unwrap();
+    }
+
+    #[test]
+    fn history_without_a_command_is_no_file() {
+        let (_dir, wal) = installed(2);
+        let mut filler = wal.filler().unwrap();
+        for index in 0..=2 {
+            let id = entry(index, 1, "").id;
+            let mut bytes = Vec::new();
+            Entry { id, payload: crate::Payload::Blank }.encode(&mut bytes);
+            assert_eq!(filler.push(bytes).unwrap(), index == 2);
+        }
+        assert_eq!((wal.state().missing, wal.first()), (None, RaftIndex(3)));
     }
 
     #[test]

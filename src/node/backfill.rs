@@ -158,6 +158,7 @@ impl Node {
         let (mut conversation, _) = self.ask_entries(node, &question).await?;
         let begin = move || filler.skip_to(oldest.entry, oldest.before).map(|()| filler);
         let mut filler = blocking(begin).await?;
+        let mut is_whole = false;
         loop {
             if self.inner.disk.is_short() {
                 tracing::warn!("there is no room for the history from before the checkpoint");
@@ -168,17 +169,20 @@ impl Node {
                     let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
                     let entries: Vec<_> = entries.into_iter().map(<[u8]>::to_vec).collect();
                     let filling = move || {
+                        let mut is_last = false;
                         for entry in entries {
-                            filler.push(entry)?;
+                            is_last = filler.push(entry)?;
                         }
-                        Ok::<_, FillError>(filler)
+                        Ok::<_, FillError>((filler, is_last))
                     };
-                    filler = blocking(filling).await?;
+                    (filler, is_whole) = blocking(filling).await?;
                 }
-                Heard::Answer(Answer::Done) => {
+                Heard::Answer(Answer::Done) if is_whole => {
                     tracing::info!("the history from before the checkpoint has come");
                     return Ok(());
                 }
+                // It has not applied all of it itself: the next try goes on from here.
+                Heard::Answer(Answer::Done) => return Ok(()),
                 Heard::Answer(other) => {
                     return Err(BackfillError::Unreadable(format!("{other:?}")));
                 }
