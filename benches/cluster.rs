@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Machine, after, load_script, wrk};
+use support::{Machine, after, load_script, runs_and_seconds, wrk};
 use tempfile::TempDir;
 
 /// How many keys there are for a machine to catch up with.
@@ -38,11 +38,7 @@ end
 "#;
 
 fn main() {
-    // Cargo adds `--bench`; what else there is are two numbers.
-    let mut numbers =
-        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
-    let runs = numbers.next().unwrap_or(5);
-    let seconds = numbers.next().unwrap_or(5);
+    let (runs, seconds) = runs_and_seconds();
     let dir = TempDir::new().unwrap();
     println!(
         "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"

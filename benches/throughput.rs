@@ -26,15 +26,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use support::{Machine, after, load_script, wrk};
+use support::{Machine, after, load_script, runs_and_seconds, wrk};
 use tempfile::TempDir;
 
 fn main() {
-    // Cargo adds `--bench`; what else there is are two numbers.
-    let mut numbers =
-        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
-    let runs = numbers.next().unwrap_or(5);
-    let seconds = numbers.next().unwrap_or(5);
+    let (runs, seconds) = runs_and_seconds();
     let dir = TempDir::new().unwrap();
     let load = Load { dir: dir.path(), runs, seconds };
 

@@ -6,7 +6,7 @@ mod support;
 
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use support::cluster::Cluster;
 use support::{Server, etcd, eventually};
@@ -231,7 +231,10 @@ fn survivor_becomes_a_cluster_of_one() {
     assert_eq!(cluster.server(1).get("/v1/machines").body.split(", ").count(), 1);
     // An old member does not get in by accident.
     cluster.launch(0, &[]);
-    std::thread::sleep(Duration::from_secs(2));
+    eventually("the old member has asked in vain", || {
+        let said = cluster.server(0).said();
+        said.iter().any(|line| line.contains("waiting for the other machines: no leader"))
+    });
     assert_eq!(cluster.server(1).get("/v1/machines").body.split(", ").count(), 1);
     assert_eq!(cluster.server(1).post("/v1/keys/k", &[("value", "new")]).status, 200);
 }

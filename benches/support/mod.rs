@@ -106,6 +106,14 @@ pub fn load_script(method: &str) -> String {
     LOAD.replace("METHOD", &format!("{method:?}"))
 }
 
+/// How many runs are wanted, and how many seconds each takes: five of each unless the
+/// command line has two numbers. Cargo adds `--bench` to them.
+pub fn runs_and_seconds() -> (usize, usize) {
+    let mut numbers =
+        std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    (numbers.next().unwrap_or(5), numbers.next().unwrap_or(5))
+}
+
 /// Runs `wrk` with a script, and returns what it says.
 pub fn wrk(script: &Path, connections: usize, seconds: usize, url: &str) -> String {
     let output = Command::new("wrk")

@@ -31,6 +31,9 @@ impl Answerer for Node {
             }
             Question::Vote { vote, last } => consensus.vote(vote, last).await,
             Question::WouldVote { last, address } => self.would_vote(asked.from, last, &address),
+            Question::Checkpoint { .. } if self.inner.disk.is_short() => {
+                Err(Refusal::Impossible("its disk has no room for a checkpoint".to_owned()))
+            }
             Question::Checkpoint { vote, applied, index, event } => {
                 consensus.install(&mut asked, vote, applied, (index, event)).await
             }

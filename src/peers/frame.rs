@@ -29,6 +29,10 @@ const HEADER: usize = 44;
 /// what a receiver allocates.
 pub const MOST_BYTES: usize = 80 << 20;
 
+/// The longest body of a message that is not for this machine, or from nobody known:
+/// whoever wants to join has little to say.
+pub(super) const STRANGERS_BYTES: usize = 64 << 10;
+
 /// A body of up to so many bytes is copied behind its header, to be sent at once.
 const COPIED_BYTES: usize = 64 << 10;
 
@@ -80,8 +84,13 @@ pub enum FrameError {
     #[error("frame is of unknown kind {0}")]
     Kind(u8),
     /// It is too long.
-    #[error("frame has {0} bytes, the longest has {MOST_BYTES}")]
-    Length(usize),
+    #[error("frame has {found} bytes, the longest has {most}")]
+    Length {
+        /// How many it says it has.
+        found: usize,
+        /// How many it may have.
+        most: usize,
+    },
     /// It is not what was sent.
     #[error("frame has hash {found:016x}, expected {expected:016x}")]
     Hash {
@@ -118,9 +127,11 @@ pub(super) async fn write(
     stream.flush().await
 }
 
-/// Reads a frame; nothing, if the connection ends before one begins.
+/// Reads a frame; nothing, if the connection ends before one begins. How long it may
+/// be is judged by its envelope, before its body is read.
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    most: impl FnOnce(&Envelope) -> usize,
 ) -> Result<Option<Frame>, FrameError> {
     let mut header = [0; HEADER];
     if stream.read(&mut header[..1]).await? == 0 {
@@ -142,10 +153,6 @@ pub(super) async fn read(
         5 => Kind::Refusal,
         kind => return Err(FrameError::Kind(kind)),
     };
-    let length = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
-    if length > MOST_BYTES {
-        return Err(FrameError::Length(length));
-    }
     let number =
         |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let envelope = Envelope {
@@ -153,6 +160,11 @@ pub(super) async fn read(
         from: NodeId(number(20)),
         to: NodeId(number(28)),
     };
+    let length = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
+    let most = most(&envelope);
+    if length > most {
+        return Err(FrameError::Length { found: length, most });
+    }
     let mut body = Vec::new();
     // Grows with what comes, not with what is announced.
     stream.take(length as u64).read_to_end(&mut body).await?;
@@ -177,6 +189,10 @@ mod tests {
         runtime.block_on(future)
     }
 
+    fn of_any_length(_: &Envelope) -> usize {
+        MOST_BYTES
+    }
+
     fn written(body: &[u8]) -> Vec<u8> {
         let envelope = Envelope { cluster: ClusterId(1), from: NodeId(2), to: NodeId(3) };
         let mut bytes = Vec::new();
@@ -186,10 +202,10 @@ mod tests {
 
     #[test]
     fn frame_is_read_back_as_written() {
-        let frame = now(read(&mut &written(b"hello")[..])).unwrap().unwrap();
+        let frame = now(read(&mut &written(b"hello")[..], of_any_length)).unwrap().unwrap();
         assert_eq!((frame.kind, &frame.body[..]), (Kind::Question, &b"hello"[..]));
         assert_eq!(frame.envelope.to, NodeId(3));
-        assert!(now(read(&mut &b""[..])).unwrap().is_none());
+        assert!(now(read(&mut &b""[..], of_any_length)).unwrap().is_none());
     }
 
     #[test]
@@ -199,7 +215,7 @@ mod tests {
         for byte in (0..6).chain(8..12).chain(36..bytes.len()) {
             let mut changed = bytes.clone();
             changed[byte] ^= 0x40;
-            assert!(now(read(&mut &changed[..])).is_err(), "byte {byte}");
+            assert!(now(read(&mut &changed[..], of_any_length)).is_err(), "byte {byte}");
         }
     }
 
@@ -207,14 +223,29 @@ mod tests {
     fn length_is_bounded_before_anything_is_read() {
         let mut bytes = written(b"");
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(now(read(&mut &bytes[..])), Err(FrameError::Length(_))));
+        assert!(matches!(
+            now(read(&mut &bytes[..], of_any_length)),
+            Err(FrameError::Length { .. })
+        ));
+    }
+
+    #[test]
+    fn length_is_judged_by_whom_it_is_from() {
+        let for_friends = |envelope: &Envelope| {
+            if envelope.cluster == ClusterId(1) { MOST_BYTES } else { 2 }
+        };
+        let bytes = written(b"hello");
+        assert!(now(read(&mut &bytes[..], for_friends)).is_ok());
+        let for_others = |_: &Envelope| 2;
+        let refused = now(read(&mut &bytes[..], for_others));
+        assert!(matches!(refused, Err(FrameError::Length { found: 5, most: 2 })));
     }
 
     proptest! {
         /// Whatever the bytes, the reader does not panic.
         #[test]
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..]));
+            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..], of_any_length));
         }
     }
 }

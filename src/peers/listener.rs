@@ -6,7 +6,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
 
-use super::frame::{self, Envelope, Frame, FrameError, Kind};
+use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
 use super::message::{self, Answer, Question, Refusal};
 use super::network::{self, Stream};
 
@@ -42,7 +42,7 @@ impl Asked<'_> {
     ///
     /// If the connection breaks.
     pub async fn next_piece(&mut self) -> Result<Option<Bytes>, FrameError> {
-        match frame::read(&mut self.stream).await? {
+        match frame::read(&mut self.stream, |_| MOST_BYTES).await? {
             Some(Frame { kind: Kind::Piece, body, .. }) => Ok(Some(body)),
             Some(Frame { kind: Kind::End, .. }) => Ok(None),
             Some(_) | None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
@@ -73,12 +73,16 @@ pub async fn serve(
     let mut stream = network::buffered(stream);
     let mut stop = pin!(stop);
     loop {
+        let (me, cluster) = answerer.identity();
+        let most = |envelope: &Envelope| {
+            let is_for_me = envelope.cluster == cluster && envelope.to == me;
+            if is_for_me { MOST_BYTES } else { STRANGERS_BYTES }
+        };
         let frame = tokio::select! {
-            frame = frame::read(&mut stream) => frame?,
+            frame = frame::read(&mut stream, most) => frame?,
             () = stop.as_mut() => return Ok(()),
         };
         let Some(frame) = frame else { return Ok(()) };
-        let (me, cluster) = answerer.identity();
         let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
         let answer = match open(&frame, me, cluster) {
             Ok((question, behind)) => {

@@ -12,7 +12,7 @@ use etcd_log::{ClusterId, NodeId};
 use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 
-use super::frame::{self, Envelope, Frame, FrameError, Kind};
+use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES};
 use super::message::{self, Answer, Question, Refusal};
 use super::network::{self, Connect, Stream};
 
@@ -316,7 +316,7 @@ impl Conversation {
 
     async fn receive(&mut self) -> Result<Frame, CallError> {
         let lost = |source| CallError::Lost { to: Arc::clone(&self.to), source };
-        match frame::read(&mut self.stream).await {
+        match frame::read(&mut self.stream, |_| MOST_BYTES).await {
             Ok(Some(frame)) => Ok(frame),
             Ok(None) => Err(lost(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             Err(error) => Err(lost(error)),
