@@ -41,3 +41,4 @@ pub mod recover;
 mod recovery;
 pub mod replay;
 pub mod serve;
+mod watch_hub;

@@ -78,7 +78,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         },
     );
     let state_machine = StateMachine::new(
-        start,
+        start.membership,
         publisher,
         outcomes.clone(),
         unsynced.clone(),

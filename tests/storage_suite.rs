@@ -28,7 +28,15 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
     let checkpoints = Checkpoints::new(store, &start, None);
     let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
-    StateMachine::new(start, publisher, outcomes, unsynced, checkpoints, writer, usize::MAX)
+    StateMachine::new(
+        start.membership,
+        publisher,
+        outcomes,
+        unsynced,
+        checkpoints,
+        writer,
+        usize::MAX,
+    )
 }
 
 struct OnDisk;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{LogId, Membership, RaftIndex};
-use etcd_projections::{Diverged, Outcome, State};
+use etcd_projections::Diverged;
 use openraft::storage::RaftStateMachine;
 use openraft::{
     BasicNode, EntryPayload, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError,
@@ -39,8 +39,6 @@ pub struct Image {
 /// Applies what is committed.
 #[derive(Debug)]
 pub struct StateMachine {
-    state: State,
-    applied: Option<LogId>,
     membership: (Option<LogId>, Membership),
     publisher: Publisher,
     outcomes: Outcomes,
@@ -64,10 +62,10 @@ pub struct Checkpoints {
 }
 
 impl StateMachine {
-    /// Makes the state machine, with the state that the publisher shows already. A
-    /// checkpoint is written after so many bytes of batches.
+    /// Makes the state machine of the state that the publisher shows. A checkpoint is
+    /// written after so many bytes of batches.
     pub fn new(
-        start: Checkpoint,
+        membership: (Option<LogId>, Membership),
         publisher: Publisher,
         outcomes: Outcomes,
         unsynced: Unsynced,
@@ -76,9 +74,7 @@ impl StateMachine {
         checkpoint_bytes: usize,
     ) -> Self {
         Self {
-            state: start.state,
-            applied: start.applied,
-            membership: start.membership,
+            membership,
             publisher,
             outcomes,
             unsynced,
@@ -90,34 +86,36 @@ impl StateMachine {
     }
 
     fn checkpoint(&self) -> Checkpoint {
+        let now = self.publisher.now();
         Checkpoint {
-            applied: self.applied,
+            applied: now.applied,
             membership: self.membership.clone(),
-            state: self.state.clone(),
+            state: now.state.clone(),
         }
     }
 
-    /// Applies an entry, and returns all its outcomes.
-    fn apply_entry(
-        &mut self,
-        entry: openraft::Entry<TypeConfig>,
-    ) -> Result<Vec<Outcome>, Diverged> {
+    /// Applies an entry.
+    fn apply_entry(&mut self, entry: &openraft::Entry<TypeConfig>) -> Result<Reply, Diverged> {
         let id = to_log_id(entry.log_id);
-        self.applied = Some(id);
-        Ok(match entry.payload {
-            EntryPayload::Blank => Vec::new(),
-            EntryPayload::Membership(membership) => {
-                self.membership = (Some(id), to_membership(&membership));
-                Vec::new()
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.membership = (Some(id), to_membership(membership));
+        }
+        let mut reply = Reply::default();
+        self.publisher.apply(|now| {
+            now.applied = Some(id);
+            let EntryPayload::Normal(batch) = &entry.payload else { return Ok(Vec::new()) };
+            if let Some(check) = &batch.check {
+                now.state.compare(check)?;
             }
-            EntryPayload::Normal(batch) => {
-                if let Some(check) = &batch.check {
-                    self.state.compare(check)?;
-                }
-                self.uncovered_bytes += batch.size();
-                self.state.apply(&batch)
-            }
-        })
+            self.uncovered_bytes += batch.size();
+            let outcomes = now.state.apply(batch);
+            // The commands' outcomes are the last ones, one each.
+            reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();
+            // Before anybody can see that the entry is applied.
+            self.outcomes.note(id.index, &reply.outcomes);
+            Ok(outcomes)
+        })?;
+        Ok(reply)
     }
 }
 
@@ -128,7 +126,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         &mut self,
     ) -> StorageResult<(Option<openraft::LogId<u64>>, StoredMembership<u64, BasicNode>)> {
         let (at, membership) = &self.membership;
-        Ok((self.applied.map(from_log_id), from_stored(*at, membership)))
+        let applied = self.publisher.now().applied;
+        Ok((applied.map(from_log_id), from_stored(*at, membership)))
     }
 
     async fn apply<I>(&mut self, entries: I) -> StorageResult<Vec<Reply>>
@@ -137,22 +136,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: Send,
     {
         let mut replies = Vec::new();
-        let mut outcomes = Vec::new();
         for entry in entries {
-            let commands = match &entry.payload {
-                EntryPayload::Normal(batch) => batch.commands.len(),
-                EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-            };
-            let id = entry.log_id;
-            self.unsynced.wait_for(RaftIndex(id.index)).await;
-            let applied = self.apply_entry(entry);
-            outcomes.extend(applied.map_err(|error| StorageIOError::apply(id, &error))?);
-            // The commands' outcomes are the last ones, one each.
-            let of_commands = &outcomes[outcomes.len() - commands..];
-            self.outcomes.note(RaftIndex(id.index), of_commands);
-            replies.push(Reply { outcomes: of_commands.to_vec() });
+            self.unsynced.wait_for(RaftIndex(entry.log_id.index)).await;
+            let applied = self.apply_entry(&entry);
+            replies.push(applied.map_err(|error| StorageIOError::apply(entry.log_id, &error))?);
         }
-        self.publisher.publish(self.state.clone(), self.applied, &outcomes);
         if self.uncovered_bytes >= self.checkpoint_bytes && self.writer.offer(|| self.checkpoint())
         {
             self.uncovered_bytes = 0;
@@ -179,9 +167,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             read.map_err(|error| StorageIOError::read_snapshot(Some(meta.signature()), &error))?
         };
         let Checkpoint { applied, membership, state } = checkpoint;
-        (self.applied, self.membership, self.state) = (applied, membership, state);
+        self.membership = membership;
         self.uncovered_bytes = 0;
-        self.publisher.jump(self.state.clone(), self.applied);
+        self.publisher.jump(state, applied);
         let mut image = Image { checkpoint: None, ..*snapshot };
         // By this name it is known once the log goes on behind it.
         image.file.path = self.checkpoints.store.path_of(&image.file);

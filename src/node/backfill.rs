@@ -117,9 +117,9 @@ impl Node {
     /// have any, and whether all have answered.
     async fn who_knows(&self, upto: RaftIndex) -> (Vec<(NodeId, Oldest)>, bool) {
         let (mut known, mut all_answered) = (Vec::new(), true);
-        let now = self.now();
+        let machines = self.inner.published.machines();
         let me = self.inner.consensus.me();
-        for machine in now.state.machines().iter().filter(|machine| machine.node != me) {
+        for machine in machines.iter().filter(|machine| machine.node != me) {
             // Nothing but how far back it goes.
             let question = Question::Entries { from: upto.next(), upto };
             match self.ask_entries(machine.node, &question).await {

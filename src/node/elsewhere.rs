@@ -33,9 +33,9 @@ impl Elsewhere {
         audience: &Audience,
         upto: EventNumber,
     ) -> Result<bool, WatchError> {
-        let now = self.published.now();
+        let machines = self.published.machines();
         let (mut oldest, mut all_answered) = (None, true);
-        for machine in now.state.machines().iter().filter(|machine| machine.node != self.me) {
+        for machine in machines.iter().filter(|machine| machine.node != self.me) {
             match self.tell_from(machine.node, audience, upto).await {
                 Ok(told) => return Ok(told),
                 Err(CallError::Refused {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use etcd_log::{Entry, EventNumber, Index, KeyPath, LogError, RaftIndex};
+use etcd_log::{Entry, EventNumber, Index, KeyPath, LogError, LogId, RaftIndex};
 use etcd_projections::{Event, Outcome, Position, State, What};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::Stream;
@@ -34,7 +34,7 @@ use crate::blocking::{blocking, spawn_busy};
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::log_source::LogSource;
 use crate::peers::HistoryQuestion;
-use crate::published::{Published, Reader};
+use crate::published::Reader;
 use crate::replay::{Replay, ReplayError, Step};
 
 /// How many replays run at a time: each holds a state, and a core.
@@ -257,16 +257,16 @@ impl History {
     }
 
     async fn replay_until_ring(&self, mut audience: Audience) -> Result<(), WatchError> {
-        let target = self.published.now();
-        let mut start = self.start(audience.cursor, &target).await;
-        let mut range = entries_after(start.applied.map(|id| id.index), &target);
+        let applied = self.applied();
+        let mut start = self.start(audience.cursor, applied).await;
+        let mut range = entries_after(start.applied, applied);
         if range.start < self.log.first() {
             let Some(file) = self.first_file() else {
                 if self.log.missing().is_some() {
                     // A checkpoint is just being installed.
                     return self.pause().await;
                 }
-                let oldest = self.oldest(&target);
+                let oldest = self.oldest();
                 return Err(WatchError::Gone { cursor: audience.cursor, oldest });
             };
             if audience.upto.is_some() {
@@ -282,7 +282,7 @@ impl History {
             // It may have made room for newer ones by now: then another turn is needed.
             let Ok(here) = read else { return Ok(()) };
             start = here;
-            range = entries_after(start.applied.map(|id| id.index), &target);
+            range = entries_after(start.applied, applied);
         }
         let audience = &audience;
         let mut turn = Turn { begun: None };
@@ -309,12 +309,11 @@ impl History {
                 return Ok(());
             }
             let reached = replay.state().position().event;
-            let target = self.published.now();
-            if audience.upto.is_none() && target.state.ring().holds_from(reached.next()) {
+            if audience.upto.is_none() && self.is_in_ring(reached.next()) {
                 let _told = audience.tell(Found::Reached(reached)).await;
                 return Ok(());
             }
-            range = next..target.applied.map_or(next, |id| id.index.next());
+            range = next..self.applied().map_or(next, |id| id.index.next());
             if range.is_empty() {
                 // Another machine wants more than this one has, or a checkpoint has come.
                 return self.pause().await;
@@ -324,11 +323,10 @@ impl History {
     }
 
     /// Returns the newest checkpoint before the cursor, or the empty state.
-    async fn start(&self, cursor: Cursor, target: &Published) -> Checkpoint {
-        let applied = target.applied.map(|id| id.index);
+    async fn start(&self, cursor: Cursor, applied: Option<LogId>) -> Checkpoint {
         let first = self.log.first();
         let before = move |file: &CheckpointFile| {
-            Some(file.raft_index) <= applied
+            Some(file.raft_index) <= applied.map(|id| id.index)
                 && checkpoint::leads_into(file, first)
                 && match cursor {
                     Cursor::Index(index) => file.index < index,
@@ -376,27 +374,36 @@ impl History {
         Ok(())
     }
 
+    /// The last entry applied here.
+    fn applied(&self) -> Option<LogId> {
+        self.published.now().applied
+    }
+
+    fn is_in_ring(&self, number: EventNumber) -> bool {
+        self.published.now().state.ring().holds_from(number)
+    }
+
     fn others_wait(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// The first command after which a watch can begin: the log may be kept from
     /// before it, but without a state to apply it to.
-    fn oldest(&self, target: &Published) -> Index {
+    fn oldest(&self) -> Index {
         let first = self.log.first();
         if first == RaftIndex(0) {
             return Index(1);
         }
         let files = self.checkpoints.list().unwrap_or_default();
         let oldest = files.iter().find(|file| checkpoint::leads_into(file, first));
-        oldest.map_or(target.state.position().index, |file| file.index).next()
+        oldest.map_or_else(|| self.published.now().state.position().index, |file| file.index).next()
     }
 }
 
-/// The entries after one that has been applied, up to the last one published.
-fn entries_after(applied: Option<RaftIndex>, target: &Published) -> Range<RaftIndex> {
-    let next = applied.map_or(RaftIndex(0), RaftIndex::next);
-    next..target.applied.map_or(next, |id| id.index.next())
+/// The entries after one that has been applied, up to another one.
+fn entries_after(start: Option<LogId>, upto: Option<LogId>) -> Range<RaftIndex> {
+    let next = start.map_or(RaftIndex(0), |id| id.index.next());
+    next..upto.map_or(next, |id| id.index.next())
 }
 
 fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {

@@ -21,6 +21,7 @@ use super::{Freshness, Node, Unavailable, WriteError};
 use crate::consensus::ConsensusError;
 use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
+use crate::published::Published;
 
 /// How often the leader looks whether the group is what the log says.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -190,8 +191,8 @@ impl Node {
 
     /// Lists the machines of the cluster, and how each stands.
     pub async fn list_machines(&self) -> Vec<Listed> {
-        let now = self.now();
-        let asking = now.state.machines().iter().map(|machine| async {
+        let machines = self.inner.published.machines();
+        let asking = machines.iter().map(|machine| async {
             let standing = self.ask_standing(machine.node).await;
             Listed { machine: machine.clone(), votes: self.votes(machine.node), standing }
         });
@@ -213,18 +214,14 @@ impl Node {
     pub(super) async fn follow_addresses(self) {
         let mut known = BTreeMap::new();
         loop {
-            let now = self.now();
-            for machine in now.state.machines().iter() {
+            let machines = self.inner.published.machines();
+            for machine in machines.iter() {
                 let before = known.insert(machine.node, Arc::clone(&machine.peer_url));
                 if before.as_ref() != Some(&machine.peer_url) {
                     self.inner.peers.learn(machine.node, address_of(&machine.peer_url));
                 }
             }
-            let position = now.state.position();
-            let changed = |next: &crate::published::Published| {
-                next.state.position() != position
-                    && !same(next.state.machines(), now.state.machines())
-            };
+            let changed = |next: &Published| !same(next.state.machines(), &machines);
             if self.inner.published.wait_for(changed).await.is_none() {
                 return;
             }

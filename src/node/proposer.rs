@@ -458,9 +458,12 @@ async fn due(means: &Means) {
     let Means { consensus, published, clock, .. } = means;
     let heartbeat = consensus.timing().heartbeat;
     loop {
-        let now = published.now();
-        let position = now.state.position();
-        let next = now.state.expiry().next().map(|(deadline, _)| clock.until(deadline));
+        // Not kept while waiting: applying would have to copy it.
+        let (position, next) = {
+            let now = published.now();
+            (now.state.position(), now.state.expiry().next().map(|(deadline, _)| deadline))
+        };
+        let next = next.map(|deadline| clock.until(deadline));
         let changed = published.wait_for(|state| state.state.position() != position);
         match next {
             Some(Duration::ZERO) if consensus.leads() => return,

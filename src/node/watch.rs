@@ -19,8 +19,9 @@ use etcd_projections::Event;
 
 use super::Closing;
 use super::history::{Found, History, Replaying};
-use crate::published::{Listener, Reader};
+use crate::published::Reader;
 use crate::replay::ReplayError;
+use crate::watch_hub::Listener;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -113,6 +113,7 @@ impl Simulation {
             self.step()?;
         }
         linearizability::check(&self.world.history())?;
+        self.world.check_that_nobody_keeps_a_state()?;
         Ok(self.world.clone())
     }
 

@@ -259,6 +259,19 @@ impl World {
         states.windows(2).all(|pair| pair[0] == pair[1])
     }
 
+    /// Checks that nobody who waits has a hold of the state: every change would have to
+    /// be copied.
+    pub(crate) fn check_that_nobody_keeps_a_state(&self) -> Result<(), String> {
+        for (name, node, _) in self.machines_up() {
+            // One is the publisher's, one ours.
+            let kept = Arc::strong_count(&node.now()) - 2;
+            if kept > 0 {
+                return Err(format!("{name} is idle, and somebody keeps its state"));
+            }
+        }
+        Ok(())
+    }
+
     /// How many operations were answered, how many events were seen, and how many
     /// terms had a leader.
     pub(crate) fn summary(&self) -> (usize, usize, usize) {
