@@ -37,6 +37,8 @@ struct Shared {
     files: Mutex<VecDeque<Arc<Sealed>>>,
     /// Those read last, newest first.
     open: Mutex<VecDeque<Arc<SealedReader>>>,
+    /// Held by whoever writes the next file.
+    sealing: Mutex<()>,
 }
 
 impl Archive {
@@ -77,8 +79,8 @@ impl Archive {
                 return Err(Gap::before(&oldest.path, found, expected, next));
             }
         }
-        let (files, open) = (Mutex::new(files), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), files, open }) })
+        let (files, open, sealing) = (Mutex::new(files), Mutex::default(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), files, open, sealing }) })
     }
 
     /// Returns where the files lie.
@@ -141,9 +143,25 @@ impl Archive {
         })
     }
 
+    /// Takes the right to write the next file, or to make another one the last:
+    /// settled segments and history that is fetched may come at the same time.
+    pub(crate) fn sealing(&self) -> MutexGuard<'_, ()> {
+        lock(&self.shared.sealing)
+    }
+
     /// Adds a file that has just been sealed.
+    ///
+    /// # Panics
+    ///
+    /// If it does not follow the last one: the next start would refuse it.
     pub(crate) fn push(&self, sealed: Sealed) {
-        self.files().push_back(Arc::new(sealed));
+        let mut files = self.files();
+        let last = files.back().map(|last| (last.hash, last.footer.last.index.next()));
+        let follows = last.is_none_or(|(hash, next)| {
+            sealed.footer.previous == Some(hash) && sealed.footer.first == next
+        });
+        assert!(follows, "{} does not follow the last file", sealed.path.display());
+        files.push_back(Arc::new(sealed));
     }
 
     /// Forgets the files up to an entry, and returns them.

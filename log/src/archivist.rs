@@ -10,22 +10,18 @@
 //! Whatever fails here ends the process, as any failure of the log does, save
 //! that a disk without room is waited for: the segments still have it all.
 //!
-//! While there is nothing to do it reads the archive through, a file a second and
-//! all of it about every hour, so that damage to old history is noticed while a
-//! copy may still be good.
+//! Besides, it reads the archive through, a file a second, and again an hour later,
+//! so that damage to old history is noticed while a copy may still be good.
 
 use std::io;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
+use crate::dropper::Dropper;
 use crate::keeper::{FullSegment, Keeper};
 use crate::sealed::{self, Predecessor, Sealed, SealedWriter};
-use crate::wal::Submitter;
-use crate::{
-    IoError, LogError, LogId, LogReader, LogTime, Notice, OnFatal, OnNotice, RaftIndex, Retain,
-    Write,
-};
+use crate::{LogError, LogId, LogReader, Notice, OnFatal, OnNotice, RaftIndex};
 
 /// How often to look whether there is something to do, if nobody says so.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -38,8 +34,7 @@ pub(crate) struct Archivist {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) reader: LogReader,
     pub(crate) keeper: Keeper,
-    pub(crate) submitter: Submitter,
-    pub(crate) retain: Retain,
+    pub(crate) dropper: Dropper,
     pub(crate) on_fatal: OnFatal,
     pub(crate) on_notice: OnNotice,
 }
@@ -49,7 +44,8 @@ pub(crate) struct Archivist {
 struct Inspection {
     /// The last entry of the last file.
     last: Option<LogId>,
-    rests_until: Option<Instant>,
+    /// When the next file is to be read.
+    next: Option<Instant>,
 }
 
 /// Entries that can be sealed, and the last segment that is superfluous then.
@@ -77,7 +73,8 @@ impl Archivist {
                 }
                 Err(error) => return (self.on_fatal)(error),
             }
-            if !self.keeper.wait_for_news(INTERVAL) {
+            self.keeper.wait_for_news(INTERVAL);
+            if inspection.next.is_none_or(|next| next <= Instant::now()) {
                 self.inspect(&mut inspection);
             }
         }
@@ -85,19 +82,16 @@ impl Archivist {
 
     /// Reads the next file through. After the last one there is a rest.
     fn inspect(&self, inspection: &mut Inspection) {
-        if inspection.rests_until.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
         let files = self.reader.archive().sealed();
         let Some(file) = files.iter().find(|file| Some(file.footer.last) > inspection.last) else {
-            let rests_until = Some(Instant::now() + REST);
-            *inspection = Inspection { last: None, rests_until };
+            *inspection = Inspection { last: None, next: Some(Instant::now() + REST) };
             return;
         };
         if let Err(error) = file.verify(|| self.keeper.is_stopped()) {
             (self.on_notice)(Notice::Damaged(error));
         }
-        inspection.last = Some(file.footer.last);
+        let next = Some(Instant::now() + INTERVAL);
+        *inspection = Inspection { last: Some(file.footer.last), next };
     }
 
     /// Does all that can be done now. What brings room comes first.
@@ -142,7 +136,15 @@ impl Archivist {
     /// Seals entries, and lets the tail go of them.
     fn seal(&self, settled: &Settled) -> Result<(), LogError> {
         let archive = self.reader.archive();
-        let before = self.reader.tail().index_before_first();
+        let _sealing = archive.sealing();
+        let before = {
+            let tail = self.reader.tail();
+            if tail.first() != settled.first {
+                // A checkpoint from another machine has come, and the log goes on behind it.
+                return Ok(());
+            }
+            tail.index_before_first()
+        };
         let from = archive.predecessor();
         let from = from.unwrap_or_else(|| Predecessor { before, ..Predecessor::default() });
         let sealed = self.write_sealed(settled, from).inspect_err(|_| {
@@ -177,43 +179,17 @@ impl Archivist {
         self.keeper.release(segment);
     }
 
-    /// Drops the oldest files while there are more than is wanted. First the log
-    /// says so, and then they go: what is missing is known to be.
+    /// Drops the oldest files while there are more than is wanted.
     fn drop_oldest(&self) -> Result<(), LogError> {
         let Some(covered) = self.keeper.covered().all else { return Ok(()) };
         // What Raft has not forgotten it may still want to send to another machine.
         let Some(purged) = self.reader.tail().state().purged else { return Ok(()) };
-        let needed = covered.min(purged.index);
+        let superfluous = covered.min(purged.index);
         if !self.reader.goes_on_from_archive() {
             return Ok(());
         }
-        let archive = self.reader.archive();
-        let files = archive.sealed();
-        // The newest stays: the next one follows it.
-        let kept: Vec<_> = files.iter().map(|file| (file.bytes, file.footer.time)).collect();
-        let excess = self.retain.excess(&kept, now()).min(files.len().saturating_sub(1));
-        let excess = files[..excess].iter().take_while(|file| file.footer.last.index <= needed);
-        let Some(newest) = excess.last() else { return Ok(()) };
-        let upto = newest.footer.last;
-        let (sender, written) = mpsc::channel();
-        let done = Box::new(move |result| drop(sender.send(result)));
-        self.submitter.write(Write::Forget { upto }, done);
-        written.recv().unwrap_or(Err(LogError::Closed))?;
-        let forgotten = archive.forget(upto);
-        for file in &forgotten {
-            self.disk.remove(&file.path).map_err(IoError::at("remove", &file.path))?;
-        }
-        let dir = archive.dir();
-        self.disk.sync_dir(dir).map_err(IoError::at("sync", dir))?;
-        let (files, last) = (forgotten.len(), newest.footer.index);
-        (self.on_notice)(Notice::Dropped { files, last });
-        Ok(())
+        self.dropper.drop_excess(superfluous)
     }
-}
-
-fn now() -> LogTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    LogTime(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn is_out_of_room(error: &LogError) -> bool {
@@ -227,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{entry, options, write};
-    use crate::{LogStorage as _, Vote, Wal};
+    use crate::{LogStorage as _, Retain, Vote, Wal, Write};
 
     /// A log of so many entries, each in a commit of its own, five to a segment.
     fn filled(entries: u64) -> (TempDir, Wal) {

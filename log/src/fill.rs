@@ -9,23 +9,23 @@
 //! What has been filled in stays over a crash, and filling goes on behind it. The
 //! archivist waits meanwhile: what it seals must follow the last file.
 
-use std::sync::{Arc, mpsc};
-
-use crate::disk::Disk;
+use crate::archive::Archive;
+use crate::dropper::Dropper;
 use crate::frame::EntryHead;
 use crate::sealed::{self, Predecessor, SealedWriter};
 use crate::wal::Submitter;
-use crate::{Entry, Index, LogError, LogId, LogReader, RaftIndex, Write};
+use crate::{Entry, Index, LogError, LogId, RaftIndex, Write};
 
 /// How many bytes of entries go into a file.
 const FILE_BYTES: usize = 8 << 20;
 
 /// Fills in the history that is missing.
 pub struct Filler {
-    disk: Arc<dyn Disk>,
-    reader: LogReader,
+    dropper: Dropper,
     submitter: Submitter,
     upto: LogId,
+    /// The last entry in the archive, which the next file goes on from.
+    behind: Option<LogId>,
     /// The last command before the next entry that is wanted.
     before: Index,
     next: RaftIndex,
@@ -35,6 +35,8 @@ pub struct Filler {
     /// files are named by their commands.
     trailing: Vec<Vec<u8>>,
     bytes: usize,
+    /// How many bytes of entries go into a file.
+    file_bytes: usize,
 }
 
 /// What comes is not what was wanted.
@@ -61,20 +63,29 @@ pub enum FillError {
 
 impl Filler {
     /// Makes what fills in the history that is missing, if any is.
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        reader: LogReader,
-        submitter: Submitter,
-    ) -> Option<Self> {
+    pub(crate) fn new(dropper: Dropper, submitter: Submitter) -> Option<Self> {
+        let reader = &dropper.reader;
         let upto = reader.tail().missing()?;
         let newest = reader.archive().newest();
-        let (next, before) = newest.map_or_else(
+        let (next, before) = newest.as_ref().map_or_else(
             || (reader.tail().forgotten().map_or(RaftIndex(0), |id| id.index.next()), Index(0)),
             |file| (file.footer.last.index.next(), file.footer.index),
         );
-        let (ready, trailing) = (Vec::new(), Vec::new());
-        let filler =
-            Self { disk, reader, submitter, upto, before, next, ready, trailing, bytes: 0 };
+        let behind = newest.map(|file| file.footer.last);
+        let (ready, trailing, bytes) = (Vec::new(), Vec::new(), 0);
+        let file_bytes = FILE_BYTES;
+        let filler = Self {
+            dropper,
+            submitter,
+            upto,
+            behind,
+            before,
+            next,
+            ready,
+            trailing,
+            bytes,
+            file_bytes,
+        };
         if next > upto.index {
             // The process ended when all had come, and before the log said so. If that
             // cannot be written, the process ends again.
@@ -100,16 +111,16 @@ impl Filler {
         if next <= self.next {
             return Ok(());
         }
-        if self.reader.archive().last().is_some() || !self.ready.is_empty() {
-            // What is here is of no use with a hole behind it; it goes at the next start.
-            let upto = self.reader.archive().last().unwrap_or_default();
-            self.write(Write::Forget { upto })?;
-            self.reader.archive().forget(upto);
-        }
+        // What is here is of no use with a hole behind it.
+        let archive = self.archive();
+        let _sealing = archive.sealing();
         // Which term the last forgotten entry was of is not known, and not asked.
         let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
-        self.write(Write::Forget { upto })?;
-        (self.next, self.before) = (next, before);
+        self.dropper.forget(upto).map_err(FillError::Log)?;
+        (self.next, self.before, self.behind) = (next, before, None);
+        self.ready.clear();
+        self.trailing.clear();
+        self.bytes = 0;
         Ok(())
     }
 
@@ -121,7 +132,7 @@ impl Filler {
     /// If it is not the next one, or cannot be sealed.
     pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
         let found = Entry::decode(&entry).map_err(FillError::Foreign)?;
-        if self.reader.tail().missing() != Some(self.upto) {
+        if self.dropper.reader.tail().missing() != Some(self.upto) {
             return Err(FillError::Overtaken);
         }
         if found.id.index != self.next {
@@ -136,7 +147,7 @@ impl Filler {
         let has_commands = found.commands() > 0;
         if has_commands {
             // A full file can be sealed once another one is sure to follow it.
-            if self.bytes >= FILE_BYTES && !self.ready.is_empty() {
+            if self.bytes >= self.file_bytes && !self.ready.is_empty() {
                 self.seal()?;
             }
             self.ready.append(&mut self.trailing);
@@ -162,47 +173,52 @@ impl Filler {
     ///
     /// If the log cannot be written.
     pub fn give_up(&mut self) -> Result<(), FillError> {
-        self.write(Write::Forget { upto: self.upto })?;
-        // What lies before the hole is of no use; its files go at the next start.
-        self.reader.archive().forget(self.upto);
+        // What lies before the hole is of no use.
+        let archive = self.archive();
+        let _sealing = archive.sealing();
+        self.dropper.forget(self.upto).map_err(FillError::Log)?;
         self.finish()
     }
 
     fn finish(&self) -> Result<(), FillError> {
-        Ok(self.write(Write::Fill { upto: self.upto })?)
+        Ok(self.submitter.write_and_wait(Write::Fill { upto: self.upto })?)
     }
 
-    /// Seals what is ready.
-    fn seal(&mut self) -> Result<(), LogError> {
-        let dir = self.reader.archive().dir().to_owned();
-        self.try_to_seal().inspect_err(|_| {
+    fn archive(&self) -> Archive {
+        self.dropper.reader.archive().clone()
+    }
+
+    /// Seals what is ready, and drops what is more than is to be kept.
+    fn seal(&mut self) -> Result<(), FillError> {
+        let archive = self.archive();
+        let _sealing = archive.sealing();
+        if archive.last() != self.behind {
+            return Err(FillError::Overtaken);
+        }
+        self.write_sealed(&archive).inspect_err(|_| {
             // A draft takes room that the log may need.
-            let _removed = self.disk.remove(&sealed::draft(&dir));
-        })
+            let _removed = self.dropper.disk.remove(&sealed::draft(archive.dir()));
+        })?;
+        // The checkpoint that was installed contains it all.
+        Ok(self.dropper.drop_excess(self.upto.index)?)
     }
 
-    fn try_to_seal(&mut self) -> Result<(), LogError> {
-        let archive = self.reader.archive();
+    fn write_sealed(&mut self, archive: &Archive) -> Result<(), LogError> {
         let from = archive.predecessor();
         let from =
             from.unwrap_or_else(|| Predecessor { before: self.before, ..Predecessor::default() });
         let mut commands = 0;
-        let mut file = SealedWriter::create(&*self.disk, archive.dir(), from)?;
+        let mut file = SealedWriter::create(&*self.dropper.disk, archive.dir(), from)?;
         for entry in self.ready.drain(..) {
             let head = EntryHead::read(&entry).expect("it was read when it came");
             commands += u64::from(head.commands);
             file.push(&entry)?;
         }
         archive.push(file.finish()?);
+        self.behind = archive.last();
         self.before = Index(self.before.0 + commands);
         self.bytes = self.trailing.iter().map(Vec::len).sum();
         Ok(())
-    }
-
-    fn write(&self, write: Write) -> Result<(), LogError> {
-        let (sender, written) = mpsc::channel();
-        self.submitter.write(write, Box::new(move |result| drop(sender.send(result))));
-        written.recv().unwrap_or(Err(LogError::Closed))
     }
 }
 
@@ -212,7 +228,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{entry, options, write};
-    use crate::{LogStorage as _, Wal};
+    use crate::{LogStorage as _, Retain, Wal};
 
     /// A log that goes on behind a checkpoint of these entries.
     fn installed(upto: u64) -> (TempDir, Wal) {
@@ -276,6 +292,43 @@ mod tests {
         assert_eq!(wal.state().missing, Some(entry(80, 1, "").id));
         wal.close().unwrap();
         Wal::open(&options(dir.path(), 1024)).unwrap();
+    }
+
+    fn files(dir: &TempDir) -> usize {
+        let files = std::fs::read_dir(options(dir.path(), 1024).archive).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some()).count()
+    }
+
+    #[test]
+    fn files_of_what_is_given_up_are_gone_at_once() {
+        let (dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        filler.file_bytes = 100;
+        for index in 0..20 {
+            filler.push(encoded(index)).unwrap();
+        }
+        assert!(files(&dir) > 2);
+        filler.give_up().unwrap();
+        assert_eq!((files(&dir), wal.first()), (0, RaftIndex(51)));
+    }
+
+    #[test]
+    fn no_more_is_filled_in_than_is_kept() {
+        let dir = TempDir::new().unwrap();
+        let options =
+            crate::WalOptions { retain: Retain::Bytes(2000), ..options(dir.path(), 1024) };
+        let (wal, _) = Wal::open(&options).unwrap();
+        install(&wal, 50);
+        let mut filler = wal.filler().unwrap();
+        filler.file_bytes = 100;
+        for index in 0..=50 {
+            filler.push(encoded(index)).unwrap();
+            assert!(wal.reader().archived().1 <= 2000);
+        }
+        let first = wal.first();
+        assert!((RaftIndex(10)..RaftIndex(50)).contains(&first), "{first}");
+        wal.close().unwrap();
+        assert_eq!(Wal::open(&options).unwrap().0.first(), first);
     }
 
     #[test]

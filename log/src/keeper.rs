@@ -100,9 +100,8 @@ impl Keeper {
         state.unwrap_or_else(PoisonError::into_inner).released >= last_commit
     }
 
-    /// Waits until something changed, but for no longer than this. Returns whether
-    /// it did.
-    pub(crate) fn wait_for_news(&self, limit: Duration) -> bool {
+    /// Waits until something changed, but for no longer than this.
+    pub(crate) fn wait_for_news(&self, limit: Duration) {
         let (_, changed) = &*self.shared;
         let waits = |state: &mut State| !state.news && !state.stopped;
         #[cfg(test)]
@@ -110,7 +109,7 @@ impl Keeper {
             self.lock().rounds += 1;
         }
         let waited = changed.wait_timeout_while(self.lock(), limit, waits);
-        std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).0.news)
+        waited.unwrap_or_else(PoisonError::into_inner).0.news = false;
     }
 
     /// Waits until the archivist has looked at all there is by now.

@@ -24,6 +24,7 @@ mod command;
 #[cfg(test)]
 mod crash_matrix;
 mod disk;
+mod dropper;
 mod entry;
 mod error;
 mod files;

@@ -20,6 +20,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
+use crate::dropper::Dropper;
 use crate::keeper::{Covered, Keeper};
 use crate::repair::repair;
 use crate::scan::{self, Scanned};
@@ -97,10 +98,10 @@ impl WalOptions {
 /// on the same log; it is closed with [`Wal::close`], or when the last handle goes.
 #[derive(Clone)]
 pub struct Wal {
-    disk: Arc<dyn Disk>,
     reader: LogReader,
     keeper: Keeper,
     submitter: Submitter,
+    dropper: Dropper,
     threads: Arc<Threads>,
 }
 
@@ -161,18 +162,23 @@ impl Wal {
         scanned: &Scanned,
         reader: LogReader,
     ) -> Result<Self, LogError> {
-        let shared_disk = Arc::clone(&disk);
         let keeper = Keeper::default();
         scanned.full().for_each(|segment| keeper.filled(segment));
         let (requests, receiver) = mpsc::channel();
         let requests = Arc::new(Mutex::new(requests));
         let submitter = Submitter { reader: reader.clone(), requests };
+        let dropper = Dropper {
+            disk: Arc::clone(&disk),
+            reader: reader.clone(),
+            submitter: submitter.clone(),
+            retain: options.retain,
+            on_notice: Arc::clone(&options.on_notice),
+        };
         let archivist = Archivist {
             disk: Arc::clone(&disk),
             reader: reader.clone(),
             keeper: keeper.clone(),
-            submitter: submitter.clone(),
-            retain: options.retain,
+            dropper: dropper.clone(),
             on_fatal: Arc::clone(&options.on_fatal),
             on_notice: Arc::clone(&options.on_notice),
         };
@@ -186,7 +192,7 @@ impl Wal {
             writer: spawn("log-writer", options, &keeper, move || writer.run())?,
             archivist: spawn("log-archivist", options, &keeper, move || archivist.run())?,
         };
-        Ok(Self { disk: shared_disk, reader, keeper, submitter, threads: Arc::new(threads) })
+        Ok(Self { reader, keeper, submitter, dropper, threads: Arc::new(threads) })
     }
 
     /// Returns a reader of this log.
@@ -196,7 +202,7 @@ impl Wal {
 
     /// Returns what fills in the history that is missing; nothing, if none is.
     pub fn filler(&self) -> Option<Filler> {
-        Filler::new(Arc::clone(&self.disk), self.reader(), self.submitter.clone())
+        Filler::new(self.dropper.clone(), self.submitter.clone())
     }
 
     /// Waits until all is sealed that can be.
@@ -294,6 +300,17 @@ impl Submitter {
         if let Err(mpsc::SendError(Request::Write { done, .. })) = sent {
             done(Err(LogError::Closed));
         }
+    }
+
+    /// Writes, and waits until it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// If the log is closed, or fails.
+    pub(crate) fn write_and_wait(&self, write: Write) -> Result<(), LogError> {
+        let (sender, written) = mpsc::channel();
+        self.write(write, Box::new(move |result| drop(sender.send(result))));
+        written.recv().unwrap_or(Err(LogError::Closed))
     }
 
     fn send(&self, request: Request) -> Result<(), LogError> {

@@ -98,7 +98,7 @@ impl Writer {
         if self.segment.is_some() {
             return Ok(());
         }
-        self.write(&mut Group { begins: true, ..Group::default() })
+        self.write(&mut Group { begins: true, after: self.written, ..Group::default() })
     }
 
     /// Serves requests until told to close, or until the disk fails.
