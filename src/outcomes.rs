@@ -1,18 +1,18 @@
 //! Outcomes at hand: what came of the entries that this machine has just applied,
 //! for those who wait for an answer here to what another machine has proposed.
 //!
-//! Nothing is kept while nobody waits; and what is kept is bounded, so that an
-//! answer that does not come costs no memory.
+//! What was applied before the oldest of those who wait began to wait is let go; and
+//! what is kept is bounded, so that an answer that does not come costs no memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::RaftIndex;
-use etcd_projections::Outcome;
+use etcd_projections::{Outcome, What};
 
-/// How many outcomes are kept at most. Several round trips to the leader fit in,
-/// with the largest batches.
-const MOST: usize = 64 << 10;
+/// How many bytes of outcomes are kept at most, about. Several round trips to the leader
+/// fit in, with the largest batches.
+const MOST_BYTES: usize = 64 << 20;
 
 /// The outcomes of the last entries. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +22,11 @@ pub struct Outcomes {
 
 #[derive(Debug, Default)]
 struct Kept {
-    waiting: usize,
-    count: usize,
+    /// How many began to wait after each number of entries.
+    waiting: BTreeMap<u64, usize>,
+    /// How many entries have been noted so far.
+    noted: u64,
+    bytes: usize,
     entries: VecDeque<(RaftIndex, Vec<Outcome>)>,
 }
 
@@ -31,32 +34,50 @@ struct Kept {
 #[derive(Debug)]
 pub struct Ticket {
     outcomes: Outcomes,
+    since: u64,
 }
 
 impl Outcomes {
     /// Begins to keep outcomes.
     pub fn keep(&self) -> Ticket {
-        self.lock().waiting += 1;
-        Ticket { outcomes: self.clone() }
+        let mut kept = self.lock();
+        let since = kept.noted;
+        *kept.waiting.entry(since).or_default() += 1;
+        Ticket { outcomes: self.clone(), since }
     }
 
     /// Notes the outcomes of an entry's commands.
     pub fn note(&self, entry: RaftIndex, outcomes: &[Outcome]) {
         let mut kept = self.lock();
-        if kept.waiting == 0 {
+        if kept.waiting.is_empty() {
             return;
         }
-        kept.count += outcomes.len();
+        kept.noted += 1;
+        kept.bytes += size(outcomes);
         kept.entries.push_back((entry, outcomes.to_vec()));
-        while kept.count > MOST {
-            let gone = kept.entries.pop_front().map_or(0, |(_, outcomes)| outcomes.len());
-            kept.count -= gone;
+        while kept.bytes > MOST_BYTES {
+            kept.let_go();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Kept {
+    /// Lets go of the oldest entry.
+    fn let_go(&mut self) {
+        self.bytes -= self.entries.pop_front().map_or(0, |(_, outcomes)| size(&outcomes));
+    }
+}
+
+fn size(outcomes: &[Outcome]) -> usize {
+    let size = |outcome: &Outcome| match &outcome.what {
+        What::Event(event) => event.size(),
+        What::Rejection(_) | What::Tick => 128,
+    };
+    outcomes.iter().map(size).sum()
 }
 
 impl Ticket {
@@ -73,9 +94,16 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut kept = self.outcomes.lock();
-        kept.waiting -= 1;
-        if kept.waiting == 0 {
-            *kept = Kept::default();
+        if let Some(count) = kept.waiting.get_mut(&self.since) {
+            *count -= 1;
+            if *count == 0 {
+                kept.waiting.remove(&self.since);
+            }
+        }
+        let oldest = kept.waiting.first_key_value().map_or(kept.noted, |(since, _)| *since);
+        // The last entry noted is the last one kept.
+        while kept.entries.len() as u64 > kept.noted - oldest {
+            kept.let_go();
         }
     }
 }
@@ -108,14 +136,29 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_waits_for_any_longer_is_let_go() {
+        let kept = Outcomes::default();
+        let first = kept.keep();
+        kept.note(RaftIndex(1), &outcomes(1, 1));
+        let second = kept.keep();
+        kept.note(RaftIndex(2), &outcomes(2, 1));
+        drop(first);
+        assert_eq!(second.of(RaftIndex(1), 0, 1), None);
+        assert_eq!(second.of(RaftIndex(2), 0, 1), Some(outcomes(2, 1)));
+        drop(second);
+        let kept = kept.lock();
+        assert_eq!((kept.entries.len(), kept.bytes), (0, 0));
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let kept = Outcomes::default();
         let ticket = kept.keep();
-        for entry in 0..200 {
+        for entry in 0..600 {
             kept.note(RaftIndex(entry), &outcomes(1, 1000));
         }
         assert_eq!(ticket.of(RaftIndex(0), 0, 1), None);
-        assert!(ticket.of(RaftIndex(199), 0, 1000).is_some());
-        assert!(kept.lock().count <= MOST);
+        assert!(ticket.of(RaftIndex(599), 0, 1000).is_some());
+        assert!(kept.lock().bytes <= MOST_BYTES);
     }
 }

@@ -22,6 +22,19 @@ pub struct Event {
     pub change: Change,
 }
 
+impl Event {
+    /// Returns about how many bytes of memory the event takes.
+    pub fn size(&self) -> usize {
+        let values = match &self.change {
+            Change::Set { value, prev, .. } => {
+                value.len() + prev.as_ref().map_or(0, |prev| prev.len())
+            }
+            Change::Delete { prev, .. } | Change::Expire { prev, .. } => prev.len(),
+        };
+        128 + self.key.as_str().len() + values
+    }
+}
+
 /// What can happen to a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
