@@ -54,15 +54,17 @@ struct ServeArgs {
     data_dir: PathBuf,
 
     /// Machines of a cluster to join through, the first time
-    #[arg(short = 'C', long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(short = 'C', long, value_name = "HOST:PORT", value_delimiter = ',',
+          value_parser = parse_host_and_port)]
     join: Vec<String>,
 
     /// Address to listen on, and to be known by
-    #[arg(short = 'a', long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    #[arg(short = 'a', long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST),
+          value_parser = parse_address)]
     address: IpAddr,
 
     /// Where the other machines reach this one, if not at -a and -s: behind a proxy, say
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_host_and_port)]
     advertise_peer: Option<String>,
 
     /// Name of this machine in the cluster [default: that of the directory]
@@ -262,15 +264,18 @@ impl MachineCommand {
     fn run(self) -> Result<(), Box<dyn Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut out = io::stdout().lock();
-        runtime.block_on(async {
+        let done = runtime.block_on(async {
             match self {
                 Self::List { cluster } => machine_tool::list(&cluster.url, &mut out).await,
                 Self::Remove { name, cluster } => {
                     machine_tool::remove(&cluster.url, &name, &mut out).await
                 }
             }
-        })?;
-        Ok(())
+        });
+        match done {
+            Err(machine_tool::MachineError::Output(error)) if has_seen_enough(&error) => Ok(()),
+            done => Ok(done?),
+        }
     }
 }
 
@@ -293,15 +298,15 @@ impl LogCommand {
         });
         let flushed = out.flush();
         match done.and_then(|()| Ok(flushed?)) {
-            // Whoever read our output has seen enough.
-            Err(log_tool::ToolError::Output(error))
-                if error.kind() == io::ErrorKind::BrokenPipe =>
-            {
-                Ok(())
-            }
+            Err(log_tool::ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
             done => Ok(done?),
         }
     }
+}
+
+/// Whether whoever read our output wants no more of it.
+fn has_seen_enough(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Says on one line why the program ends.
@@ -347,6 +352,25 @@ fn parse_election(text: &str) -> Result<(Duration, Duration), String> {
     times.filter(fits).ok_or_else(|| "expected two times like 600-1200".to_owned())
 }
 
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "expected an IP address".to_owned())?;
+    if address.is_unspecified() {
+        return Err("nobody could reach the machine there: give one of its addresses".to_owned());
+    }
+    Ok(address)
+}
+
+fn parse_host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    let fits = |(host, port): (&str, &str)| {
+        !host.is_empty() && !host.contains('/') && port.parse().is_ok_and(|port: u16| port > 0)
+    };
+    if parts.is_some_and(fits) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a host and a port, like 127.0.0.1:7001".to_owned())
+}
+
 fn parse_key(text: &str) -> Result<KeyPath, String> {
     KeyPath::clean(text).map_err(|error| error.to_string())
 }
@@ -381,6 +405,20 @@ mod tests {
         }
         for text in ["1000", "1GiB"] {
             assert!(parse_segment_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_such_that_others_can_use() {
+        for text in ["127.0.0.1:7001", "[::1]:7001", "node1.example:80"] {
+            assert_eq!(parse_host_and_port(text).as_deref(), Ok(text));
+        }
+        for text in ["127.0.0.1", ":7001", "http://node1:7001", "node1:0", "node1:99999", ""] {
+            assert!(parse_host_and_port(text).is_err(), "{text}");
+        }
+        assert!(parse_address("10.0.0.1").is_ok());
+        for text in ["0.0.0.0", "::", "node1", ""] {
+            assert!(parse_address(text).is_err(), "{text}");
         }
     }
 

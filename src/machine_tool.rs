@@ -27,6 +27,9 @@ pub enum MachineError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It may have been done.
+    #[error("no answer from {0} in time: it may be done nevertheless")]
+    Late(String),
     /// It was refused.
     #[error("the cluster refuses: {0}")]
     Refused(String),
@@ -108,7 +111,7 @@ async fn ask(url: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let failed = |source| MachineError::Unreachable { url: url.to_owned(), source };
     let asked = tokio::time::timeout(LIMIT, ask_at(address, method, path)).await;
-    asked.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())).map_err(failed)
+    asked.map_err(|_| MachineError::Late(url.to_owned()))?.map_err(failed)
 }
 
 async fn ask_at(
