@@ -22,10 +22,12 @@ use etcd_log::{
 };
 use etcd_projections::State;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, CheckpointStore, leads_into};
+use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::recovery::start_state;
 use crate::replay::{Replay, ReplayError};
+use crate::serve::ServeError;
 
 /// Why a directory cannot become a cluster of one.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +41,9 @@ pub enum RecoverError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The checkpoints cannot be used.
+    /// There is no state to start from.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Start(#[from] ServeError),
     /// The log does not add up.
     #[error(transparent)]
     Replay(#[from] ReplayError),
@@ -102,10 +104,7 @@ fn open(data_dir: &DataDir, identity: &Identity) -> Result<Wal, RecoverError> {
 async fn replay(data_dir: &DataDir, wal: &Wal) -> Result<Survived, RecoverError> {
     let store = CheckpointStore::new(data_dir.checkpoints(), 1);
     let log = wal.state();
-    store.settle_received(log.committed.map(|id| id.index))?;
-    let first = wal.first();
-    let newest = store.newest(|file| leads_into(file, first))?;
-    let start = newest.map_or_else(|| Checkpoint::empty(State::new(1)), |(start, _)| start);
+    let (start, _) = start_state(data_dir, &store, wal, 1)?;
     let mut certain = start.state.position().index;
     let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
     let reader = wal.reader();
@@ -132,6 +131,7 @@ fn append(
     let next = survived.last.map_or(RaftIndex(0), |id| id.index.next());
     let machines = survived.state.machines();
     let me = machines.iter().find(|machine| machine.node == node);
+    // A machine that was never a part of the cluster says where it is when it starts.
     let address = me.map_or_else(|| Arc::from("127.0.0.1:7001"), |me| Arc::clone(&me.peer_url));
     let membership = Membership {
         voters: vec![[node].into()],
@@ -180,7 +180,8 @@ fn report(
             "{after} commands after it, up to {last}, are kept: they may not have been acknowledged"
         )?,
     }
-    writeln!(out, "it is a cluster of one by now, {cluster}; the other machines can join it anew")
+    let name = &identity.name;
+    writeln!(out, "machine {name} is now a cluster of its own, {cluster}, which others can join")
 }
 
 fn system(action: &'static str) -> impl FnOnce(io::Error) -> RecoverError {

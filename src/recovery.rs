@@ -125,11 +125,16 @@ impl Recovery {
         let (files, _) = archived;
         let checkpoint =
             if from.0 == 0 { "no checkpoint".to_owned() } else { format!("checkpoint {from}") };
+        let (segments, files) = (counted(segments, "segment"), counted(files, "sealed file"));
         tracing::info!(
             "recovered up to command {index}, {keys} keys and directories, from {checkpoint} and {bytes} bytes of log \
-             in {segments} segments behind {files} sealed files; ready in {took} ms"
+             in {segments} behind {files}; ready in {took} ms"
         );
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Says what happens in the log.
@@ -138,14 +143,15 @@ fn tell(notice: &Notice) {
         Notice::Stalled { took, count } => {
             let took = took.as_millis();
             tracing::warn!(
-                "the disk is slow: a commit takes {took} ms so far ({count} such so far)"
+                "the disk is slow: a commit has taken {took} ms until now ({count} slow ones since the start)"
             );
         }
         Notice::Sealed { path, bytes, last } => {
             tracing::debug!("sealed up to command {last}: {}, {bytes} bytes", path.display());
         }
         Notice::Dropped { files, last } => {
-            tracing::info!("history up to command {last} is dropped, {files} sealed files");
+            let files = counted(*files, "sealed file");
+            tracing::info!("history up to command {last} is dropped, {files}");
         }
         Notice::Damaged(error) => {
             tracing::error!("old history is damaged; the state is not: {}", OneLine(error));

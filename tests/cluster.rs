@@ -222,7 +222,7 @@ fn survivor_becomes_a_cluster_of_one() {
     assert!(told.contains("--force-new-cluster"), "{told}");
     let told = said(&["recover", "--force-new-cluster", "-d", dir]);
     assert!(told.starts_with("the history of machine node2 is certain up to command #"), "{told}");
-    assert!(told.contains("it is a cluster of one by now"), "{told}");
+    assert!(told.contains("is now a cluster of its own"), "{told}");
 
     cluster.launch(1, &[]);
     cluster.wait(1);
