@@ -192,6 +192,15 @@ impl DataDir {
             return Err(DataDirError::NotEmpty(self.path.clone()));
         }
         self.rewrite(identity)?;
+        self.give_up_joining()
+    }
+
+    /// Forgets as whom the directory has asked to join a cluster.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn give_up_joining(&self) -> Result<(), DataDirError> {
         let joining = self.path.join("joining.json");
         match fs::remove_file(&joining) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -29,10 +29,15 @@ pub(crate) async fn enroll(
     addresses: &Addresses,
 ) -> Result<Identity, ServeError> {
     clear_beginning(data_dir)?;
+    let joining = data_dir.joining()?;
     if options.join.is_empty() {
-        return Ok(Identity::founder(&options.name));
+        // A cluster may know it by now.
+        return match joining {
+            Some(identity) => Err(ServeError::Joining(identity.name)),
+            None => Ok(Identity::founder(&options.name)),
+        };
     }
-    let identity = data_dir.joining()?.unwrap_or_else(|| Identity {
+    let identity = joining.unwrap_or_else(|| Identity {
         cluster: ClusterId(0),
         joined: true,
         ..Identity::founder(&options.name)
@@ -40,8 +45,14 @@ pub(crate) async fn enroll(
     data_dir.begin_joining(&identity)?;
     let machine = describe(&identity, addresses);
     tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));
-    let cluster = join::join(&machine, &options.join, Arc::new(Tcp)).await?;
-    Ok(Identity { cluster, ..identity })
+    match join::join(&machine, &options.join, Arc::new(Tcp)).await {
+        Ok(cluster) => Ok(Identity { cluster, ..identity }),
+        Err(refused) => {
+            // The next try may be under another name.
+            data_dir.give_up_joining()?;
+            Err(refused.into())
+        }
+    }
 }
 
 /// Returns how a machine is known to the others and to clients.

@@ -84,8 +84,13 @@ pub enum ServeError {
     /// The name cannot be a part of a key.
     #[error("{0:?} cannot be the name of a machine: it must be one part of a key")]
     Name(String),
+    /// It has asked a cluster to let it in, and is to found another one.
+    #[error(
+        "machine {0} has begun to join a cluster: say with -C which one, or begin anew with -i"
+    )]
+    Joining(Arc<str>),
     /// The times of Raft do not fit each other.
-    #[error("an election may begin after {} ms at least, three heartbeats of {} ms are needed", least.as_millis(), heartbeat.as_millis())]
+    #[error("--election must begin with three times --heartbeat, {} ms, at least, not with {} ms", 3 * heartbeat.as_millis(), least.as_millis())]
     Election {
         /// How often a leader says that it leads.
         heartbeat: Duration,
@@ -251,14 +256,14 @@ impl Server {
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let (from, applied) = (start.state.position().index, start.applied);
-        let filled = wal.clone();
+        let (filled, reader) = (wal.clone(), wal.reader());
         let (node, consensus) = machine::start(Parts {
             cluster: identity.cluster,
             machine,
             founds: !identity.joined,
             log: wal.clone(),
             fill: Fill(Arc::new(move || Some(Box::new(filled.filler()?)))),
-            settled: applied.min(wal.reader().last_archived()),
+            settled: applied.min(reader.last_archived().max(reader.state().purged)),
             checkpoints: checkpoints.clone(),
             start,
             file,
