@@ -45,10 +45,18 @@ pub struct DiskRoom {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     is_short: AtomicBool,
     free: AtomicU64,
+    reserve: u64,
+}
+
+impl Default for Shared {
+    /// A disk without end.
+    fn default() -> Self {
+        Self { is_short: AtomicBool::default(), free: AtomicU64::new(u64::MAX), reserve: 0 }
+    }
 }
 
 impl DiskRoom {
@@ -59,9 +67,11 @@ impl DiskRoom {
     ///
     /// Outside a runtime.
     pub fn watch(dir: PathBuf, reserve: Reserve) -> Self {
-        let room = Self::default();
         let ballast = Ballast { path: dir.join("ballast"), bytes: reserve.ballast };
         let free = free_bytes(&dir).unwrap_or(u64::MAX);
+        let shared =
+            Shared { free: AtomicU64::new(free), reserve: reserve.free, ..Shared::default() };
+        let room = Self { shared: Arc::new(shared) };
         let wanted = reserve.free.saturating_add(ballast.missing());
         let has_room = free >= wanted && ballast.put_back();
         if !has_room {
@@ -83,6 +93,12 @@ impl DiskRoom {
     /// Returns whether writes must be refused.
     pub fn is_short(&self) -> bool {
         self.shared.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the reserve is still free when so many bytes have been written.
+    pub fn has_room_besides_reserve(&self, bytes: u64) -> bool {
+        let free = self.shared.free.load(Ordering::Relaxed);
+        !self.is_short() && free.saturating_sub(self.shared.reserve) >= bytes
     }
 
     /// Returns whether so many bytes can be written that bring room, or need not be

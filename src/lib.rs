@@ -40,5 +40,6 @@ pub mod published;
 pub mod recover;
 mod recovery;
 pub mod replay;
+mod seldom;
 pub mod serve;
 mod watch_hub;

@@ -54,21 +54,16 @@ impl Publisher {
         Arc::clone(&self.current.borrow())
     }
 
-    /// Moves the state on, and wakes those who wait for one of the outcomes.
-    ///
-    /// # Errors
-    ///
-    /// That of `apply`.
-    pub fn apply<E>(
-        &self,
-        apply: impl FnOnce(&mut Published) -> Result<Vec<Outcome>, E>,
-    ) -> Result<Vec<Outcome>, E> {
-        let mut outcomes = Ok(Vec::new());
-        self.current.send_modify(|current| outcomes = apply(Arc::make_mut(current)));
-        if let Ok(outcomes) = &outcomes {
-            self.hub.wake(outcomes);
-        }
-        outcomes
+    /// Applies an entry to the state, and wakes those who wait for one of its outcomes.
+    /// Whoever asks for the state meanwhile waits for it.
+    pub fn apply(&self, entry: LogId, apply: impl FnOnce(&mut State) -> Vec<Outcome>) {
+        let mut outcomes = Vec::new();
+        self.current.send_modify(|current| {
+            let current = Arc::make_mut(current);
+            outcomes = apply(&mut current.state);
+            current.applied = Some(entry);
+        });
+        self.hub.wake(&outcomes);
     }
 
     /// Publishes a state that came from another machine, and wakes everybody: what
@@ -106,16 +101,13 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use etcd_log::{Batch, ClusterId, Command, LogTime};
 
     use super::*;
 
     fn found(publisher: &Publisher) {
         let batch = Batch::new(LogTime(1), vec![Command::Sync { cluster: ClusterId(1) }]);
-        let apply = |now: &mut Published| Ok::<_, Infallible>(now.state.apply(&batch));
-        assert_eq!(publisher.apply(apply).map(|outcomes| outcomes.len()), Ok(1));
+        publisher.apply(LogId::default(), |state| state.apply(&batch));
     }
 
     #[test]

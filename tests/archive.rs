@@ -138,6 +138,9 @@ fn dropped_history_is_gone_and_said_to_be() {
     let gone = server.get("/v1/watch/k?index=3").body;
     let (start, oldest) = gone.trim_end().rsplit_once(' ').unwrap();
     assert_eq!(start, "Watch From Index: 3 Is No Longer Kept; The Oldest Is");
+    // A stream says so, too, before its body begins.
+    let stream = server.get("/v1/watch/k?index=3&stream=true");
+    assert_eq!((stream.status, &stream.body[..]), (410, &gone[..]));
     let oldest: u64 = oldest.parse().unwrap();
     assert!(oldest > 4, "{gone}");
     // What is said to be kept is.

@@ -78,7 +78,11 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
     serve(listener, most, closing, move |stream, mut closing| {
         let node = node.clone();
         async move {
-            if !is_machine(&stream).await {
+            let is_machine = tokio::select! {
+                is_machine = is_machine(&stream) => is_machine,
+                () = closing.begun() => return,
+            };
+            if !is_machine {
                 return connection(stream, service_fn(answer), closing).await;
             }
             let served = async {

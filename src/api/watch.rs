@@ -4,6 +4,7 @@
 //! when the client has taken the one before. So a slow client costs its own
 //! connection, and nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +18,14 @@ use tokio::time::Instant;
 use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
 use super::request::{self, Fields};
-use crate::node::{Node, Seen, Start, Watch, WatchError};
+use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
 use crate::one_line::OneLine;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a stream may look for its first event before its headers are sent.
+const BEGINNING: Duration = Duration::from_secs(2);
 
 /// Answers with the next event at a prefix or below it, or with all of them.
 pub(super) async fn watch(
@@ -44,7 +48,7 @@ pub(super) async fn watch(
     drop(fields);
     let watch = node.watch(prefix, start);
     if streams {
-        let stream = EventStream { watch, deadline, server_sent_events };
+        let stream = EventStream::begin(watch, deadline, server_sent_events).await?;
         return Ok(Answer::stream(stream.into_pieces(), server_sent_events));
     }
     one(watch, deadline).await
@@ -63,10 +67,17 @@ async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Prob
     match event {
         Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
         Err(WatchError::Closing) => Ok(nothing(&watch)),
-        Err(WatchError::Gone { cursor, oldest }) => Err(Problem::Gone { cursor, oldest }),
-        Err(WatchError::Log(error)) => {
+        Err(error) => Err(problem(error)),
+    }
+}
+
+fn problem(error: WatchError) -> Problem {
+    match error {
+        WatchError::Gone { cursor, oldest } => Problem::Gone { cursor, oldest },
+        WatchError::Closing => Problem::Unavailable(Unavailable::NoLeader),
+        WatchError::Log(error) => {
             tracing::error!("a watch ends: {}", OneLine(&error));
-            Err(Problem::Unreadable)
+            Problem::Unreadable
         }
     }
 }
@@ -86,9 +97,30 @@ struct EventStream {
     watch: Watch,
     deadline: Option<Instant>,
     server_sent_events: bool,
+    /// An event that was found before the stream began.
+    first: Option<Arc<Event>>,
 }
 
 impl EventStream {
+    /// Begins a stream. What it begins with may be kept no longer, which has to be said
+    /// before the body begins.
+    async fn begin(
+        mut watch: Watch,
+        deadline: Option<Instant>,
+        server_sent_events: bool,
+    ) -> Result<Self, Problem> {
+        let mut first = None;
+        if watch.is_behind() {
+            first = match tokio::time::timeout(BEGINNING, watch.next()).await {
+                Ok(Ok(event)) => Some(event),
+                // The stream has its own way to end.
+                Ok(Err(WatchError::Closing)) | Err(_) => None,
+                Ok(Err(error)) => return Err(problem(error)),
+            };
+        }
+        Ok(Self { watch, deadline, server_sent_events, first })
+    }
+
     fn into_pieces(self) -> Pieces {
         Box::pin(stream::unfold(self, |mut stream| async move {
             let piece = stream.next().await?;
@@ -98,6 +130,9 @@ impl EventStream {
 
     /// Returns the next piece of the body; nothing, once the stream is over.
     async fn next(&mut self) -> Option<Vec<u8>> {
+        if let Some(first) = self.first.take() {
+            return Some(self.write(&first));
+        }
         let heartbeat = self.server_sent_events.then(|| Instant::now() + HEARTBEAT);
         let until = self.deadline.into_iter().chain(heartbeat).min();
         let event = match until {

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_log::{Entry, EventNumber, Index, LogId, NodeId, RaftIndex, Vote};
+use etcd_log::{Entry, EventNumber, Index, LogId, RaftIndex, Vote};
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
@@ -17,6 +17,23 @@ use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 
 /// How often a machine shows that it is still busy with a checkpoint.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How many appends may wait for the disk at a time. A leader that gets no answer in
+/// time sends again, and every one of them is held in memory.
+pub(super) const APPENDS: usize = 8;
+
+/// A checkpoint that a leader offers.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The last entry that it contains.
+    pub applied: LogId,
+    /// The last command.
+    pub index: Index,
+    /// The last event.
+    pub event: EventNumber,
+    /// How long it is.
+    pub bytes: u64,
+}
 
 impl Consensus {
     /// Appends a leader's entries, and answers once they are durable.
@@ -31,14 +48,18 @@ impl Consensus {
         committed: Option<LogId>,
         entries: &Bytes,
     ) -> Result<Answer, Refusal> {
+        // Its word counts from when it came, not from when the disk has it.
+        self.heard(vote);
+        let place = self.appends.try_acquire();
+        if place.is_err() && !entries.is_empty() {
+            return Err(Refusal::NotReady);
+        }
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
         let first = previous.map_or(RaftIndex(0), |id| id.index.next());
         let follows = |(entry, index): (&Entry, u64)| entry.id.index.0 == index;
         if !entries.iter().zip(first.0..).all(follows) {
             return Err(Refusal::NotUnderstood("the entries have a hole".to_owned()));
         }
-        // Its word counts from when it came, not from when the disk has it.
-        self.heard(vote);
         let request = AppendEntriesRequest {
             vote: from_vote(vote),
             prev_log_id: previous.map(from_log_id),
@@ -61,10 +82,14 @@ impl Consensus {
 
     /// Notes that a leader has spoken, unless another one is known by now.
     fn heard(&self, vote: Vote) {
-        let known = to_vote(self.raft.server_metrics().borrow().vote);
+        let known = self.known_vote();
         if (vote.term, vote.node) >= (known.term, known.node) {
             self.contact.heard_leader(vote.node);
         }
+    }
+
+    fn known_vote(&self) -> Vote {
+        to_vote(self.raft.server_metrics().borrow().vote)
     }
 
     /// Votes for a machine that stands for election, or not.
@@ -86,22 +111,27 @@ impl Consensus {
     ///
     /// # Errors
     ///
-    /// If it does not come whole, or the engine has stopped.
+    /// If there is no room for it, it does not come whole, or the engine has stopped.
     pub async fn install(
         &self,
         asked: &mut Asked<'_>,
         vote: Vote,
-        applied: LogId,
-        (index, event): (Index, EventNumber),
+        offer: Offer,
     ) -> Result<Answer, Refusal> {
+        let Offer { applied, index, .. } = offer;
         self.heard(vote);
+        let known = self.known_vote();
+        let is_overruled = (vote.term, vote.node) < (known.term, known.node);
+        if is_overruled || (self.log_state)().committed >= Some(applied) {
+            return Ok(Answer::Installed { vote: known });
+        }
         let failed = |error: ReceiveError| {
             tracing::warn!("a checkpoint did not come whole: {}", OneLine(&error));
-            Refusal::NotUnderstood(OneLine(&error).to_string())
+            Refusal::Impossible(OneLine(&error).to_string())
         };
-        let file = self.received.take(asked, applied, index, event).await.map_err(failed)?;
+        let coming = self.received.take(asked, offer).await.map_err(failed)?;
         let mut installing = pin!(async {
-            let image = self.received.check(file, applied).await.map_err(failed)?;
+            let image = self.received.check(coming, applied).await.map_err(failed)?;
             self.install_image(vote, image).await
         });
         let installed = loop {
@@ -129,21 +159,6 @@ impl Consensus {
         }
         (self.note_checkpoints)();
         Ok(to_vote(installed.vote))
-    }
-
-    /// Notes that this machine was told that it is no longer a member.
-    pub fn removed(&self) {
-        self.contact.removed();
-    }
-
-    /// Waits until this machine is told that it is no longer a member.
-    pub async fn until_removed(&self) {
-        self.contact.until_removed().await;
-    }
-
-    /// Returns which machine this is.
-    pub fn me(&self) -> NodeId {
-        self.me
     }
 }
 

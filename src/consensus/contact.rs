@@ -65,6 +65,11 @@ impl Contact {
         *at = asked.max(*at);
     }
 
+    /// Returns whether a machine has answered what was asked within this time.
+    pub(crate) fn has_answered(&self, node: NodeId, within: Duration) -> bool {
+        self.lock().answered.get(&node).is_some_and(|at| at.elapsed() < within)
+    }
+
     /// Returns whether a majority, this machine among it, has answered what was
     /// asked within this time.
     pub(crate) fn has_majority(
@@ -73,11 +78,11 @@ impl Contact {
         membership: &Membership<u64, BasicNode>,
         within: Duration,
     ) -> bool {
-        self.is_near_without(me, membership, within, None)
+        self.has_majority_without(me, membership, within, None)
     }
 
     /// Returns the same for the members but one.
-    pub(crate) fn is_near_without(
+    pub(crate) fn has_majority_without(
         &self,
         me: NodeId,
         membership: &Membership<u64, BasicNode>,

@@ -21,7 +21,8 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::engine::{Consensus, Role};
+use super::engine::Consensus;
+use super::standing::Role;
 use super::timing::Dice;
 use crate::peers::{Answer, CallError, Following, Question, Refusal};
 
@@ -104,27 +105,30 @@ impl Consensus {
             }
         }
         if !elected(&granted) {
-            self.follow(hints, &question, limit).await;
+            // A leader may be heard meanwhile, or the next round begin.
+            tokio::spawn(self.clone().look_further(hints.clone(), question.clone(), limit));
             return false;
         }
         self.contact.last_heard().is_none_or(|heard| heard < begun)
     }
 
     /// Asks those whose addresses were given, too: the others may all have moved.
-    async fn follow(&self, hints: &Hints, question: &Question, limit: Duration) {
+    async fn look_further(self, hints: Hints, question: Question, limit: Duration) {
+        let mut asking = FuturesUnordered::new();
         for address in &hints.others {
-            match self.peers.ask_at(address, question, limit).await {
-                Ok((node, answer)) => {
-                    self.peers.learn(node, address);
-                    self.heed(Ok(answer));
-                }
-                Err(error) => drop(self.heed(Err(error))),
+            let asked = self.peers.ask_at(address, &question, limit);
+            asking.push(async move { (address, asked.await) });
+        }
+        while let Some((address, answer)) = asking.next().await {
+            if let Ok((node, _)) = &answer {
+                self.peers.learn(*node, address);
             }
+            self.heed(answer.map(|(_, answer)| answer));
         }
         // It may have joined after this machine heard of the others last; only it can
         // say that this one is no longer a member.
         if let Some(leader) = self.contact.take_hearsay() {
-            self.heed(self.peers.ask(leader, question, &[], limit).await);
+            self.heed(self.peers.ask(leader, &question, &[], limit).await);
         }
     }
 

@@ -1,16 +1,17 @@
 //! The engine: openraft, set up as this store needs it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Batch, LogId, LogState, LogStorage, Membership, NodeId, RaftIndex, Term};
+use etcd_log::{Batch, LogId, LogState, LogStorage, NodeId, RaftIndex};
 use etcd_projections::Outcome;
 use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::{BasicNode, ChangeMembers, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
-use tokio::sync::mpsc;
+use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
+use tokio::sync::{Semaphore, mpsc};
 
+use super::answers::APPENDS;
 use super::contact::Contact;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
@@ -19,16 +20,13 @@ use super::network::Network;
 use super::received::{self, Received};
 use super::state_machine::StateMachine;
 use super::timing::Timing;
-use super::types::{TypeConfig, to_membership};
+use super::types::TypeConfig;
 use super::unsynced::Unsynced;
 use crate::checkpoint::{CheckpointFile, CheckpointStore};
 use crate::clock::Clock;
+use crate::disk::DiskRoom;
 use crate::one_line::OneLine;
 use crate::peers::Peers;
-
-/// How long sending a snapshot may take, in milliseconds. Ours have limits of
-/// their own.
-const SNAPSHOT_MS: u64 = 10_000;
 
 /// The consensus of this machine with the others. Cloning gives another handle.
 #[derive(Clone)]
@@ -42,6 +40,8 @@ pub struct Consensus {
     pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
     pub(super) note_checkpoints: Arc<dyn Fn() + Send + Sync>,
+    /// How many more appends may wait for the disk.
+    pub(super) appends: Arc<Semaphore>,
     in_flight: InFlight,
     pub(super) unsynced: Unsynced,
 }
@@ -65,6 +65,8 @@ pub struct ConsensusOptions<L> {
     pub unsynced: Unsynced,
     /// Where its checkpoints lie.
     pub checkpoints: CheckpointStore,
+    /// The room for them.
+    pub disk: DiskRoom,
     /// The checkpoints that are written.
     pub written: mpsc::UnboundedReceiver<CheckpointFile>,
     /// The way to the other machines.
@@ -96,19 +98,6 @@ pub enum ProposeError {
     Unknown,
 }
 
-/// How this machine stands to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// It leads, and a majority has said so lately.
-    Leader,
-    /// It led when it heard of the others last, which is too long ago.
-    Cut,
-    /// It hears this leader.
-    Follower(NodeId),
-    /// It hears no leader.
-    Lost,
-}
-
 /// Commands that have been applied, and where they stand in the log.
 #[derive(Clone, Debug)]
 pub struct Applied {
@@ -131,7 +120,7 @@ impl Consensus {
     ) -> Result<Self, ConsensusError> {
         let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
         let (in_flight, contact) = (InFlight::default(), Contact::default());
-        let received = Received::new(checkpoints.clone());
+        let received = Received::new(checkpoints.clone(), options.disk);
         let store = LogStore::new(log.clone(), me).settled(options.settled);
         let unsynced = options.unsynced;
         let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
@@ -141,6 +130,7 @@ impl Consensus {
             unsynced: unsynced.clone(),
             clock,
             encoded: Arc::default(),
+            trouble: Arc::default(),
         };
         let config = Arc::new(config(&timing));
         let raft = Raft::new(me.0, config, network, store, options.state_machine).await;
@@ -157,6 +147,7 @@ impl Consensus {
             received,
             log_state,
             note_checkpoints,
+            appends: Arc::new(Semaphore::new(APPENDS)),
             in_flight,
             unsynced,
         };
@@ -166,7 +157,7 @@ impl Consensus {
         for (node, address) in &consensus.membership().nodes {
             consensus.peers.learn(*node, address);
         }
-        tokio::spawn(consensus.clone().settle(options.written));
+        tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
         let hints = Hints { address: options.address.into(), others: options.hints };
         tokio::spawn(election::run(consensus.clone(), hints));
         Ok(consensus)
@@ -183,7 +174,7 @@ impl Consensus {
 
     /// Tells openraft of each checkpoint that is written, and lets it forget the
     /// entries up to the one before: who is so far behind gets the checkpoint.
-    async fn settle(self, mut written: mpsc::UnboundedReceiver<CheckpointFile>) {
+    async fn purge_behind_checkpoints(self, mut written: mpsc::UnboundedReceiver<CheckpointFile>) {
         let mut before: Option<CheckpointFile> = None;
         while let Some(file) = written.recv().await {
             // It fails only where openraft has, which others notice.
@@ -230,155 +221,14 @@ impl Consensus {
         }
     }
 
-    /// Returns how this machine stands to the others.
-    pub fn role(&self) -> Role {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        if metrics.state == ServerState::Leader {
-            let membership = metrics.membership_config.membership();
-            let within = self.timing.election.1;
-            let heard = self.contact.has_majority(self.me, membership, within);
-            return if heard { Role::Leader } else { Role::Cut };
-        }
-        match self.contact.leader(self.timing.election.1) {
-            Some(leader) => Role::Follower(leader),
-            None => Role::Lost,
-        }
-    }
-
-    /// Returns whether the others are a majority of themselves, as far as this leader
-    /// has heard lately.
-    pub fn can_do_without(&self, node: NodeId) -> bool {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        let membership = metrics.membership_config.membership();
-        self.contact.is_near_without(self.me, membership, self.timing.election.1, Some(node))
-    }
-
-    /// Returns the machine that leads, as far as this one knows.
-    pub fn leader(&self) -> Option<NodeId> {
-        match self.role() {
-            Role::Leader => Some(self.me),
-            Role::Follower(leader) => Some(leader),
-            Role::Cut | Role::Lost => None,
-        }
-    }
-
-    /// Returns whether this machine leads, as far as it knows.
-    pub fn leads(&self) -> bool {
-        self.role() == Role::Leader
-    }
-
-    /// Returns the term in which this machine leads, or thinks that it does.
-    pub fn leads_in(&self) -> Option<Term> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        (metrics.state == ServerState::Leader).then_some(Term(metrics.vote.leader_id.term))
-    }
-
-    /// Returns the times of Raft.
-    pub fn timing(&self) -> Timing {
-        self.timing
-    }
-
-    /// Returns the term that this machine has seen last.
-    pub fn term(&self) -> Term {
-        Term(self.raft.server_metrics().borrow().vote.leader_id.term)
-    }
-
-    /// Returns the members of the group, as this machine has them in its log.
-    pub fn membership(&self) -> Membership {
-        to_membership(self.raft.server_metrics().borrow().membership_config.membership())
-    }
-
-    /// Returns up to which entry each other member's log agrees with this one's; only
-    /// the leader knows.
-    pub fn matched(&self) -> BTreeMap<NodeId, RaftIndex> {
-        let metrics = self.raft.data_metrics();
-        let metrics = metrics.borrow();
-        let matched = metrics.replication.iter().flatten();
-        let matched =
-            matched.filter_map(|(node, id)| Some((NodeId(*node), RaftIndex((*id)?.index))));
-        matched.collect()
-    }
-
-    /// Returns the last entry of this machine's log.
-    pub fn last_entry(&self) -> Option<LogId> {
-        (self.log_state)().last
-    }
-
-    /// Finishes a change of the group that was cut short.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::add_learner`].
-    pub async fn settle_membership(&self) -> Result<(), ConsensusError> {
-        let change = ChangeMembers::AddVoterIds(BTreeSet::new());
-        self.change("settle the members", change, false).await
-    }
-
-    /// Lets a machine into the group, without a vote at first.
-    ///
-    /// # Errors
-    ///
-    /// If this machine does not lead, or another change is under way.
-    pub async fn add_learner(&self, node: NodeId, address: &str) -> Result<(), ConsensusError> {
-        let learner = BTreeMap::from([(node.0, BasicNode::new(address))]);
-        self.change("add a learner", ChangeMembers::AddNodes(learner), true).await
-    }
-
-    /// Gives a learner its vote.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::add_learner`].
-    pub async fn promote(&self, node: NodeId) -> Result<(), ConsensusError> {
-        let voter = BTreeSet::from([node.0]);
-        self.change("add a voter", ChangeMembers::AddVoterIds(voter), true).await
-    }
-
-    /// Removes a machine from the group.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::add_learner`].
-    pub async fn remove(&self, node: NodeId) -> Result<(), ConsensusError> {
-        let nodes = BTreeSet::from([node.0]);
-        let votes = self.membership().voters.iter().any(|voters| voters.contains(&node));
-        let change = if votes {
-            ChangeMembers::RemoveVoters(nodes)
-        } else {
-            ChangeMembers::RemoveNodes(nodes)
-        };
-        self.change("remove a member", change, false).await
-    }
-
-    /// Notes where a member is reached by now.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::add_learner`].
-    pub async fn set_address(&self, node: NodeId, address: &str) -> Result<(), ConsensusError> {
-        let moved = BTreeMap::from([(node.0, BasicNode::new(address))]);
-        self.change("move a member", ChangeMembers::SetNodes(moved), true).await
-    }
-
-    async fn change(
-        &self,
-        action: &'static str,
-        change: ChangeMembers<u64, BasicNode>,
-        retain: bool,
-    ) -> Result<(), ConsensusError> {
-        let changed = self.raft.change_membership(change, retain).await;
-        changed.map(drop).map_err(|error| failed(action, error))
-    }
-
     /// Waits until the engine fails. It does not go on then, and neither may the
     /// machine. Waits for ever if it is shut down.
     pub async fn failure(&self) -> ConsensusError {
         let mut metrics = self.raft.metrics();
-        let failed_for_good = |metrics: &RaftMetrics<u64, BasicNode>| matches!(&metrics.running_state, Err(fatal) if *fatal != Fatal::Stopped);
-        if let Ok(metrics) = metrics.wait_for(failed_for_good).await
+        let has_failed = |metrics: &RaftMetrics<u64, BasicNode>| {
+            metrics.running_state.as_ref().is_err_and(|fatal| *fatal != Fatal::Stopped)
+        };
+        if let Ok(metrics) = metrics.wait_for(has_failed).await
             && let Err(fatal) = &metrics.running_state
         {
             return failed("go on", fatal.clone());
@@ -411,7 +261,6 @@ fn config(timing: &Timing) -> Config {
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: lease.saturating_sub(1),
         election_timeout_max: lease,
-        install_snapshot_timeout: SNAPSHOT_MS,
         // Checkpoints are written by bytes of log, and no entry is let go before
         // history can be read from elsewhere.
         snapshot_policy: SnapshotPolicy::Never,

@@ -25,13 +25,17 @@ mod election;
 mod engine;
 mod in_flight;
 pub mod log_store;
+mod membership;
 mod network;
 mod received;
+mod standing;
 pub mod state_machine;
 mod timing;
 pub mod types;
 mod unsynced;
 
-pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError, Role};
+pub use answers::Offer;
+pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
+pub use standing::Role;
 pub use timing::Timing;
 pub use unsynced::Unsynced;

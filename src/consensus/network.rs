@@ -3,16 +3,17 @@
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read as _};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{Entry, LogId, NodeId};
+use etcd_log::{Entry, IoError, LogId, NodeId};
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
@@ -26,7 +27,11 @@ use super::unsynced::Unsynced;
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::consensus::state_machine::Image;
-use crate::peers::{Answer, Appended, CallError, Heard, Peers, Question, encode_entries};
+use crate::one_line::OneLine;
+use crate::peers::{
+    Answer, Appended, CallError, Conversation, Heard, Peers, Question, encode_entries,
+};
+use crate::seldom::Seldom;
 
 type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 
@@ -34,6 +39,9 @@ type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 /// there are some, they say all that it would. A round takes microseconds where
 /// there is nothing to do.
 const ROUNDS: usize = 8;
+
+/// How long to wait before a machine that could not be reached is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How much of a checkpoint goes in one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -51,6 +59,8 @@ pub(crate) struct Network {
     pub(crate) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
     pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
+    /// Checkpoints that cannot be sent are reported now and then.
+    pub(crate) trouble: Arc<Seldom>,
 }
 
 /// An entry, and how it is sent.
@@ -63,7 +73,7 @@ pub(crate) struct Connection {
     target: NodeId,
     /// The last heartbeat, which is on its way beside what was sent after it.
     heartbeat: Option<JoinHandle<AppendResult>>,
-    /// Whether the machine has ever answered on this way.
+    /// Whether the machine has answered what was sent last on this way.
     has_answered: bool,
     /// How many appends that were no heartbeats have begun.
     appends: Arc<AtomicU64>,
@@ -99,10 +109,13 @@ impl Network {
         option: &RPCOption,
     ) -> RpcResult<Answer> {
         let asked = self.peers.ask(target, question, behind, option.hard_ttl()).await;
-        asked.map_err(|error| match error {
-            // To wait a little before the next try is better than to spin.
-            CallError::NotSent { .. } => Unreachable::new(&error).into(),
-            CallError::Lost { .. } | CallError::Refused { .. } => NetworkError::new(&error).into(),
+        asked.map_err(|error| {
+            if error.is_late() {
+                NetworkError::new(&error).into()
+            } else {
+                // To wait a little before the next try is better than to spin.
+                Unreachable::new(&error).into()
+            }
         })
     }
 
@@ -161,40 +174,65 @@ async fn append(
     })
 }
 
+/// Why a checkpoint was not sent.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Read(#[from] IoError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
 impl Connection {
-    /// Sends a checkpoint in pieces.
-    async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, CallError> {
+    /// Sends a checkpoint in pieces, if it is wanted.
+    async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, SendError> {
+        let path = image.file.path.clone();
+        let opened = blocking(move || open(&path)).await;
+        let (mut file, bytes) = opened.map_err(IoError::at("open", &image.file.path))?;
         let question = Question::Checkpoint {
             vote: to_vote(vote),
             applied: image.applied,
             index: image.file.index,
             event: image.file.event,
+            bytes,
         };
-        let broken = |source| CallError::NotSent { to: Arc::from("the checkpoint"), source };
-        let path = image.file.path.clone();
-        let mut file = blocking(move || File::open(path)).await.map_err(broken)?;
-        let mut conversation = self.network.peers.converse(self.target, &question).await?;
+        let peers = &self.network.peers;
+        let mut conversation = peers.converse(self.target, &question, PIECE_LIMIT).await?;
+        if let Heard::Answer(answer) = conversation.next().await? {
+            return installed(&conversation, &answer);
+        }
         loop {
             let read = blocking(move || read_piece(file)).await;
-            let (rest, piece) = read.map_err(broken)?;
+            let (rest, piece) = read.map_err(IoError::at("read", &image.file.path))?;
             if piece.is_empty() {
                 break;
             }
-            let sent = tokio::time::timeout(PIECE_LIMIT, conversation.send_piece(&piece)).await;
-            sent.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))?;
+            conversation.send_piece(&piece).await?;
             file = rest;
         }
         conversation.end().await?;
         loop {
-            let heard = tokio::time::timeout(PIECE_LIMIT, conversation.next()).await;
-            match heard.unwrap_or_else(|_| Err(broken(io::ErrorKind::TimedOut.into())))? {
+            match conversation.next().await? {
                 // It is still being checked and installed.
                 Heard::Piece(_) => {}
-                Heard::Answer(Answer::Installed { vote }) => return Ok(from_vote(vote)),
-                Heard::Answer(other) => return Err(broken(unexpected(&other))),
+                Heard::Answer(answer) => return installed(&conversation, &answer),
             }
         }
     }
+}
+
+fn installed(conversation: &Conversation, answer: &Answer) -> Result<Vote<u64>, SendError> {
+    match answer {
+        Answer::Installed { vote } => Ok(from_vote(*vote)),
+        answer => Err(conversation.unexpected(answer).into()),
+    }
+}
+
+/// Opens a file, and says how long it is.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok((file, bytes))
 }
 
 fn read_piece(mut file: File) -> io::Result<(File, Vec<u8>)> {
@@ -250,6 +288,11 @@ impl RaftNetwork<TypeConfig> for Connection {
         appended
     }
 
+    /// How long to wait after each try that failed.
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY))
+    }
+
     async fn vote(
         &mut self,
         request: VoteRequest<u64>,
@@ -285,7 +328,10 @@ impl RaftNetwork<TypeConfig> for Connection {
         match sent {
             Ok(vote) => Ok(SnapshotResponse { vote }),
             Err(error) => {
-                tracing::debug!("a checkpoint was not sent: {}", crate::one_line::OneLine(&error));
+                if self.network.trouble.is_due() {
+                    let (target, why) = (self.target, OneLine(&error));
+                    tracing::warn!("no checkpoint could be sent to machine {target}: {why}");
+                }
                 Err(Unreachable::new(&error).into())
             }
         }

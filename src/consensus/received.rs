@@ -13,75 +13,129 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
+use etcd_log::{Index, IoError, LogId, sync_dir};
 
+use super::answers::Offer;
 use super::network::PIECE_LIMIT;
 use super::state_machine::Image;
 use crate::blocking::blocking;
 use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::disk::DiskRoom;
 use crate::one_line::OneLine;
 use crate::peers::{Asked, FrameError};
+
+/// How many checkpoints are kept that the log has not gone on behind.
+const KEPT: usize = 3;
 
 /// The checkpoints that came last. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
     last: Arc<Mutex<BTreeMap<LogId, CheckpointFile>>>,
     store: Option<CheckpointStore>,
+    disk: DiskRoom,
 }
 
-/// How many checkpoints are kept that the log has not gone on behind.
-const KEPT: usize = 3;
+/// A checkpoint that is coming. Its file goes with it, unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    file: CheckpointFile,
+    is_kept: bool,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            discard(&self.file.path);
+        }
+    }
+}
 
 /// Why a checkpoint did not come.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReceiveError {
     #[error("the connection broke")]
     Connection(#[from] FrameError),
+    #[error("the disk has no room for it")]
+    NoRoom,
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    #[error("it is one of entry {found:?}, not of {expected}")]
-    Other { found: Option<LogId>, expected: LogId },
+    #[error("it contains the log up to {found}, not up to {expected}")]
+    Other { found: LogId, expected: LogId },
 }
 
 impl Received {
-    pub(crate) fn new(store: CheckpointStore) -> Self {
-        Self { last: Arc::default(), store: Some(store) }
+    pub(crate) fn new(store: CheckpointStore, disk: DiskRoom) -> Self {
+        Self { last: Arc::default(), store: Some(store), disk }
     }
 
     /// Takes a checkpoint in, piece by piece.
     pub(crate) async fn take(
         &self,
         asked: &mut Asked<'_>,
-        applied: LogId,
-        index: Index,
-        event: EventNumber,
-    ) -> Result<CheckpointFile, ReceiveError> {
+        offer: Offer,
+    ) -> Result<Coming, ReceiveError> {
+        if !self.disk.has_room_besides_reserve(offer.bytes) {
+            return Err(ReceiveError::NoRoom);
+        }
         let store = self.store();
+        let Offer { applied, index, event, .. } = offer;
         let file = blocking(move || store.place_for(applied.index, index, event)).await?;
-        write(asked, file.path.clone()).await.inspect_err(|_| discard(&file.path))?;
-        Ok(file)
+        let coming = Coming { file, is_kept: false };
+        // The other machine sends nothing before.
+        asked.tell(&[]).await.map_err(FrameError::Io)?;
+        self.write(asked, &coming.file.path).await?;
+        Ok(coming)
     }
 
     /// Reads and checks what has come, and keeps it.
     pub(crate) async fn check(
         &self,
-        file: CheckpointFile,
+        mut coming: Coming,
         applied: LogId,
     ) -> Result<Image, ReceiveError> {
-        let (store, path) = (self.store(), file.path.clone());
-        let read = blocking(move || store.read(&path).inspect_err(|_| discard(&path)));
-        let checkpoint = read.await?;
+        let (store, file) = (self.store(), coming.file.clone());
+        let path = file.path.clone();
+        let checkpoint = blocking(move || store.read(&path)).await?;
         let position = checkpoint.state.position();
         let found = (checkpoint.applied, position.index, position.event);
         if found != (Some(applied), file.index, file.event) {
-            discard(&file.path);
-            return Err(ReceiveError::Other { found: checkpoint.applied, expected: applied });
+            let found = checkpoint.applied.unwrap_or_default();
+            return Err(ReceiveError::Other { found, expected: applied });
         }
+        coming.is_kept = true;
         self.keep(applied, file.clone());
         Ok(Image { file, applied, checkpoint: Some(Arc::new(checkpoint)) })
+    }
+
+    /// Writes what comes into a file, durably.
+    async fn write(&self, asked: &mut Asked<'_>, path: &Path) -> Result<(), ReceiveError> {
+        let failed = |action| move |error| CheckpointError::from(IoError::at(action, path)(error));
+        let created = path.to_owned();
+        let created = blocking(move || File::create(&created)).await;
+        let mut file = created.map_err(failed("create"))?;
+        loop {
+            let piece = tokio::time::timeout(PIECE_LIMIT, asked.next_piece()).await;
+            let piece = piece.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
+            let Some(piece) = piece else { break };
+            if self.disk.is_short() {
+                return Err(ReceiveError::NoRoom);
+            }
+            let written = blocking(move || -> io::Result<File> {
+                file.write_all(&piece)?;
+                // A disk that is told to write all of it at once keeps the log waiting.
+                file.sync_data()?;
+                Ok(file)
+            });
+            file = written.await.map_err(failed("write"))?;
+        }
+        blocking(move || file.sync_all()).await.map_err(failed("sync"))?;
+        // Its name, too: the log is about to go on behind it.
+        let dir = path.parent().map(Path::to_owned).unwrap_or_default();
+        blocking(move || sync_dir(&dir)).await.map_err(CheckpointError::from)?;
+        Ok(())
     }
 
     fn store(&self) -> CheckpointStore {
@@ -121,32 +175,6 @@ impl Received {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<LogId, CheckpointFile>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Writes what comes into a file, durably.
-async fn write(asked: &mut Asked<'_>, path: PathBuf) -> Result<(), ReceiveError> {
-    let created = path.clone();
-    let failed =
-        |action, path| move |error| CheckpointError::from(IoError::at(action, path)(error));
-    let created = blocking(move || File::create(&created)).await;
-    let mut file = created.map_err(failed("create", &path))?;
-    loop {
-        let piece = tokio::time::timeout(PIECE_LIMIT, asked.next_piece()).await;
-        let piece = piece.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
-        let Some(piece) = piece else { break };
-        let written = blocking(move || -> io::Result<File> {
-            file.write_all(&piece)?;
-            // A disk that is told to write all of it at once keeps the log waiting.
-            file.sync_data()?;
-            Ok(file)
-        });
-        file = written.await.map_err(failed("write", &path))?;
-    }
-    blocking(move || file.sync_all()).await.map_err(failed("sync", &path))?;
-    // Its name, too: the log is about to go on behind it.
-    let dir = path.parent().map(Path::to_owned).unwrap_or_default();
-    blocking(move || sync_dir(&dir)).await.map_err(CheckpointError::from)?;
-    Ok(())
 }
 
 fn discard(path: &Path) {

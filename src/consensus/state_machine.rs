@@ -101,20 +101,22 @@ impl StateMachine {
             self.membership = (Some(id), to_membership(membership));
         }
         let mut reply = Reply::default();
-        self.publisher.apply(|now| {
-            now.applied = Some(id);
-            let EntryPayload::Normal(batch) = &entry.payload else { return Ok(Vec::new()) };
-            if let Some(check) = &batch.check {
-                now.state.compare(check)?;
-            }
-            self.uncovered_bytes += batch.size();
-            let outcomes = now.state.apply(batch);
+        let EntryPayload::Normal(batch) = &entry.payload else {
+            self.publisher.apply(id, |_| Vec::new());
+            return Ok(reply);
+        };
+        if let Some(check) = &batch.check {
+            self.publisher.now().state.compare(check)?;
+        }
+        self.uncovered_bytes += batch.size();
+        self.publisher.apply(id, |state| {
+            let outcomes = state.apply(batch);
             // The commands' outcomes are the last ones, one each.
             reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();
             // Before anybody can see that the entry is applied.
             self.outcomes.note(id.index, &reply.outcomes);
-            Ok(outcomes)
-        })?;
+            outcomes
+        });
         Ok(reply)
     }
 }
@@ -182,7 +184,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Writes a checkpoint of a copy of the state, beside the apply path.
+/// Makes the checkpoint that openraft asks for, beside the apply path.
 #[derive(Debug)]
 pub struct CheckpointBuilder {
     checkpoint: Checkpoint,
@@ -191,16 +193,21 @@ pub struct CheckpointBuilder {
 
 impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
     /// Returns the checkpoint that was written last, if openraft has not been told of
-    /// it: a build that fails would be openraft's end. Only otherwise one is written.
+    /// it. Only otherwise one is written; and if that fails, the last one has to do: a
+    /// build that fails would be openraft's end.
     async fn build_snapshot(&mut self) -> StorageResult<Snapshot<TypeConfig>> {
         if let Some(news) = self.checkpoints.news() {
             return Ok(news);
         }
         let meta = meta_of(&self.checkpoint);
         let (store, checkpoint) = (self.checkpoints.store.clone(), self.checkpoint.clone());
-        let file = blocking(move || store.write(&checkpoint)).await;
-        let file =
-            file.map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        let file = match blocking(move || store.write(&checkpoint)).await {
+            Ok(file) => file,
+            Err(error) => {
+                let failed = StorageIOError::write_snapshot(Some(meta.signature()), &error);
+                return self.checkpoints.current().ok_or_else(|| failed.into());
+            }
+        };
         let image = image(&self.checkpoint, &file);
         self.checkpoints.set_current(meta.clone(), image.clone());
         Ok(Snapshot { meta, snapshot: Box::new(image) })

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 
-use super::Node;
 use super::members::{JoinError, LeaveError};
 use super::proposer;
-use crate::consensus::Role;
+use super::{Node, WriteError};
+use crate::consensus::{Offer, Role};
 use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Standing};
 
 /// From how far ahead of this machine's clock a leader's is worth a word.
 const SKEW: Duration = Duration::from_millis(500);
+
+/// How long a leader may take to prove that it leads.
+const BARRIER_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long a request of another machine for a change of the members may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -24,18 +27,18 @@ impl Answerer for Node {
 
     async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
         let consensus = &self.inner.consensus;
-        match asked.question.clone() {
+        match std::mem::replace(&mut asked.question, Question::Standing) {
             Question::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
                 consensus.append(vote, previous, committed, &asked.behind).await
             }
             Question::Vote { vote, last } => consensus.vote(vote, last).await,
-            Question::WouldVote { last, address } => self.would_vote(asked.from, last, &address),
-            Question::Checkpoint { .. } if self.inner.disk.is_short() => {
-                Err(Refusal::Impossible("its disk has no room for a checkpoint".to_owned()))
+            Question::WouldVote { last, address } => {
+                self.would_vote(asked.from, last, &address).await
             }
-            Question::Checkpoint { vote, applied, index, event } => {
-                consensus.install(&mut asked, vote, applied, (index, event)).await
+            Question::Checkpoint { vote, applied, index, event, bytes } => {
+                let offer = Offer { applied, index, event, bytes };
+                consensus.install(&mut asked, vote, offer).await
             }
             Question::Propose { commands } => self.propose_for_another(commands).await,
             Question::Barrier => self.pass_barrier().await,
@@ -46,32 +49,52 @@ impl Answerer for Node {
                 Ok(Answer::Done)
             }
             Question::Standing => Ok(Answer::Standing(self.standing())),
-            Question::History(question) => self.tell_history(&mut asked, question).await,
-            Question::Entries { from, upto } => self.tell_entries(&mut asked, from, upto).await,
+            Question::History(question) => {
+                self.while_open(self.tell_history(&mut asked, question)).await
+            }
+            Question::Entries { from, upto } => {
+                self.while_open(self.tell_entries(&mut asked, from, upto)).await
+            }
         }
     }
 }
 
 impl Node {
+    /// Gives an answer that takes long, unless the machine closes.
+    async fn while_open(
+        &self,
+        answer: impl Future<Output = Result<Answer, Refusal>>,
+    ) -> Result<Answer, Refusal> {
+        let mut closing = self.closing();
+        tokio::select! {
+            answer = answer => answer,
+            () = closing.begun() => Err(Refusal::NotReady),
+        }
+    }
+
     /// Says whether this machine would vote for another one, and notes where that is
     /// reached by now. A leader tells who is no longer a member.
-    fn would_vote(
+    async fn would_vote(
         &self,
         from: NodeId,
         last: Option<etcd_log::LogId>,
         address: &str,
     ) -> Result<Answer, Refusal> {
         let consensus = &self.inner.consensus;
-        // Whoever has just begun to lead may not know yet who has joined.
-        let is_current = self.now().applied.is_some_and(|id| id.term == consensus.term());
-        if consensus.leads() && is_current && !self.is_member(from) {
-            return Err(Refusal::Removed);
+        if self.is_member(from) {
+            self.inner.peers.learn(from, address);
+        } else if consensus.leads() {
+            // It counts for good: whoever has just begun to lead may not know yet who has
+            // joined, and whoever led may be overruled by now.
+            let has_passed = self.inner.barrier.pass(BARRIER_LIMIT).await.is_ok();
+            if has_passed && consensus.leads() && !self.is_member(from) {
+                return Err(Refusal::Removed);
+            }
         }
-        self.inner.peers.learn(from, address);
-        Ok(self.inner.consensus.would_vote(last))
+        Ok(consensus.would_vote(last))
     }
 
-    fn is_member(&self, node: NodeId) -> bool {
+    pub(super) fn is_member(&self, node: NodeId) -> bool {
         let known = self.now().state.machines().iter().any(|machine| machine.node == node);
         known || self.inner.consensus.membership().nodes.contains_key(&node)
     }
@@ -123,6 +146,7 @@ impl Node {
         let left = self.leave_as_leader(name, CHANGE_LIMIT).await;
         left.map_err(|error| match error {
             LeaveError::NotFound(_) => Refusal::NotFound,
+            LeaveError::Write(WriteError::Unknown) => Refusal::NotProposed(NotProposed::Unknown),
             LeaveError::Write(_) => Refusal::NotReady,
             error => Refusal::Impossible(error.to_string()),
         })?;

@@ -74,8 +74,6 @@ enum BackfillError {
     Fill(#[from] FillError),
     #[error("what was sent cannot be read: {0}")]
     Unreadable(String),
-    #[error("there was no more for too long")]
-    Silence,
 }
 
 impl Node {
@@ -138,9 +136,10 @@ impl Node {
         node: NodeId,
         question: &Question,
     ) -> Result<(Conversation, Oldest), BackfillError> {
-        let mut conversation = self.inner.peers.converse(node, question).await?;
-        let Heard::Piece(oldest) = hear(&mut conversation).await? else {
-            return Err(BackfillError::Unreadable("nothing".to_owned()));
+        let mut conversation = self.inner.peers.converse(node, question, SILENCE).await?;
+        let oldest = match conversation.next().await? {
+            Heard::Piece(oldest) => oldest,
+            Heard::Answer(answer) => return Err(conversation.unexpected(&answer).into()),
         };
         let oldest = serde_json::from_slice(&oldest);
         let oldest = oldest.map_err(|error| BackfillError::Unreadable(error.to_string()))?;
@@ -164,7 +163,7 @@ impl Node {
                 tracing::warn!("there is no room for the history from before the checkpoint");
                 return Ok(blocking(move || filler.give_up()).await?);
             }
-            match hear(&mut conversation).await? {
+            match conversation.next().await? {
                 Heard::Piece(piece) => {
                     let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
                     let entries: Vec<_> = entries.into_iter().map(<[u8]>::to_vec).collect();
@@ -183,15 +182,8 @@ impl Node {
                 }
                 // It has not applied all of it itself: the next try goes on from here.
                 Heard::Answer(Answer::Done) => return Ok(()),
-                Heard::Answer(other) => {
-                    return Err(BackfillError::Unreadable(format!("{other:?}")));
-                }
+                Heard::Answer(other) => return Err(conversation.unexpected(&other).into()),
             }
         }
     }
-}
-
-async fn hear(conversation: &mut Conversation) -> Result<Heard, BackfillError> {
-    let heard = tokio::time::timeout(SILENCE, conversation.next()).await;
-    Ok(heard.map_err(|_| BackfillError::Silence)??)
 }

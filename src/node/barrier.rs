@@ -1,8 +1,8 @@
 //! The read barrier: makes reads linearizable, many at a time.
 //!
 //! ```text
-//! reads ─▶ those that wait ─▶ leader: "do I lead now?" ─────┬─▶ applied far enough ─▶ all may read
-//!                            follower: asks the leader's ────┘
+//! reads ─▶ those that wait ─▶ leader: "do I lead now?" ─┬─▶ upto which entry? ─▶ each reads once
+//!                            follower: asks the leader ──┘                      that is applied
 //! ```
 //!
 //! One round serves all reads that waited when it began. A read that comes later
@@ -19,7 +19,7 @@ use super::proposer::RETRY;
 use super::{Unavailable, unavailable};
 use crate::consensus::{Consensus, Role};
 use crate::peers::{Answer, Peers, Question};
-use crate::published::Reader;
+use crate::published::{Published, Reader};
 
 /// How many reads may wait. Beyond it, reads wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -34,14 +34,15 @@ type Passed = Result<Option<RaftIndex>, Unavailable>;
 pub(super) struct Barrier {
     queue: mpsc::Sender<oneshot::Sender<Passed>>,
     consensus: Consensus,
+    published: Reader,
 }
 
 impl Barrier {
     /// Starts the barrier's task.
     pub(super) fn start(consensus: Consensus, peers: Peers, published: Reader) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(consensus.clone(), peers, published, waiting));
-        Self { queue, consensus }
+        tokio::spawn(run(consensus.clone(), peers, waiting));
+        Self { queue, consensus, published }
     }
 
     /// Waits until the published state contains every write that was answered
@@ -50,18 +51,35 @@ impl Barrier {
         // A try takes two rounds at most. Mostly it succeeds at once, and setting a
         // timer would be a good part of its cost.
         let deadline = Instant::now() + limit;
-        if limit > 2 * ROUND_LIMIT && self.pass_once().await.is_ok() {
-            return Ok(());
+        if limit > 2 * ROUND_LIMIT
+            && let Ok(upto) = self.pass_once().await
+        {
+            return self.applied(upto, deadline).await;
         }
         let passing = async {
-            while self.pass_once().await.is_err() {
-                tokio::time::sleep(RETRY).await;
+            loop {
+                match self.pass_once().await {
+                    Ok(upto) => break upto,
+                    Err(_) => tokio::time::sleep(RETRY).await,
+                }
             }
         };
-        tokio::time::timeout_at(deadline, passing).await.map_err(|_| unavailable(&self.consensus))
+        let passed = tokio::time::timeout_at(deadline, passing).await;
+        let upto = passed.map_err(|_| unavailable(&self.consensus))?;
+        self.applied(upto, deadline).await
     }
 
-    /// Tries once to pass, and returns which entry must have been applied then.
+    /// Waits until this machine has applied an entry.
+    async fn applied(&self, upto: Option<RaftIndex>, deadline: Instant) -> Result<(), Unavailable> {
+        let has_applied = |now: &Published| now.applied.map(|id| id.index) >= upto;
+        if has_applied(&self.published.now()) {
+            return Ok(());
+        }
+        let applied = tokio::time::timeout_at(deadline, self.published.wait_for(has_applied)).await;
+        applied.ok().flatten().map(drop).ok_or(Unavailable::NotReached)
+    }
+
+    /// Tries once to pass, and returns which entry must be applied before a read.
     pub(super) async fn pass_once(&self) -> Passed {
         let (sender, passed) = oneshot::channel();
         self.queue.send(sender).await.map_err(|_| Unavailable::NoLeader)?;
@@ -72,12 +90,11 @@ impl Barrier {
 async fn run(
     consensus: Consensus,
     peers: Peers,
-    published: Reader,
     mut queue: mpsc::Receiver<oneshot::Sender<Passed>>,
 ) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, QUEUE).await > 0 {
-        let round = round(&consensus, &peers, &published);
+        let round = round(&consensus, &peers);
         let round = tokio::time::timeout(ROUND_LIMIT, round).await;
         let result = round.unwrap_or(Err(Unavailable::NoMajority));
         for sender in waiting.drain(..) {
@@ -87,15 +104,13 @@ async fn run(
     }
 }
 
-async fn round(consensus: &Consensus, peers: &Peers, published: &Reader) -> Passed {
-    let upto = match consensus.role() {
-        Role::Leader => consensus.read_barrier().await.map_err(|_| Unavailable::NoMajority)?,
-        Role::Follower(leader) => ask(peers, leader).await?,
-        Role::Cut => return Err(Unavailable::NoMajority),
-        Role::Lost => return Err(Unavailable::NoLeader),
-    };
-    let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= upto).await;
-    applied.map(|_| upto).ok_or(Unavailable::NoLeader)
+async fn round(consensus: &Consensus, peers: &Peers) -> Passed {
+    match consensus.role() {
+        Role::Leader => consensus.read_barrier().await.map_err(|_| Unavailable::NoMajority),
+        Role::Follower(leader) => ask(peers, leader).await,
+        Role::Cut => Err(Unavailable::NoMajority),
+        Role::Lost => Err(Unavailable::NoLeader),
+    }
 }
 
 /// Passes the leader's barrier, together with the reads that wait there.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_log::{EventNumber, NodeId};
 
-use super::history::{Audience, Found};
+use super::audience::{Audience, Found};
 use super::watch::WatchError;
 use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a machine may be silent in the middle of it: a replay can take a while to
 /// come by the first event of interest.
-const SILENCE: Duration = Duration::from_mins(1);
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// The way to other machines' history. Cloning gives another handle.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Elsewhere {
             }
         }
         if let Some(oldest) = oldest.filter(|_| all_answered) {
-            return Err(WatchError::Gone { cursor: audience.cursor(), oldest });
+            return Err(WatchError::Gone { cursor: audience.cursor, oldest });
         }
         tokio::time::sleep(PAUSE).await;
         Ok(false)
@@ -64,22 +64,22 @@ impl Elsewhere {
         upto: EventNumber,
     ) -> Result<bool, CallError> {
         let question = Question::History(audience.question(upto));
-        let mut conversation = self.peers.converse(node, &question).await?;
+        let mut conversation = self.peers.converse(node, &question, SILENCE).await?;
         let mut told = false;
         loop {
-            let heard = tokio::time::timeout(SILENCE, conversation.next()).await;
-            match heard {
-                Ok(Ok(Heard::Piece(event))) => {
+            match conversation.next().await {
+                // It is still looking.
+                Ok(Heard::Piece(event)) if event.is_empty() => {}
+                Ok(Heard::Piece(event)) => {
                     let Ok(event) = serde_json::from_slice(&event) else { return Ok(false) };
                     told = true;
                     if !audience.tell(Found::Event(event)).await {
                         return Ok(false);
                     }
                 }
-                Ok(Ok(Heard::Answer(Answer::History { .. }))) => return Ok(true),
-                Ok(Err(error)) if !told => return Err(error),
-                // Another machine may be quicker.
-                Err(_) if !told => return Err(conversation.silent()),
+                Ok(Heard::Answer(Answer::History { .. })) => return Ok(true),
+                // Another machine may know, or be quicker.
+                Err(error) if !told => return Err(error),
                 Ok(_) | Err(_) => return Ok(false),
             }
         }

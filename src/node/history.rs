@@ -18,39 +18,29 @@
 //! commands earlier at most. What lies before the first entry that is kept, or has
 //! no checkpoint before it, is gone.
 
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use etcd_log::{Entry, EventNumber, Index, KeyPath, LogError, LogId, RaftIndex};
-use etcd_projections::{Event, Outcome, Position, State, What};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use etcd_projections::State;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 
+use super::audience::{self, Audience, Found, Replaying, Turn};
 use super::elsewhere::Elsewhere;
-use super::watch::{Cursor, WatchError, wanted};
+use super::watch::{Cursor, WatchError};
 use crate::blocking::{blocking, spawn_busy};
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::log_source::LogSource;
-use crate::peers::HistoryQuestion;
 use crate::published::Reader;
-use crate::replay::{Replay, ReplayError, Step};
+use crate::replay::{Replay, ReplayError};
 
 /// How many replays run at a time: each holds a state, and a core.
 const REPLAYS: usize = 2;
 
-/// How many events a replay is ahead of its reader.
-const AHEAD: usize = 256;
-
-/// How long a replay waits for its reader.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long a watch waits that comes at the wrong moment.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// For how long a replay may hold its place while others wait for one.
-const TURN: Duration = Duration::from_secs(10);
 
 /// The way to old events. Cloning gives another handle.
 #[derive(Clone, Debug)]
@@ -63,128 +53,6 @@ pub(super) struct History {
     places: Arc<Semaphore>,
     /// How many replays wait for a place.
     waiting: Arc<AtomicUsize>,
-}
-
-/// What a replay comes by.
-#[derive(Debug)]
-pub(super) enum Found {
-    Event(Arc<Event>),
-    /// All up to this event have been seen, and the ring holds the next one.
-    Reached(EventNumber),
-    /// The replay ended before that.
-    GivenUp,
-}
-
-/// A replay under way.
-#[derive(Debug)]
-pub(super) struct Replaying {
-    found: mpsc::Receiver<Result<Found, WatchError>>,
-    passed: Arc<AtomicU64>,
-}
-
-impl Replaying {
-    /// Returns the last event up to which all that was of interest has been taken
-    /// from here; none, while the replay is not where its watch begins.
-    pub(super) fn passed(&self) -> Option<EventNumber> {
-        let passed = self.passed.load(Ordering::Acquire);
-        // What was found up to there had been sent before. If nothing waits here
-        // by now, it has been taken.
-        (passed > 0 && self.found.is_empty()).then_some(EventNumber(passed))
-    }
-
-    pub(super) async fn next(&mut self) -> Result<Found, WatchError> {
-        self.found.recv().await.unwrap_or(Ok(Found::GivenUp))
-    }
-}
-
-/// Who reads from a replay, and what is of interest to them.
-pub(super) struct Audience {
-    sender: mpsc::Sender<Result<Found, WatchError>>,
-    cursor: Cursor,
-    prefix: KeyPath,
-    from: Index,
-    passed: Arc<AtomicU64>,
-    /// Where it ends, if not where the ring begins: with this event.
-    upto: Option<EventNumber>,
-}
-
-impl Audience {
-    /// Returns where it begins.
-    pub(super) fn cursor(&self) -> Cursor {
-        self.cursor
-    }
-
-    /// Returns which events are of interest.
-    pub(super) fn question(&self, upto: EventNumber) -> HistoryQuestion {
-        let number = match self.cursor {
-            Cursor::Index(_) => None,
-            Cursor::Number(number) => Some(number),
-        };
-        HistoryQuestion { prefix: self.prefix.clone(), number, index: self.from, upto }
-    }
-
-    /// Goes on behind an event.
-    fn behind(self, event: EventNumber) -> Self {
-        self.passed.store(event.0, Ordering::Release);
-        Self { cursor: self.cursor.past(Some(event)), ..self }
-    }
-
-    /// Returns whether a state has come to where the watch begins.
-    fn is_reached_by(&self, position: Position) -> bool {
-        match self.cursor {
-            Cursor::Index(index) => position.index >= index,
-            Cursor::Number(number) => position.event >= number,
-        }
-    }
-
-    /// Waits until all that was found has been taken. Returns whether to go on.
-    async fn take_all(&self) -> bool {
-        let taken = self.sender.reserve_many(AHEAD);
-        matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_)))
-    }
-
-    fn wants(&self, event: &Event) -> bool {
-        let reached = match self.cursor {
-            Cursor::Index(index) => event.index >= index,
-            Cursor::Number(number) => event.number >= number,
-        };
-        let is_beyond = self.upto.is_some_and(|upto| event.number > upto);
-        reached && !is_beyond && wanted(event, self.from, &self.prefix)
-    }
-
-    /// Tells what was found in a step, and how far the replay has come. Returns
-    /// whether to go on.
-    async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
-        for event in events(outcomes).filter(|event| self.wants(event)) {
-            if !self.tell(Found::Event(event)).await {
-                return false;
-            }
-        }
-        if self.is_reached_by(position) {
-            self.passed.store(position.event.0, Ordering::Release);
-        }
-        !self.sender.is_closed()
-    }
-
-    /// Tells what was found. Returns whether to go on.
-    pub(super) async fn tell(&self, found: Found) -> bool {
-        self.sender.send_timeout(Ok(found), PATIENCE).await.is_ok()
-    }
-}
-
-/// For how long a replay has had its place. The time counts from where its watch
-/// begins, so that each turn brings the watch forward.
-struct Turn {
-    begun: Option<Instant>,
-}
-
-impl Turn {
-    fn is_over(&mut self, counts: bool) -> bool {
-        if counts && self.begun.is_none() {
-            self.begun = Some(Instant::now());
-        }
-        self.begun.is_some_and(|begun| begun.elapsed() > TURN)
-    }
 }
 
 impl History {
@@ -230,95 +98,126 @@ impl History {
         from: Index,
         upto: Option<EventNumber>,
     ) -> Replaying {
-        let (sender, found) = mpsc::channel(AHEAD);
-        let passed = Arc::new(AtomicU64::new(0));
-        let audience = Audience { sender, cursor, prefix, from, passed: Arc::clone(&passed), upto };
+        let (audience, replaying) = audience::new(cursor, prefix, from, upto);
         let history = self.clone();
         tokio::spawn(async move {
             history.waiting.fetch_add(1, Ordering::Relaxed);
             let place = tokio::select! {
                 place = Arc::clone(&history.places).acquire_owned() => place.ok(),
-                () = audience.sender.closed() => None,
+                () = audience.is_gone() => None,
             };
             history.waiting.fetch_sub(1, Ordering::Relaxed);
             if let Some(place) = place {
                 spawn_busy(async move { history.run(audience, place).await });
             }
         });
-        Replaying { found, passed }
+        replaying
     }
 
     async fn run(&self, audience: Audience, place: OwnedSemaphorePermit) {
-        let sender = audience.sender.clone();
+        let failing = audience.clone();
         if let Err(error) = self.replay_until_ring(audience).await {
-            let _gone = sender.send_timeout(Err(error), PATIENCE).await;
+            failing.fail(error).await;
         }
         drop(place);
     }
 
-    async fn replay_until_ring(&self, mut audience: Audience) -> Result<(), WatchError> {
-        let applied = self.applied();
-        let mut start = self.start(audience.cursor, applied).await;
-        let mut range = entries_after(start.applied, applied);
-        if range.start < self.log.first() {
-            let Some(file) = self.first_file() else {
-                if self.log.missing().is_some() {
-                    // A checkpoint is just being installed.
-                    return self.pause().await;
-                }
-                let oldest = self.oldest();
-                return Err(WatchError::Gone { cursor: audience.cursor, oldest });
-            };
-            if audience.upto.is_some() {
-                // Whoever asks has to ask a machine that knows.
-                return Ok(());
-            }
-            if !self.elsewhere.tell(&audience, file.event).await? {
-                return Ok(());
-            }
-            audience = audience.behind(file.event);
-            let checkpoints = self.checkpoints.clone();
-            let read = blocking(move || checkpoints.read(&file.path)).await;
-            // It may have made room for newer ones by now: then another turn is needed.
-            let Ok(here) = read else { return Ok(()) };
-            start = here;
-            range = entries_after(start.applied, applied);
+    async fn replay_until_ring(&self, audience: Audience) -> Result<(), WatchError> {
+        match self.beginning(audience).await? {
+            Some((audience, start)) => self.catch_up(&audience, start).await,
+            None => self.pause().await,
         }
-        let audience = &audience;
-        let mut turn = Turn { begun: None };
-        let mut replay = Replay::new(start.state, self.log.read(range.clone()));
-        let mut next = range.start;
+    }
+
+    /// Returns what the replay begins with. What lies before that is told by another
+    /// machine. Nothing, if that is not to be had at the moment.
+    async fn beginning(
+        &self,
+        audience: Audience,
+    ) -> Result<Option<(Audience, Checkpoint)>, WatchError> {
+        let start = self.start(audience.cursor, self.applied()).await;
+        if next_entry(start.applied) >= self.log.first() {
+            return Ok(Some((audience, start)));
+        }
+        let Some(file) = self.first_file() else {
+            if self.log.missing().is_some() {
+                // A checkpoint is just being installed.
+                return Ok(None);
+            }
+            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest() });
+        };
+        // Another machine that asks has to ask one that knows.
+        if audience.upto.is_some() || !self.elsewhere.tell(&audience, file.event).await? {
+            return Ok(None);
+        }
+        let checkpoints = self.checkpoints.clone();
+        let read = blocking(move || checkpoints.read(&file.path)).await;
+        // It may have made room for newer ones by now: then another turn is needed.
+        Ok(read.ok().map(|start| (audience.behind(file.event), start)))
+    }
+
+    /// Replays until the ring holds what comes next.
+    async fn catch_up(&self, audience: &Audience, start: Checkpoint) -> Result<(), WatchError> {
+        let mut turn = Turn::default();
+        let mut next = next_entry(start.applied);
+        let mut state = start.state;
         loop {
-            while let Some(step) = self.next_step(&mut replay).await? {
-                let position = replay.state().position();
-                next = step.entry.id.index.next();
-                if !audience.show(step.outcomes, position).await {
-                    return Ok(());
-                }
-                if let Some(upto) = audience.upto.filter(|upto| position.event >= *upto) {
-                    let _told = audience.tell(Found::Reached(upto)).await;
-                    return Ok(());
-                }
-                if turn.is_over(audience.is_reached_by(position)) && self.others_wait() {
-                    return Ok(());
-                }
-            }
-            // The ring goes on while the reader takes what was found: only when
-            // nothing is left is it known whether the ring holds what comes next.
-            if !audience.take_all().await {
-                return Ok(());
-            }
-            let reached = replay.state().position().event;
-            if audience.upto.is_none() && self.is_in_ring(reached.next()) {
-                let _told = audience.tell(Found::Reached(reached)).await;
-                return Ok(());
-            }
-            range = next..self.applied().map_or(next, |id| id.index.next());
+            let range = next..next_entry(self.applied());
             if range.is_empty() {
                 // Another machine wants more than this one has, or a checkpoint has come.
                 return self.pause().await;
             }
-            replay = Replay::new(replay.into_state(), self.log.read(range.clone()));
+            let mut replay = Replay::new(state, self.log.read(range));
+            match self.show_all(&mut replay, &mut next, audience, &mut turn).await? {
+                // The ring goes on while the reader takes what was found: only when
+                // nothing is left is it known whether the ring holds what comes next.
+                Shown::All if audience.take_all().await => {}
+                Shown::All | Shown::Enough => return Ok(()),
+                Shown::Overtaken => return self.pause().await,
+            }
+            state = replay.into_state();
+            let reached = state.position().event;
+            if audience.upto.is_none() && self.is_in_ring(reached.next()) {
+                let _told = audience.tell(Found::Reached(reached)).await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shows what a replay comes by. `next` is the entry that follows then.
+    async fn show_all<S>(
+        &self,
+        replay: &mut Replay<S>,
+        next: &mut RaftIndex,
+        audience: &Audience,
+        turn: &mut Turn,
+    ) -> Result<Shown, WatchError>
+    where
+        S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin,
+    {
+        loop {
+            let step = match replay.next().await {
+                Ok(Some(step)) => step,
+                Ok(None) => return Ok(Shown::All),
+                Err(ReplayError::Log(LogError::NoLongerKept { .. }))
+                    if self.log.missing().is_some() =>
+                {
+                    return Ok(Shown::Overtaken);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let position = replay.state().position();
+            *next = step.entry.id.index.next();
+            if !audience.show(step.outcomes, position).await {
+                return Ok(Shown::Enough);
+            }
+            if let Some(upto) = audience.upto.filter(|upto| position.event >= *upto) {
+                let _told = audience.tell(Found::Reached(upto)).await;
+                return Ok(Shown::Enough);
+            }
+            if turn.is_over(audience.is_reached_by(position)) && self.others_wait() {
+                return Ok(Shown::Enough);
+            }
         }
     }
 
@@ -350,22 +249,6 @@ impl History {
         let first = self.log.first();
         let files = self.checkpoints.list().unwrap_or_default();
         files.into_iter().find(|file| checkpoint::leads_into(file, first))
-    }
-
-    /// Takes the next step of a replay; none, if a checkpoint from another machine has
-    /// taken the place of what was being read.
-    async fn next_step<S>(&self, replay: &mut Replay<S>) -> Result<Option<Step>, ReplayError>
-    where
-        S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin,
-    {
-        match replay.next().await {
-            Err(ReplayError::Log(LogError::NoLongerKept { .. }))
-                if self.log.missing().is_some() =>
-            {
-                Ok(None)
-            }
-            step => step,
-        }
     }
 
     /// Gives up for now: the watch comes again.
@@ -400,15 +283,17 @@ impl History {
     }
 }
 
-/// The entries after one that has been applied, up to another one.
-fn entries_after(start: Option<LogId>, upto: Option<LogId>) -> Range<RaftIndex> {
-    let next = start.map_or(RaftIndex(0), |id| id.index.next());
-    next..upto.map_or(next, |id| id.index.next())
+/// How a replay went.
+enum Shown {
+    /// All there was to be read has been shown.
+    All,
+    /// Nobody wants more from here, or it is somebody else's turn.
+    Enough,
+    /// A checkpoint from another machine has taken the place of what was being read.
+    Overtaken,
 }
 
-fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
-    outcomes.into_iter().filter_map(|outcome| match outcome.what {
-        What::Event(event) => Some(event),
-        What::Rejection(_) | What::Tick => None,
-    })
+/// The entry after the last one applied.
+fn next_entry(applied: Option<LogId>) -> RaftIndex {
+    applied.map_or(RaftIndex(0), |id| id.index.next())
 }

@@ -18,6 +18,8 @@ use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
 
 use super::{Freshness, Node, Unavailable, WriteError};
+use tokio::time::Instant;
+
 use crate::consensus::ConsensusError;
 use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
@@ -104,9 +106,15 @@ pub struct Listed {
 impl Node {
     /// Writes a machine into the log, unless it is there already.
     pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
-        let _one_at_a_time = self.inner.joining.lock().await;
+        let _one_at_a_time = self.inner.changing_members.lock().await;
         let published = self.read(Freshness::Linearizable, limit).await?;
-        match published.state.machines().get(&machine.name) {
+        let machines = published.state.machines().clone();
+        drop(published);
+        if machines.iter().next().is_none() {
+            // The founder comes first.
+            return Err(Unavailable::NoLeader.into());
+        }
+        match machines.get(&machine.name) {
             Some(known) if *known == machine => return Ok(()),
             // One that never had a vote may have been a try that was given up.
             Some(known) if known.node != machine.node && self.votes(known.node) => {
@@ -144,10 +152,8 @@ impl Node {
                     CallError::Refused { refusal: Refusal::Impossible(why), .. } => {
                         LeaveError::Refused(why)
                     }
-                    CallError::NotSent { .. } | CallError::Refused { .. } => {
-                        Unavailable::NoLeader.into()
-                    }
-                    CallError::Lost { .. } => LeaveError::Write(WriteError::Unknown),
+                    error if error.is_without_effect() => Unavailable::NoLeader.into(),
+                    _ => LeaveError::Write(WriteError::Unknown),
                 })
             }
             Some(_) | None => self.leave_as_leader(name, limit).await,
@@ -160,22 +166,17 @@ impl Node {
         name: &Arc<str>,
         limit: Duration,
     ) -> Result<(), LeaveError> {
-        let _one_at_a_time = self.inner.joining.lock().await;
-        let published = self.read(Freshness::Linearizable, limit).await?;
-        let machines = published.state.machines();
-        let machine = machines.get(name).ok_or_else(|| LeaveError::NotFound(Arc::clone(name)))?;
-        if machines.iter().count() == 1 {
-            return Err(LeaveError::Last);
-        }
-        if self.votes(machine.node) && !self.inner.consensus.can_do_without(machine.node) {
-            return Err(LeaveError::NoMajority(Arc::clone(name)));
-        }
+        let deadline = Instant::now() + limit;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let changing = tokio::time::timeout_at(deadline, self.inner.changing_members.lock()).await;
+        let _one_at_a_time = changing.map_err(|_| Unavailable::NoLeader)?;
+        self.read(Freshness::Linearizable, left()).await?;
+        let node = self.may_leave(name)?;
         let command = Command::Leave { name: Arc::clone(name) };
-        let outcome = self.inner.proposer.propose(command, limit).await?;
+        let outcome = self.inner.proposer.propose(command, left()).await?;
         if let What::Rejection(Rejection::KeyNotFound) = outcome.what {
             return Err(LeaveError::NotFound(Arc::clone(name)));
         }
-        let node = machine.node;
         let followed = async {
             while self.inner.consensus.membership().nodes.contains_key(&node) {
                 tokio::time::sleep(INTERVAL).await;
@@ -183,10 +184,28 @@ impl Node {
         };
         // It is in the log: the group follows, if later. A machine that has never got into
         // the group hears nothing of it otherwise.
-        if tokio::time::timeout(limit, followed).await.is_ok() {
+        if tokio::time::timeout(left(), followed).await.is_ok() {
             self.say_farewell(node);
         }
         Ok(())
+    }
+
+    /// Returns which machine is to leave, if it may.
+    fn may_leave(&self, name: &Arc<str>) -> Result<NodeId, LeaveError> {
+        let machines = self.inner.published.machines();
+        let machine = machines.get(name).ok_or_else(|| LeaveError::NotFound(Arc::clone(name)))?;
+        if machines.iter().count() == 1 {
+            return Err(LeaveError::Last);
+        }
+        let consensus = &self.inner.consensus;
+        if !consensus.leads() {
+            // Only a leader hears whether the others are there.
+            return Err(Unavailable::NoLeader.into());
+        }
+        if self.votes(machine.node) && !consensus.has_quorum_without(machine.node) {
+            return Err(LeaveError::NoMajority(Arc::clone(name)));
+        }
+        Ok(machine.node)
     }
 
     /// Lists the machines of the cluster, and how each stands.
@@ -265,21 +284,23 @@ impl Node {
 
     /// What has to be done next for the group to be what the log says.
     fn next_step(&self) -> Option<Step> {
-        let membership = self.inner.consensus.membership();
-        let now = self.now();
-        let machines = now.state.machines();
+        let consensus = &self.inner.consensus;
+        let membership = consensus.membership();
+        let machines = self.inner.published.machines();
         // As long as nobody has been introduced, nothing is wanted.
         machines.iter().next()?;
-        let near = self.inner.consensus.last_entry()?.index.0.saturating_sub(NEAR);
-        let matched = self.inner.consensus.matched();
-        let is_near = |node| matched.get(&node).is_some_and(|at| *at >= RaftIndex(near));
-        next_step(&membership, machines, is_near)
+        let near = consensus.last_entry()?.index.0.saturating_sub(NEAR);
+        let matched = consensus.matched();
+        let is_near = |node| {
+            matched.get(&node).is_some_and(|at| *at >= RaftIndex(near)) && consensus.hears(node)
+        };
+        next_step(&membership, &machines, is_near)
     }
 
     async fn carry_out(&self, step: &Step) -> Result<(), ConsensusError> {
         let consensus = &self.inner.consensus;
         match step {
-            Step::Settle => consensus.settle_membership().await,
+            Step::LeaveJointConfig => consensus.leave_joint_config().await,
             Step::Remove(node) => consensus.remove(*node).await,
             Step::Add(node, address) => consensus.add_learner(*node, address).await,
             Step::Move(node, address) => consensus.set_address(*node, address).await,
@@ -293,11 +314,12 @@ impl Node {
             self.inner.consensus.removed();
             return;
         }
-        let peers = self.inner.peers.clone();
+        let this = self.clone();
         tokio::spawn(async move {
             let (times, pause) = FAREWELLS;
             for _ in 0..times {
-                if peers.ask(node, &Question::Farewell, &[], STANDING_LIMIT).await.is_ok() {
+                let saying = this.inner.peers.ask(node, &Question::Farewell, &[], STANDING_LIMIT);
+                if this.is_member(node) || saying.await.is_ok() {
                     return;
                 }
                 tokio::time::sleep(pause).await;
@@ -310,7 +332,7 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     /// Finish a change that was cut short between two sets of voters.
-    Settle,
+    LeaveJointConfig,
     Remove(NodeId),
     Add(NodeId, Arc<str>),
     Move(NodeId, Arc<str>),
@@ -323,7 +345,7 @@ fn next_step(
     is_near: impl Fn(NodeId) -> bool,
 ) -> Option<Step> {
     if membership.voters.len() > 1 {
-        return Some(Step::Settle);
+        return Some(Step::LeaveJointConfig);
     }
     let is_wanted = |node| machines.iter().any(|machine| machine.node == node);
     if let Some(node) = membership.nodes.keys().find(|node| !is_wanted(**node)) {

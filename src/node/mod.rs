@@ -3,13 +3,14 @@
 //! What clients speak to (`api`) knows this handle and nothing behind it.
 
 mod answers;
+mod audience;
 mod backfill;
 mod barrier;
 mod elsewhere;
 mod history;
+mod log_clock;
 mod members;
 mod proposer;
-mod seldom;
 mod tell;
 mod watch;
 
@@ -30,11 +31,12 @@ use crate::one_line::OneLine;
 use crate::outcomes::Outcomes;
 use crate::peers::Peers;
 use crate::published::{Published, Reader};
+use crate::seldom::Seldom;
 use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
+use log_clock::LogClock;
 use proposer::{Means, Proposer};
-use seldom::Seldom;
 
 pub use backfill::{Fill, FillHistory};
 pub use members::{JoinError, LeaveError, Listed, address_of};
@@ -128,12 +130,13 @@ struct Inner {
     peers: Peers,
     published: Reader,
     clock: Clock,
+    log_clock: LogClock,
     disk: DiskRoom,
     proposer: Proposer,
     barrier: Barrier,
     history: History,
     /// Held by the one change of the members that is under way.
-    joining: Mutex<()>,
+    changing_members: Mutex<()>,
     skew_told: Seldom,
     closing: latest::Sender<bool>,
 }
@@ -143,12 +146,13 @@ impl Node {
     pub fn start(options: NodeOptions) -> Self {
         let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
             options;
+        let log_clock = LogClock::new(clock.clone());
         let proposer = Proposer::start(Means {
             consensus: consensus.clone(),
             peers: peers.clone(),
             published: published.clone(),
             outcomes: options.outcomes,
-            clock: clock.clone(),
+            clock: log_clock.clone(),
         });
         let barrier = Barrier::start(consensus.clone(), peers.clone(), published.clone());
         let elsewhere =
@@ -168,11 +172,12 @@ impl Node {
             peers,
             published,
             clock,
+            log_clock,
             disk,
             proposer,
             barrier,
             history,
-            joining: Mutex::default(),
+            changing_members: Mutex::default(),
             skew_told: Seldom::default(),
             closing,
         };
@@ -185,7 +190,8 @@ impl Node {
 
     /// Makes this machine known to the cluster, unless it is already: the first
     /// commands of a fresh cluster are its `sync` and the `join` of its founder, and a
-    /// machine that has moved says where it is. Tries until it has succeeded.
+    /// machine that has moved says where it is. One that others do not know any longer
+    /// was removed. Tries until it has succeeded.
     /// The few bytes that this takes may come from the disk's reserve: a machine
     /// that cannot be found could not even be read from.
     pub async fn introduce(&self) {
@@ -206,7 +212,14 @@ impl Node {
             self.inner.proposer.propose(sync, INTRODUCTION_LIMIT).await?;
         }
         let machine = &self.inner.machine;
-        if published.state.machines().get(&machine.name) != Some(machine) {
+        let machines = published.state.machines().clone();
+        drop(published);
+        let known = machines.iter().find(|known| known.node == machine.node);
+        let consensus = &self.inner.consensus;
+        let is_alone = consensus.membership().nodes.keys().all(|node| *node == machine.node);
+        if known.is_none() && machines.iter().next().is_some() && !is_alone {
+            consensus.removed();
+        } else if known != Some(machine) {
             let join = Command::Join(machine.clone());
             self.inner.proposer.propose(join, INTRODUCTION_LIMIT).await?;
         }
@@ -271,7 +284,7 @@ impl Node {
     /// Returns the time at which a state is looked at: by this machine's clock,
     /// but not before the state's own.
     pub fn time(&self, published: &Published) -> LogTime {
-        self.inner.clock.now().max(published.state.position().time)
+        self.inner.log_clock.now(published.state.position().time)
     }
 
     /// Returns the machine that leads, if one is known.

@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_log::{Batch, Check, Command, LogTime, NodeId};
+use etcd_log::{Batch, Check, Command, NodeId};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::log_clock::LogClock;
 use super::{Unavailable, WriteError, unavailable};
-use crate::clock::Clock;
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::outcomes::{Outcomes, Ticket};
 use crate::peers::{Answer, CallError, NotProposed, Peers, Placed, Question, Refusal};
@@ -62,10 +63,12 @@ const BATCH_LIMIT: Duration = Duration::from_mins(1);
 /// leader may have it by then, or never will.
 const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
 
-/// Returns whether another machine has sent more at once than any would.
+/// Returns whether another machine has sent more at once than any would: a full batch,
+/// and the request that goes over. Together with what waits here, and written as JSON
+/// at its worst, it still has to fit into an entry.
 pub(super) fn is_too_large(commands: &[Command]) -> bool {
     let size = commands.iter().map(Command::size).sum::<usize>();
-    commands.len() > 2 * BATCH_COMMANDS || size > 2 * BATCH_BYTES
+    commands.len() > BATCH_COMMANDS || size > BATCH_BYTES + BATCH_BYTES / 2
 }
 
 /// The sending end of the queue.
@@ -114,7 +117,7 @@ pub(super) struct Means {
     pub(super) peers: Peers,
     pub(super) published: Reader,
     pub(super) outcomes: Outcomes,
-    pub(super) clock: Clock,
+    pub(super) clock: LogClock,
 }
 
 impl Proposer {
@@ -270,7 +273,7 @@ impl Task {
     fn batch(&mut self, commands: Vec<Command>) -> Batch {
         let now = self.means.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
-        let time: LogTime = self.means.clock.now().max(position.time);
+        let time = self.means.clock.now(position.time);
         self.unchecked += commands.len();
         let mut batch = Batch::new(time, commands);
         if self.unchecked >= CHECK_COMMANDS {
@@ -432,7 +435,7 @@ fn why_not(error: &CallError) -> NotProposed {
     }
 }
 
-/// Waits until this machine has not been leading for a while.
+/// Waits until another machine leads, and for a while longer.
 async fn overruled(consensus: &Consensus) {
     loop {
         tokio::time::sleep(OVERRULED_LIMIT).await;
@@ -443,12 +446,22 @@ async fn overruled(consensus: &Consensus) {
     }
 }
 
-/// Waits until another machine leads than this one.
+/// Waits until another machine leads than this one, or it has not been heard for a
+/// while: what it is asked on the same connection may take long then, even once it is
+/// heard again.
 async fn lost(consensus: &Consensus, leader: NodeId) {
+    let mut unheard_since = None;
     loop {
         tokio::time::sleep(consensus.timing().heartbeat).await;
-        if consensus.leader().is_some_and(|now| now != leader) {
-            return;
+        match consensus.leader() {
+            Some(now) if now == leader => unheard_since = None,
+            Some(_) => return,
+            None => {
+                let since = *unheard_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= OVERRULED_LIMIT {
+                    return;
+                }
+            }
         }
     }
 }
@@ -463,7 +476,7 @@ async fn due(means: &Means) {
             let now = published.now();
             (now.state.position(), now.state.expiry().next().map(|(deadline, _)| deadline))
         };
-        let next = next.map(|deadline| clock.until(deadline));
+        let next = next.map(|deadline| clock.until(deadline, position.time));
         let changed = published.wait_for(|state| state.state.position() != position);
         match next {
             Some(Duration::ZERO) if consensus.leads() => return,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
 use super::Node;
-use super::history::Found;
+use super::audience::Found;
 use super::watch::{Cursor, WatchError};
 use crate::one_line::OneLine;
 use crate::peers::{Answer, Asked, HistoryQuestion, Refusal, encode_entries};
@@ -21,6 +21,9 @@ const PIECE_BYTES: usize = 1 << 20;
 /// How many bytes of entries are sent in a second, at most: the log's own traffic
 /// must not suffer, nor the disk.
 const BYTES_A_SECOND: u64 = 64 << 20;
+
+/// How often a machine shows that it is still looking for an event.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Tells the events that somebody watches for, up to one that he has himself.
@@ -38,7 +41,15 @@ impl Node {
         let cursor = number.map_or(Cursor::Index(index), Cursor::Number);
         let mut replaying = self.inner.history.replay_here(cursor, prefix, index, upto);
         loop {
-            let found = replaying.next().await;
+            let found = tokio::select! {
+                found = replaying.next() => found,
+                // What is wanted may be rare, and whoever waits wants to see that there is
+                // somebody.
+                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                    asked.tell(&[]).await.map_err(|_| Refusal::NotReady)?;
+                    continue;
+                }
+            };
             match found.map_err(|error| why_not(&error))? {
                 Found::Event(event) => {
                     let text = serde_json::to_vec(&*event).expect("an event is plain data");

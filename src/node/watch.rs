@@ -18,7 +18,8 @@ use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::Event;
 
 use super::Closing;
-use super::history::{Found, History, Replaying};
+use super::audience::{Found, Replaying};
+use super::history::History;
 use crate::published::Reader;
 use crate::replay::ReplayError;
 use crate::watch_hub::Listener;
@@ -166,6 +167,15 @@ impl Watch {
                     }
                 }
             }
+        }
+    }
+
+    /// Returns whether the next event is older than the ring.
+    pub fn is_behind(&self) -> bool {
+        let now = self.published.now();
+        match self.cursor {
+            Cursor::Number(number) => !now.state.ring().holds_from(number),
+            Cursor::Index(index) => !now.state.ring().reaches_back_to(index),
         }
     }
 

@@ -5,16 +5,16 @@
 //!  │ "etcd" │ version │ kind │ 0   │ length │ cluster │ from │ to │ hash │ body …
 //! ```
 //!
-//! All numbers are little-endian. The hash is XXH3 of the body: what a network
-//! or a faulty machine has changed must not become a part of the log. The length
-//! is bounded before a byte is allocated.
+//! All numbers are little-endian. The hash is XXH3 of the body, with that of the bytes
+//! before it as its seed: what a network or a faulty machine has changed must not
+//! become a part of the log. The length is bounded before a byte is allocated.
 
 use std::io;
 
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// What every frame begins with.
 pub(super) const MAGIC: [u8; 4] = *b"etcd";
@@ -24,6 +24,9 @@ const VERSION: u8 = 1;
 
 /// The length of a frame without its body.
 const HEADER: usize = 44;
+
+/// Where the hash stands: all before it is hashed.
+const HASH: usize = 36;
 
 /// The longest body, in bytes: an entry of the log, and a little more. Bounds
 /// what a receiver allocates.
@@ -109,14 +112,8 @@ pub(super) async fn write(
     body: &[u8],
 ) -> io::Result<()> {
     assert!(body.len() <= MOST_BYTES, "a message of {} bytes is over the limit", body.len());
-    let length = u32::try_from(body.len()).expect("bounded");
     let mut bytes = Vec::with_capacity(HEADER + body.len().min(COPIED_BYTES));
-    bytes.extend(MAGIC);
-    bytes.extend([VERSION, kind as u8, 0, 0]);
-    bytes.extend(length.to_le_bytes());
-    for number in [envelope.cluster.0, envelope.from.0, envelope.to.0, xxh3_64(body)] {
-        bytes.extend(number.to_le_bytes());
-    }
+    write_header(&mut bytes, kind, envelope, body);
     if body.len() <= COPIED_BYTES {
         bytes.extend(body);
         stream.write_all(&bytes).await?;
@@ -138,6 +135,37 @@ pub(super) async fn read(
         return Ok(None);
     }
     stream.read_exact(&mut header[1..]).await?;
+    let (kind, envelope, length) = read_header(&header)?;
+    let most = most(&envelope);
+    if length > most {
+        return Err(FrameError::Length { found: length, most });
+    }
+    let mut body = Vec::new();
+    // Grows with what comes, not with what is announced.
+    stream.take(length as u64).read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    let (found, expected) = (hash(&header, &body), number(&header, HASH));
+    if found != expected {
+        return Err(FrameError::Hash { found, expected });
+    }
+    Ok(Some(Frame { kind, envelope, body: body.into() }))
+}
+
+fn write_header(bytes: &mut Vec<u8>, kind: Kind, envelope: Envelope, body: &[u8]) {
+    let length = u32::try_from(body.len()).expect("bounded");
+    bytes.extend(MAGIC);
+    bytes.extend([VERSION, kind as u8, 0, 0]);
+    bytes.extend(length.to_le_bytes());
+    for number in [envelope.cluster.0, envelope.from.0, envelope.to.0] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.extend(hash(bytes, body).to_le_bytes());
+}
+
+/// Reads what stands before the hash, and the length of the body.
+fn read_header(header: &[u8; HEADER]) -> Result<(Kind, Envelope, usize), FrameError> {
     let magic: [u8; 4] = header[..4].try_into().expect("four bytes");
     if magic != MAGIC {
         return Err(FrameError::Magic(magic));
@@ -153,29 +181,21 @@ pub(super) async fn read(
         5 => Kind::Refusal,
         kind => return Err(FrameError::Kind(kind)),
     };
-    let number =
-        |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
     let envelope = Envelope {
-        cluster: ClusterId(number(12)),
-        from: NodeId(number(20)),
-        to: NodeId(number(28)),
+        cluster: ClusterId(number(header, 12)),
+        from: NodeId(number(header, 20)),
+        to: NodeId(number(header, 28)),
     };
-    let length = u32::from_le_bytes(header[8..12].try_into().expect("four bytes")) as usize;
-    let most = most(&envelope);
-    if length > most {
-        return Err(FrameError::Length { found: length, most });
-    }
-    let mut body = Vec::new();
-    // Grows with what comes, not with what is announced.
-    stream.take(length as u64).read_to_end(&mut body).await?;
-    if body.len() < length {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-    }
-    let (found, expected) = (xxh3_64(&body), number(36));
-    if found != expected {
-        return Err(FrameError::Hash { found, expected });
-    }
-    Ok(Some(Frame { kind, envelope, body: body.into() }))
+    let length = u32::from_le_bytes(header[8..12].try_into().expect("four bytes"));
+    Ok((kind, envelope, length as usize))
+}
+
+fn number(header: &[u8; HEADER], at: usize) -> u64 {
+    u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn hash(header: &[u8], body: &[u8]) -> u64 {
+    xxh3_64_with_seed(body, xxh3_64(&header[..HASH]))
 }
 
 #[cfg(test)]
@@ -211,11 +231,10 @@ mod tests {
     #[test]
     fn frame_that_was_changed_is_refused() {
         let bytes = written(b"hello");
-        // All but the envelope, whom its receiver judges.
-        for byte in (0..6).chain(8..12).chain(36..bytes.len()) {
+        for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
-            changed[byte] ^= 0x40;
-            assert!(now(read(&mut &changed[..], of_any_length)).is_err(), "byte {byte}");
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(now(read(&mut &changed[..], of_any_length)).is_err(), "bit {bit}");
         }
     }
 

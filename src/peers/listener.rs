@@ -92,11 +92,15 @@ pub async fn serve(
             }
             Err(refusal) => Err(refusal),
         };
-        let (kind, body) = match answer {
-            Ok(answer) => (Kind::Answer, message::encode(&answer, &[])),
-            Err(refusal) => (Kind::Refusal, message::encode(&refusal, &[])),
+        let (kind, body) = match &answer {
+            Ok(answer) => (Kind::Answer, message::encode(answer, &[])),
+            Err(refusal) => (Kind::Refusal, message::encode(refusal, &[])),
         };
         frame::write(&mut stream, kind, envelope, &body).await?;
+        if answer.is_err() {
+            // Pieces of the question may still be on their way, which are no questions.
+            return Ok(());
+        }
     }
 }
 

@@ -45,7 +45,8 @@ pub enum Question {
         /// Where it is reached by now.
         address: Arc<str>,
     },
-    /// Take this checkpoint, which comes in pieces.
+    /// Take this checkpoint, which comes in pieces: the first piece of the answer says
+    /// that it is wanted.
     Checkpoint {
         /// Who leads, and in which term.
         vote: Vote,
@@ -55,6 +56,8 @@ pub enum Question {
         index: Index,
         /// The last event.
         event: EventNumber,
+        /// How long it is.
+        bytes: u64,
     },
     /// Propose these commands, as the leader.
     Propose {
@@ -145,7 +148,8 @@ pub enum Answer {
     },
     /// How the sender stands.
     Standing(Standing),
-    /// An event, as JSON, or nothing more.
+    /// All that was asked for is told, in pieces: each an event, as JSON. An empty
+    /// piece says that the sender is still looking.
     History {
         /// All events up to here have been told.
         reached: EventNumber,
@@ -196,21 +200,25 @@ pub struct Standing {
     pub leads: bool,
     /// The last command that it has applied.
     pub applied: Index,
-    /// The entry that brought it.
+    /// The last entry that it has applied.
     pub entry: RaftIndex,
 }
 
 /// Why commands were not proposed, or may have been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum NotProposed {
     /// They were not, and will not be: the machine does not lead.
+    #[error("it does not lead")]
     NotLeader,
     /// They were not, and will not be: the leader has lost its majority.
+    #[error("it has lost its majority")]
     NoMajority,
     /// They were not, and will not be: the leader's disk is nearly full.
+    #[error("its disk is nearly full")]
     DiskFull,
     /// They may become part of the log.
+    #[error("whether it proposed it is not known")]
     Unknown,
 }
 
@@ -231,7 +239,7 @@ pub enum Refusal {
     #[error("it is not ready")]
     NotReady,
     /// The commands were not proposed, or may have been.
-    #[error("it did not propose it")]
+    #[error("{0}")]
     NotProposed(NotProposed),
     /// It does not lead: ask this one, if one is known.
     #[error("it does not lead")]

@@ -4,7 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 
@@ -21,6 +23,9 @@ pub trait Connect: fmt::Debug + Send + Sync {
     /// Connects to an address: `host:port`.
     fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a>;
 }
+
+/// For how long what was sent may go without a sign that it has come.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// How much is read at once: most messages whole.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -40,6 +45,8 @@ impl Connect for Tcp {
             let stream = TcpStream::connect(address).await?;
             // A frame is written whole: waiting for more only delays it.
             stream.set_nodelay(true)?;
+            // What a silent network swallows is given up, not sent again for minutes.
+            SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_LIMIT))?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
     }

@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 
 use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES};
-use super::message::{self, Answer, Question, Refusal};
+use super::message::{self, Answer, NotProposed, Question, Refusal};
 use super::network::{self, Connect, Stream};
 
 /// How many connections to a machine are kept while nobody uses them.
@@ -73,7 +73,23 @@ pub enum CallError {
 impl CallError {
     /// Returns whether it is certain that nothing was done.
     pub fn is_without_effect(&self) -> bool {
-        matches!(self, Self::NotSent { .. } | Self::Refused { .. })
+        match self {
+            Self::NotSent { .. } => true,
+            Self::Refused { refusal, .. } => {
+                !matches!(refusal, Refusal::NotProposed(NotProposed::Unknown))
+            }
+            Self::Lost { .. } => false,
+        }
+    }
+
+    /// Returns whether it was sent, and there was no answer in time.
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Lost { source: FrameError::Io(source), .. } => {
+                source.kind() == io::ErrorKind::TimedOut
+            }
+            Self::NotSent { .. } | Self::Lost { .. } | Self::Refused { .. } => false,
+        }
     }
 }
 
@@ -144,7 +160,8 @@ impl Peers {
         conversation.send(Kind::Question, body).await?;
         *sent = true;
         let answer = conversation.answer().await;
-        if matches!(answer, Ok(_) | Err(CallError::Refused { .. })) {
+        // After a refusal the other machine closes it.
+        if answer.is_ok() {
             self.put_back(node, to, conversation.stream);
         }
         answer
@@ -177,7 +194,8 @@ impl Peers {
         })
     }
 
-    /// Begins a conversation in pieces, on a connection of its own.
+    /// Begins a conversation in pieces, on a connection of its own. A piece may take so
+    /// long on its way, and the other machine may be silent for so long.
     ///
     /// # Errors
     ///
@@ -186,10 +204,12 @@ impl Peers {
         &self,
         node: NodeId,
         question: &Question,
+        limit: Duration,
     ) -> Result<Conversation, CallError> {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
         let stream = self.connect(&to).await?;
         let mut conversation = self.conversation(node, &to, stream);
+        conversation.limit = limit;
         conversation.send(Kind::Question, &message::encode(question, &[])).await?;
         Ok(conversation)
     }
@@ -197,7 +217,7 @@ impl Peers {
     fn conversation(&self, node: NodeId, to: &Arc<str>, stream: Box<dyn Stream>) -> Conversation {
         let Inner { me, cluster, .. } = *self.inner;
         let envelope = Envelope { cluster, from: me, to: node };
-        Conversation { stream, envelope, to: Arc::clone(to) }
+        Conversation { stream, envelope, to: Arc::clone(to), limit: Duration::MAX }
     }
 
     async fn connect(&self, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
@@ -249,6 +269,8 @@ pub struct Conversation {
     stream: Box<dyn Stream>,
     envelope: Envelope,
     to: Arc<str>,
+    /// How long each step may take.
+    limit: Duration,
 }
 
 impl Conversation {
@@ -303,23 +325,26 @@ impl Conversation {
         }
     }
 
-    /// Describes that the other machine has said nothing for too long.
-    pub fn silent(&self) -> CallError {
-        let source = io::Error::from(io::ErrorKind::TimedOut).into();
-        CallError::Lost { to: Arc::clone(&self.to), source }
+    /// Describes that an answer is none to the question.
+    pub fn unexpected(&self, answer: &Answer) -> CallError {
+        self.nonsense(&format!("that is no answer to it: {answer:?}"))
     }
 
     async fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), CallError> {
-        let written = frame::write(&mut self.stream, kind, self.envelope, body).await;
+        let writing = frame::write(&mut self.stream, kind, self.envelope, body);
+        let written = tokio::time::timeout(self.limit, writing).await;
+        let written = written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         written.map_err(|source| CallError::NotSent { to: Arc::clone(&self.to), source })
     }
 
     async fn receive(&mut self) -> Result<Frame, CallError> {
-        let lost = |source| CallError::Lost { to: Arc::clone(&self.to), source };
-        match frame::read(&mut self.stream, |_| MOST_BYTES).await {
-            Ok(Some(frame)) => Ok(frame),
-            Ok(None) => Err(lost(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
-            Err(error) => Err(lost(error)),
+        let lost = |source: FrameError| CallError::Lost { to: Arc::clone(&self.to), source };
+        let reading = frame::read(&mut self.stream, |_| MOST_BYTES);
+        match tokio::time::timeout(self.limit, reading).await {
+            Ok(Ok(Some(frame))) => Ok(frame),
+            Ok(Ok(None)) => Err(lost(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            Ok(Err(error)) => Err(lost(error)),
+            Err(_) => Err(lost(io::Error::from(io::ErrorKind::TimedOut).into())),
         }
     }
 

@@ -10,13 +10,13 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Notes when something was said last.
 #[derive(Debug, Default)]
-pub(super) struct Seldom {
+pub(crate) struct Seldom {
     last: Mutex<Option<Instant>>,
 }
 
 impl Seldom {
     /// Returns whether it is time to say it again, and notes that it is said.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| last.elapsed() >= INTERVAL);
         if is_due {

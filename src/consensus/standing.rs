@@ -1,0 +1,122 @@
+//! How this machine stands to the others: who leads, and who the members are.
+
+use std::collections::BTreeMap;
+
+use etcd_log::{LogId, Membership, NodeId, RaftIndex, Term};
+use openraft::ServerState;
+
+use super::engine::Consensus;
+use super::timing::Timing;
+use super::types::to_membership;
+
+/// How this machine stands to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads, and a majority has said so lately.
+    Leader,
+    /// It led when it heard of the others last, which is too long ago.
+    Cut,
+    /// It hears this leader.
+    Follower(NodeId),
+    /// It hears no leader.
+    Lost,
+}
+
+impl Consensus {
+    /// Returns how this machine stands to the others.
+    pub fn role(&self) -> Role {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        if metrics.state == ServerState::Leader {
+            let membership = metrics.membership_config.membership();
+            let within = self.timing.election.1;
+            let heard = self.contact.has_majority(self.me, membership, within);
+            return if heard { Role::Leader } else { Role::Cut };
+        }
+        match self.contact.leader(self.timing.election.1) {
+            Some(leader) => Role::Follower(leader),
+            None => Role::Lost,
+        }
+    }
+
+    /// Returns whether the others are a majority of themselves, as far as this leader
+    /// has heard lately.
+    pub fn has_quorum_without(&self, node: NodeId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        self.contact.has_majority_without(self.me, membership, self.timing.election.1, Some(node))
+    }
+
+    /// Returns whether a machine has answered this leader lately.
+    pub fn hears(&self, node: NodeId) -> bool {
+        self.contact.has_answered(node, self.timing.election.1)
+    }
+
+    /// Returns the machine that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.role() {
+            Role::Leader => Some(self.me),
+            Role::Follower(leader) => Some(leader),
+            Role::Cut | Role::Lost => None,
+        }
+    }
+
+    /// Returns whether this machine leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.role() == Role::Leader
+    }
+
+    /// Returns the term in which this machine leads, or thinks that it does.
+    pub fn leads_in(&self) -> Option<Term> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        (metrics.state == ServerState::Leader).then_some(Term(metrics.vote.leader_id.term))
+    }
+
+    /// Returns the times of Raft.
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
+    /// Returns the term that this machine has seen last.
+    pub fn term(&self) -> Term {
+        Term(self.raft.server_metrics().borrow().vote.leader_id.term)
+    }
+
+    /// Returns the members of the group, as this machine has them in its log.
+    pub fn membership(&self) -> Membership {
+        to_membership(self.raft.server_metrics().borrow().membership_config.membership())
+    }
+
+    /// Returns up to which entry each other member's log agrees with this one's; only
+    /// the leader knows.
+    pub fn matched(&self) -> BTreeMap<NodeId, RaftIndex> {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow();
+        let matched = metrics.replication.iter().flatten();
+        let matched =
+            matched.filter_map(|(node, id)| Some((NodeId(*node), RaftIndex((*id)?.index))));
+        matched.collect()
+    }
+
+    /// Returns the last entry of this machine's log.
+    pub fn last_entry(&self) -> Option<LogId> {
+        (self.log_state)().last
+    }
+
+    /// Notes that this machine was told that it is no longer a member.
+    pub fn removed(&self) {
+        self.contact.removed();
+    }
+
+    /// Waits until this machine is told that it is no longer a member.
+    pub async fn until_removed(&self) {
+        self.contact.until_removed().await;
+    }
+
+    /// Returns which machine this is.
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+}

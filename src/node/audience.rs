@@ -1,0 +1,192 @@
+//! The audience of a replay: who reads what it comes by, and how far ahead it may be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_log::{EventNumber, Index, KeyPath};
+use etcd_projections::{Event, Outcome, Position, What};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::watch::{Cursor, WatchError, wanted};
+use crate::peers::HistoryQuestion;
+
+/// How many events a replay is ahead of its reader.
+const AHEAD: usize = 256;
+
+/// How many KiB of events a replay is ahead of its reader, about.
+const AHEAD_KIB: usize = 16 << 10;
+
+/// How long a replay waits for its reader.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// For how long a replay may hold its place while others wait for one.
+const TURN: Duration = Duration::from_secs(10);
+
+/// What a replay comes by.
+#[derive(Debug)]
+pub(super) enum Found {
+    Event(Arc<Event>),
+    /// All up to this event have been seen, and the ring holds the next one.
+    Reached(EventNumber),
+    /// The replay ended before that.
+    GivenUp,
+}
+
+/// A replay under way.
+#[derive(Debug)]
+pub(super) struct Replaying {
+    found: mpsc::Receiver<Told>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Replaying {
+    /// Returns the last event up to which all that was of interest has been taken
+    /// from here; none, while the replay is not where its watch begins.
+    pub(super) fn passed(&self) -> Option<EventNumber> {
+        let passed = self.passed.load(Ordering::Acquire);
+        // What was found up to there had been sent before. If nothing waits here
+        // by now, it has been taken.
+        (passed > 0 && self.found.is_empty()).then_some(EventNumber(passed))
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Found, WatchError> {
+        self.found.recv().await.map_or(Ok(Found::GivenUp), |told| told.found)
+    }
+}
+
+/// What is on its way to the reader, and the room that it takes.
+#[derive(Debug)]
+struct Told {
+    found: Result<Found, WatchError>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Who reads from a replay, and what is of interest to them.
+#[derive(Clone)]
+pub(super) struct Audience {
+    sender: mpsc::Sender<Told>,
+    /// How many KiB of events more may wait for the reader.
+    room: Arc<Semaphore>,
+    pub(super) cursor: Cursor,
+    prefix: KeyPath,
+    from: Index,
+    passed: Arc<AtomicU64>,
+    /// Where it ends, if not where the ring begins: with this event.
+    pub(super) upto: Option<EventNumber>,
+}
+
+/// Makes both ends of a replay.
+pub(super) fn new(
+    cursor: Cursor,
+    prefix: KeyPath,
+    from: Index,
+    upto: Option<EventNumber>,
+) -> (Audience, Replaying) {
+    let (sender, found) = mpsc::channel(AHEAD);
+    let passed = Arc::new(AtomicU64::new(0));
+    let room = Arc::new(Semaphore::new(AHEAD_KIB));
+    let replaying = Replaying { found, passed: Arc::clone(&passed) };
+    (Audience { sender, room, cursor, prefix, from, passed, upto }, replaying)
+}
+
+impl Audience {
+    /// Returns which events are of interest.
+    pub(super) fn question(&self, upto: EventNumber) -> HistoryQuestion {
+        let number = match self.cursor {
+            Cursor::Index(_) => None,
+            Cursor::Number(number) => Some(number),
+        };
+        HistoryQuestion { prefix: self.prefix.clone(), number, index: self.from, upto }
+    }
+
+    /// Goes on behind an event.
+    pub(super) fn behind(self, event: EventNumber) -> Self {
+        self.passed.store(event.0, Ordering::Release);
+        Self { cursor: self.cursor.past(Some(event)), ..self }
+    }
+
+    /// Returns whether a state has come to where the watch begins.
+    pub(super) fn is_reached_by(&self, position: Position) -> bool {
+        match self.cursor {
+            Cursor::Index(index) => position.index >= index,
+            Cursor::Number(number) => position.event >= number,
+        }
+    }
+
+    /// Waits until all that was found has been taken. Returns whether to go on.
+    pub(super) async fn take_all(&self) -> bool {
+        let taken = self.sender.reserve_many(AHEAD);
+        matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_)))
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        let reached = match self.cursor {
+            Cursor::Index(index) => event.index >= index,
+            Cursor::Number(number) => event.number >= number,
+        };
+        let is_beyond = self.upto.is_some_and(|upto| event.number > upto);
+        reached && !is_beyond && wanted(event, self.from, &self.prefix)
+    }
+
+    /// Tells what was found in a step, and how far the replay has come. Returns
+    /// whether to go on.
+    pub(super) async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
+        for event in events(outcomes).filter(|event| self.wants(event)) {
+            if !self.tell(Found::Event(event)).await {
+                return false;
+            }
+        }
+        if self.is_reached_by(position) {
+            self.passed.store(position.event.0, Ordering::Release);
+        }
+        !self.sender.is_closed()
+    }
+
+    /// Tells what was found. Returns whether to go on.
+    pub(super) async fn tell(&self, found: Found) -> bool {
+        let kib = match &found {
+            Found::Event(event) => event.size() / 1024,
+            Found::Reached(_) | Found::GivenUp => 0,
+        };
+        let kib = u32::try_from(kib.min(AHEAD_KIB)).expect("bounded");
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else { return false };
+        let told = Told { found: Ok(found), _room: Some(room) };
+        self.sender.send_timeout(told, PATIENCE).await.is_ok()
+    }
+
+    /// Tells why there will be no more.
+    pub(super) async fn fail(&self, error: WatchError) {
+        let told = Told { found: Err(error), _room: None };
+        let _gone = self.sender.send_timeout(told, PATIENCE).await;
+    }
+
+    /// Waits until nobody wants to know any longer.
+    pub(super) async fn is_gone(&self) {
+        self.sender.closed().await;
+    }
+}
+
+/// For how long a replay has had its place. The time counts from where its watch
+/// begins, so that each turn brings the watch forward.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    begun: Option<Instant>,
+}
+
+impl Turn {
+    pub(super) fn is_over(&mut self, counts: bool) -> bool {
+        if counts && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+        self.begun.is_some_and(|begun| begun.elapsed() > TURN)
+    }
+}
+
+fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
+    outcomes.into_iter().filter_map(|outcome| match outcome.what {
+        What::Event(event) => Some(event),
+        What::Rejection(_) | What::Tick => None,
+    })
+}
