@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::clock::Clock;
-use crate::consensus::state_machine::{Checkpoints, StateMachine};
+use crate::consensus::snapshot::Checkpoints;
+use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Timing, Unsynced};
 use crate::disk::DiskRoom;
 use crate::log_source::LogSource;

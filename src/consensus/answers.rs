@@ -10,7 +10,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::engine::Consensus;
 use super::received::ReceiveError;
-use super::state_machine::{Image, meta_of};
+use super::snapshot::{Image, meta_of};
 use super::types::{from_entry, from_log_id, from_vote, to_log_id, to_vote};
 use crate::one_line::OneLine;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};

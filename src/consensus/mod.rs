@@ -28,6 +28,7 @@ pub mod log_store;
 mod membership;
 mod network;
 mod received;
+pub mod snapshot;
 mod standing;
 pub mod state_machine;
 mod timing;

@@ -26,7 +26,7 @@ use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_v
 use super::unsynced::Unsynced;
 use crate::blocking::blocking;
 use crate::clock::Clock;
-use crate::consensus::state_machine::Image;
+use crate::consensus::snapshot::Image;
 use crate::one_line::OneLine;
 use crate::peers::{
     Answer, Appended, CallError, Conversation, Heard, Peers, Question, encode_entries,

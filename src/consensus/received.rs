@@ -20,7 +20,7 @@ use etcd_log::{Index, IoError, LogId, sync_dir};
 
 use super::answers::Offer;
 use super::network::PIECE_LIMIT;
-use super::state_machine::Image;
+use super::snapshot::Image;
 use crate::blocking::blocking;
 use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::disk::DiskRoom;

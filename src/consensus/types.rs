@@ -6,7 +6,7 @@ use etcd_log::{Batch, Entry, LogId, Membership, NodeId, Payload, RaftIndex, Term
 use etcd_projections::Outcome;
 use openraft::{BasicNode, EntryPayload, LeaderId, StoredMembership};
 
-use super::state_machine::Image;
+use super::snapshot::Image;
 
 openraft::declare_raft_types!(
     /// openraft's types, filled in with ours.

@@ -8,18 +8,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{FillError, Filler, Index, NodeId, RaftIndex};
+use tokio::time::Instant;
 
 use super::Node;
 use super::tell::Oldest;
 use crate::blocking::blocking;
 use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
+use crate::seldom::Seldom;
 
 /// How often to look whether something is missing.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long another machine may be silent in the middle of it.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long to wait for a machine that does not answer, and may have more of history
+/// than the others. Meanwhile nothing is sealed, and the segments grow.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long before somebody is told.
+const WORD: Duration = Duration::from_secs(10);
 
 /// Makes what fills in missing history; nothing, if none is missing.
 #[derive(Clone)]
@@ -76,18 +85,47 @@ enum BackfillError {
     Unreadable(String),
 }
 
+/// Since when machines are waited for that may have more of history than others.
+#[derive(Debug, Default)]
+struct Waiting {
+    since: Option<Instant>,
+    told: Seldom,
+}
+
+impl Waiting {
+    /// Returns whether to wait for these machines, and says so now and then.
+    fn goes_on(&mut self, silent: &[Arc<str>]) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !silent.is_empty() && since.elapsed() > WORD && self.told.is_due() {
+            let names = silent.join(", ");
+            tracing::warn!("old history waits for machines that do not answer: {names}");
+        }
+        !silent.is_empty() && since.elapsed() < PATIENCE
+    }
+}
+
+/// Notes that what is missing will not come.
+async fn give_up(mut filler: Box<dyn FillHistory>, why: &str) -> Result<(), BackfillError> {
+    tracing::warn!("the history from before the checkpoint is given up: {why}");
+    Ok(blocking(move || filler.give_up()).await?)
+}
+
 impl Node {
     /// Fetches history whenever some is missing.
     pub(super) async fn backfill(self, fill: Fill) {
         let mut closing = self.closing();
+        let mut waiting = Waiting::default();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closing.begun() => return,
             }
             let make = Arc::clone(&fill.0);
-            let Some(filler) = blocking(move || make()).await else { continue };
-            match self.fill(filler).await {
+            let Some(filler) = blocking(move || make()).await else {
+                waiting = Waiting::default();
+                continue;
+            };
+            match self.fill(filler, &mut waiting).await {
                 Ok(()) => {}
                 Err(error) => tracing::debug!("history did not come: {}", OneLine(&error)),
             }
@@ -95,26 +133,33 @@ impl Node {
     }
 
     /// Fills in what is missing, from the machine that reaches back furthest.
-    async fn fill(&self, mut filler: Box<dyn FillHistory>) -> Result<(), BackfillError> {
+    async fn fill(
+        &self,
+        filler: Box<dyn FillHistory>,
+        waiting: &mut Waiting,
+    ) -> Result<(), BackfillError> {
+        if self.inner.disk.is_short() {
+            return give_up(filler, "there is no room for it").await;
+        }
         let (from, upto) = filler.wanted();
-        let (known, all_answered) = self.who_knows(upto).await;
+        let (known, silent) = self.who_knows(upto).await;
         let furthest = known.into_iter().min_by_key(|(_, oldest)| oldest.entry);
-        // What nobody has is given up only when everybody has said so.
+        // What nobody else has, a machine that does not answer may have.
         match furthest.filter(|(_, oldest)| oldest.entry <= upto) {
-            Some((_, oldest)) if oldest.entry > from && !all_answered => Ok(()),
+            Some((_, oldest)) if oldest.entry > from && waiting.goes_on(&silent) => Ok(()),
             Some((node, oldest)) => self.fetch(node, oldest, filler).await,
-            None if !all_answered => Ok(()),
-            None => {
-                tracing::warn!("the history from before the checkpoint is kept nowhere");
-                Ok(blocking(move || filler.give_up()).await?)
+            None if !silent.is_empty() => {
+                waiting.goes_on(&silent);
+                Ok(())
             }
+            None => give_up(filler, "it is kept nowhere").await,
         }
     }
 
     /// Asks all other machines how far back their history goes. Returns those that
-    /// have any, and whether all have answered.
-    async fn who_knows(&self, upto: RaftIndex) -> (Vec<(NodeId, Oldest)>, bool) {
-        let (mut known, mut all_answered) = (Vec::new(), true);
+    /// have any, and the names of those that do not answer.
+    async fn who_knows(&self, upto: RaftIndex) -> (Vec<(NodeId, Oldest)>, Vec<Arc<str>>) {
+        let (mut known, mut silent) = (Vec::new(), Vec::new());
         let machines = self.inner.published.machines();
         let me = self.inner.consensus.me();
         for machine in machines.iter().filter(|machine| machine.node != me) {
@@ -125,10 +170,10 @@ impl Node {
                 Err(BackfillError::Call(CallError::Refused {
                     refusal: Refusal::Lacking, ..
                 })) => {}
-                Err(_) => all_answered = false,
+                Err(_) => silent.push(Arc::clone(&machine.name)),
             }
         }
-        (known, all_answered)
+        (known, silent)
     }
 
     async fn ask_entries(
@@ -160,8 +205,7 @@ impl Node {
         let mut is_whole = false;
         loop {
             if self.inner.disk.is_short() {
-                tracing::warn!("there is no room for the history from before the checkpoint");
-                return Ok(blocking(move || filler.give_up()).await?);
+                return give_up(filler, "there is no room for it").await;
             }
             match conversation.next().await? {
                 Heard::Piece(piece) => {

@@ -15,21 +15,24 @@
 //! request's time limit or the proposer, is settled by one atomic flag. A command
 //! is tried again only where it is certain that it was not proposed.
 
+mod due;
+mod forward;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_log::{Batch, Check, Command, NodeId};
+use etcd_log::{Batch, Check, Command};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::log_clock::LogClock;
 use super::{Unavailable, WriteError, unavailable};
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
-use crate::outcomes::{Outcomes, Ticket};
-use crate::peers::{Answer, CallError, NotProposed, Peers, Placed, Question, Refusal};
+use crate::outcomes::Outcomes;
+use crate::peers::{NotProposed, Peers, Placed};
 use crate::published::Reader;
+use due::due;
 
 /// How many requests may wait. Beyond it, requests wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -48,9 +51,6 @@ const CHECK_COMMANDS: usize = 1000;
 
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
-
-/// How long to rely on a timer for the next deadline.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// For how many rounds of the scheduler the answers of a batch wait, so that the next
 /// batch is on its way before hundreds of connections are served: 10 % more writes.
@@ -213,7 +213,7 @@ impl Task {
             }
             match self.means.consensus.role() {
                 Role::Leader => self.lead(is_due).await,
-                Role::Follower(leader) => self.carry(leader).await,
+                Role::Follower(leader) => self.forward(leader).await,
                 Role::Lost => self.refuse(Unavailable::NoLeader),
                 Role::Cut => self.refuse(Unavailable::NoMajority),
             }
@@ -313,41 +313,6 @@ impl Task {
         }
     }
 
-    /// Carries what waits to the leader.
-    async fn carry(&mut self, leader: NodeId) {
-        // Another machine took this one for the leader.
-        let (groups, own) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|request| matches!(request, Request::Group { .. }));
-        self.waiting = groups;
-        self.refuse(Unavailable::NoLeader);
-        self.waiting = own;
-        let (commands, waiting) = self.pack();
-        if waiting.is_empty() {
-            return;
-        }
-        let ticket = self.means.outcomes.keep();
-        let count = commands.len();
-        let question = Question::Propose { commands };
-        let asked = self.means.peers.ask(leader, &question, &[], BATCH_LIMIT);
-        let asked = tokio::select! {
-            asked = asked => asked.map_err(|error| why_not(&error)),
-            // Whether the lost leader had it is not known.
-            () = lost(&self.means.consensus, leader) => Err(NotProposed::Unknown),
-        };
-        match asked {
-            Ok(Answer::Placed(placed)) => {
-                let published = self.means.published.clone();
-                tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
-            }
-            Ok(_) => refuse_all(waiting, NotProposed::Unknown),
-            Err(error) => {
-                refuse_all(waiting, error);
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-
     /// Answers all that waits that it was not proposed.
     fn refuse(&mut self, why: Unavailable) {
         for request in self.waiting.drain(..) {
@@ -407,34 +372,6 @@ fn refuse_all(waiting: Vec<Waiting>, error: NotProposed) {
     }
 }
 
-/// Waits until the commands have been applied here, and answers what came of them.
-async fn answer_when_applied(
-    published: Reader,
-    ticket: Ticket,
-    placed: Placed,
-    count: usize,
-    waiting: Vec<Waiting>,
-) {
-    let Placed { entry, skip } = placed;
-    let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= Some(entry));
-    let applied = tokio::time::timeout(BATCH_LIMIT, applied).await;
-    let outcomes = applied.ok().flatten().and_then(|_| ticket.of(entry, skip, count));
-    match outcomes {
-        Some(outcomes) => answer_all(waiting, Applied { entry, outcomes }),
-        // They are in the log; what came of them went by while a checkpoint came.
-        None => refuse_all(waiting, NotProposed::Unknown),
-    }
-}
-
-/// Whether a call to the leader may have had an effect.
-fn why_not(error: &CallError) -> NotProposed {
-    match error {
-        CallError::Refused { refusal: Refusal::NotProposed(why), .. } => *why,
-        error if error.is_without_effect() => NotProposed::NotLeader,
-        _ => NotProposed::Unknown,
-    }
-}
-
 /// Waits until another machine leads, and for a while longer.
 async fn overruled(consensus: &Consensus) {
     loop {
@@ -442,56 +379,6 @@ async fn overruled(consensus: &Consensus) {
         if matches!(consensus.role(), Role::Follower(_)) {
             tokio::time::sleep(OVERRULED_LIMIT).await;
             return;
-        }
-    }
-}
-
-/// Waits until another machine leads than this one, or it has not been heard for a
-/// while: what it is asked on the same connection may take long then, even once it is
-/// heard again.
-async fn lost(consensus: &Consensus, leader: NodeId) {
-    let mut unheard_since = None;
-    loop {
-        tokio::time::sleep(consensus.timing().heartbeat).await;
-        match consensus.leader() {
-            Some(now) if now == leader => unheard_since = None,
-            Some(_) => return,
-            None => {
-                let since = *unheard_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= OVERRULED_LIMIT {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// Waits until this machine leads and a key is due.
-async fn due(means: &Means) {
-    let Means { consensus, published, clock, .. } = means;
-    let heartbeat = consensus.timing().heartbeat;
-    loop {
-        // Not kept while waiting: applying would have to copy it.
-        let (position, next) = {
-            let now = published.now();
-            (now.state.position(), now.state.expiry().next().map(|(deadline, _)| deadline))
-        };
-        let next = next.map(|deadline| clock.until(deadline, position.time));
-        let changed = published.wait_for(|state| state.state.position() != position);
-        match next {
-            Some(Duration::ZERO) if consensus.leads() => return,
-            // Somebody else's to let expire; look again at the next heartbeat.
-            Some(Duration::ZERO) => tokio::time::sleep(heartbeat).await,
-            Some(wait) => {
-                // Timers follow another clock than deadlines do, which may be set
-                // or go on while the machine is suspended.
-                let _changed = tokio::time::timeout(wait.min(LOOK_AGAIN), changed).await;
-            }
-            None => {
-                if changed.await.is_none() {
-                    return std::future::pending().await;
-                }
-            }
         }
     }
 }

@@ -1,0 +1,105 @@
+//! Forwarding: what waits on a machine that does not lead goes to the one that does.
+//!
+//! ```text
+//! commands that wait ─▶ leader: in the log, at this place ─▶ applied here ─▶ answers
+//! ```
+//!
+//! They are answered once this machine has applied them: whoever writes here can read
+//! here what was written.
+
+use etcd_log::NodeId;
+use tokio::time::Instant;
+
+use super::{
+    BATCH_LIMIT, OVERRULED_LIMIT, RETRY, Request, Task, Unavailable, Waiting, answer_all,
+    refuse_all,
+};
+use crate::consensus::{Applied, Consensus};
+use crate::outcomes::Ticket;
+use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal};
+use crate::published::Reader;
+
+impl Task {
+    /// Forwards what waits to the leader, in one message.
+    pub(super) async fn forward(&mut self, leader: NodeId) {
+        // Another machine took this one for the leader.
+        let (groups, own) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|request| matches!(request, Request::Group { .. }));
+        self.waiting = groups;
+        self.refuse(Unavailable::NoLeader);
+        self.waiting = own;
+        let (commands, waiting) = self.pack();
+        if waiting.is_empty() {
+            return;
+        }
+        let ticket = self.means.outcomes.keep();
+        let count = commands.len();
+        let question = Question::Propose { commands };
+        let asked = self.means.peers.ask(leader, &question, &[], BATCH_LIMIT);
+        let asked = tokio::select! {
+            asked = asked => asked.map_err(|error| why_not(&error)),
+            // Whether the lost leader had it is not known.
+            () = lost(&self.means.consensus, leader) => Err(NotProposed::Unknown),
+        };
+        match asked {
+            Ok(Answer::Placed(placed)) => {
+                let published = self.means.published.clone();
+                tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
+            }
+            Ok(_) => refuse_all(waiting, NotProposed::Unknown),
+            Err(error) => {
+                refuse_all(waiting, error);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Waits until the commands have been applied here, and answers what came of them.
+async fn answer_when_applied(
+    published: Reader,
+    ticket: Ticket,
+    placed: Placed,
+    count: usize,
+    waiting: Vec<Waiting>,
+) {
+    let Placed { entry, skip } = placed;
+    let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= Some(entry));
+    let applied = tokio::time::timeout(BATCH_LIMIT, applied).await;
+    let outcomes = applied.ok().flatten().and_then(|_| ticket.of(entry, skip, count));
+    match outcomes {
+        Some(outcomes) => answer_all(waiting, Applied { entry, outcomes }),
+        // They are in the log; what came of them went by while a checkpoint came.
+        None => refuse_all(waiting, NotProposed::Unknown),
+    }
+}
+
+/// Whether a call to the leader may have had an effect.
+fn why_not(error: &CallError) -> NotProposed {
+    match error {
+        CallError::Refused { refusal: Refusal::NotProposed(why), .. } => *why,
+        error if error.is_without_effect() => NotProposed::NotLeader,
+        _ => NotProposed::Unknown,
+    }
+}
+
+/// Waits until another machine leads than this one, or it has not been heard for a
+/// while: what it is asked on the same connection may take long then, even once it is
+/// heard again.
+async fn lost(consensus: &Consensus, leader: NodeId) {
+    let mut unheard_since = None;
+    loop {
+        tokio::time::sleep(consensus.timing().heartbeat).await;
+        match consensus.leader() {
+            Some(now) if now == leader => unheard_since = None,
+            Some(_) => return,
+            None => {
+                let since = *unheard_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= OVERRULED_LIMIT {
+                    return;
+                }
+            }
+        }
+    }
+}
