@@ -3,7 +3,8 @@
 //! ```text
 //! default.etcd/
 //!   LOCK           held by the one process that may write here
-//!   node.json      who I am: minted once, never changed
+//!   node.json      who I am: minted once; changed if I am removed, or recovered
+//!   joining.json   as whom I ask to be let into a cluster, until I am
 //!   wal/           the newest part of the log: segments, and their witness
 //!   checkpoints/   the state at some positions of the log
 //!   archive/       settled history

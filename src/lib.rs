@@ -13,10 +13,12 @@
 //! does is decided in `etcd-projections`; how a log lies on disk, in `etcd-log`.
 //!
 //! The modules, in reading order: who a machine is and where its files are
-//! ([`data_dir`], [`disk`], [`checkpoint`]), how the log is agreed on ([`consensus`]), how
-//! its fold is seen ([`published`], [`replay`]), what a machine can be asked
-//! ([`node`]), in which words ([`api`]), and the two programs: [`serve`] and
-//! [`log_tool`], behind one command line ([`cli`]).
+//! ([`data_dir`], [`disk`], [`checkpoint`]), what machines say to each other ([`peers`]),
+//! how they agree on the log ([`consensus`]), how its fold is seen ([`published`],
+//! [`replay`]), what a machine can be asked ([`node`]), in which words ([`api`]), how it
+//! is put together ([`machine`]) and gets into a cluster ([`join`]); and the four
+//! programs behind one command line ([`cli`]): [`serve`], [`log_tool`],
+//! [`machine_tool`] and [`recover`].
 
 pub mod api;
 mod blocking;

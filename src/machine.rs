@@ -32,7 +32,7 @@ pub struct Parts<L> {
     /// What fills in history that is missing from it.
     pub fill: Fill,
     /// Up to where Raft need not look at the log.
-    pub settled: Option<LogId>,
+    pub starts_behind: Option<LogId>,
     /// Where its checkpoints lie.
     pub checkpoints: CheckpointStore,
     /// The one that it starts from.
@@ -92,7 +92,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         address: address_of(&machine.peer_url).to_owned(),
         founds: parts.founds,
         log: log.clone(),
-        settled: parts.settled,
+        starts_behind: parts.starts_behind,
         state_machine,
         unsynced,
         checkpoints: checkpoints.clone(),

@@ -221,35 +221,53 @@ struct Server {
     recovery: Recovery,
 }
 
-impl Server {
-    async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
-        let started = Instant::now();
+/// Where a machine listens, and how it is reached there.
+struct Doors {
+    clients: TcpListener,
+    peers: TcpListener,
+    addresses: Addresses,
+}
+
+impl Doors {
+    async fn open(options: &Options) -> Result<Self, ServeError> {
         let clients = listen(options.address, options.client_port).await?;
         let peers = listen(options.address, options.peer_port).await?;
-        let advertised = options.advertise_peer.as_ref();
-        let known_as = match advertised {
+        let known_as = match &options.advertise_peer {
             Some(address) => Arc::from(format!("http://{address}")),
             None => url(&peers)?,
         };
         let addresses = Addresses { peers: known_as, clients: url(&clients)? };
-        if options.start_anew
-            && let Some(aside) = data_dir.set_aside()?
-        {
-            tracing::info!("what was there is set aside in {}", aside.display());
-        }
-        let known = data_dir.identity()?;
-        if known.as_ref().is_some_and(|known| known.removed) {
-            return Err(ServeError::WasRemoved(data_dir.path().to_owned()));
-        }
-        let identity = match &known {
-            Some(identity) => identity.clone(),
-            None => enroll(data_dir, &options, &addresses).await?,
-        };
+        Ok(Self { clients, peers, addresses })
+    }
+}
+
+/// Returns whose the directory is; and whether it was so before.
+async fn identify(
+    data_dir: &DataDir,
+    options: &Options,
+    addresses: &Addresses,
+) -> Result<(Identity, bool), ServeError> {
+    if options.start_anew
+        && let Some(aside) = data_dir.set_aside()?
+    {
+        tracing::info!("what was there is set aside in {}", aside.display());
+    }
+    match data_dir.identity()? {
+        Some(known) if known.removed => Err(ServeError::WasRemoved(data_dir.path().to_owned())),
+        Some(known) => Ok((known, true)),
+        None => Ok((enroll(data_dir, options, addresses).await?, false)),
+    }
+}
+
+impl Server {
+    async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
+        let started = Instant::now();
+        let Doors { clients, peers, addresses } = Doors::open(&options).await?;
+        let (identity, is_known) = identify(data_dir, &options, &addresses).await?;
         let machine = describe(&identity, &addresses);
         announce(&identity, &machine, data_dir);
-
-        let (wal, recovered) = open_log(data_dir, &identity, &options, known.is_some())?;
-        if known.is_none() {
+        let (wal, recovered) = open_log(data_dir, &identity, &options, is_known)?;
+        if !is_known {
             // The log has been begun, so the directory can be somebody's.
             data_dir.claim(&identity)?;
         }
@@ -263,7 +281,7 @@ impl Server {
             founds: !identity.joined,
             log: wal.clone(),
             fill: Fill(Arc::new(move || Some(Box::new(filled.filler()?)))),
-            settled: applied.min(reader.last_archived().max(reader.state().purged)),
+            starts_behind: applied.min(reader.last_archived().max(reader.state().purged)),
             checkpoints: checkpoints.clone(),
             start,
             file,
@@ -291,20 +309,17 @@ impl Server {
     ) -> Result<(), ServeError> {
         let Self { node, consensus, wal, clients, peers, identity, recovery } = self;
         let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
-        let archived = wal.reader();
-        let is_new = node.now().state.position().index == Index(0);
-        let (served, introduced) = (node.clone(), node.clone());
-        let mut clients = Some(clients);
         let mut serving = JoinSet::new();
-        if !is_new && let Some(clients) = clients.take() {
-            serving.spawn(api::serve_clients(clients, served.clone()));
-        }
         let serve = async {
-            introduced.introduce().await;
-            if let Some(clients) = clients.take() {
-                serving.spawn(api::serve_clients(clients, served));
+            let is_new = node.now().state.position().index == Index(0);
+            if is_new {
+                node.introduce().await;
             }
-            recovery.report(archived.archived(), &introduced);
+            serving.spawn(api::serve_clients(clients, node.clone()));
+            if !is_new {
+                node.introduce().await;
+            }
+            recovery.report(wal.reader().archived(), &node);
             std::future::pending::<Infallible>().await
         };
         let ended = tokio::select! {

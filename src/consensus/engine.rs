@@ -58,7 +58,7 @@ pub struct ConsensusOptions<L> {
     /// Its log.
     pub log: L,
     /// Up to where Raft need not look at it.
-    pub settled: Option<LogId>,
+    pub starts_behind: Option<LogId>,
     /// Its state machine.
     pub state_machine: StateMachine,
     /// What is not on its disk yet; the state machine waits for it.
@@ -121,7 +121,7 @@ impl Consensus {
         let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
         let (in_flight, contact) = (InFlight::default(), Contact::default());
         let received = Received::new(checkpoints.clone(), options.disk);
-        let store = LogStore::new(log.clone(), me).settled(options.settled);
+        let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
         let unsynced = options.unsynced;
         let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
         let network = Network {

@@ -26,7 +26,7 @@ pub struct LogStore<L> {
     log: L,
     me: NodeId,
     /// What Raft need not look at, if that is not what it has purged.
-    settled: Option<Settled>,
+    starts_behind: Option<Start>,
     in_flight: InFlight,
     received: Received,
     unsynced: Unsynced,
@@ -34,26 +34,26 @@ pub struct LogStore<L> {
 
 /// The entries up to here are in the checkpoint that the machine starts from.
 #[derive(Clone, Copy, Debug)]
-struct Settled(Option<LogId>);
+struct Start(Option<LogId>);
 
 impl<L: LogStorage> LogStore<L> {
     /// Wraps the log of this machine.
     pub fn new(log: L, me: NodeId) -> Self {
         let (in_flight, received) = (InFlight::default(), Received::default());
-        Self { log, me, settled: None, in_flight, received, unsynced: Unsynced::default() }
+        Self { log, me, starts_behind: None, in_flight, received, unsynced: Unsynced::default() }
     }
 
     /// Says what Raft need not look at: the entries up to one that is in the checkpoint
     /// which the machine starts from. So a start depends on no older history; and if
     /// newer checkpoints are damaged, entries count that had been purged already.
-    pub fn settled(self, settled: Option<LogId>) -> Self {
-        Self { settled: Some(Settled(settled)), ..self }
+    pub fn starting_behind(self, entry: Option<LogId>) -> Self {
+        Self { starts_behind: Some(Start(entry)), ..self }
     }
 
     /// Returns the last entry that Raft cannot have.
     fn purged(&self) -> Option<LogId> {
         let state = self.log.state();
-        let purged = self.settled.map_or(state.purged, |Settled(upto)| upto.max(state.missing));
+        let purged = self.starts_behind.map_or(state.purged, |Start(upto)| upto.max(state.missing));
         // History that is gone cannot be had by Raft either.
         [purged, state.forgotten].into_iter().flatten().max_by_key(|id| id.index)
     }
@@ -232,7 +232,7 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
             let index = match self.received.index(upto) {
                 Some(index) => index,
                 // openraft's suite does this without a checkpoint, and without commands.
-                None if self.settled.is_none() => Index(0),
+                None if self.starts_behind.is_none() => Index(0),
                 None => {
                     let error = AnyError::error(format!("no checkpoint came for {upto}"));
                     return Err(StorageIOError::write_logs(error).into());

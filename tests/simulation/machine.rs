@@ -140,7 +140,7 @@ async fn start(
         founds: identity.founder,
         log,
         fill: Fill(Arc::new(move || Some(Box::new(SimFiller::new(&filled)?)))),
-        settled: start.applied,
+        starts_behind: start.applied,
         checkpoints,
         start,
         file,
