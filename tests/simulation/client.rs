@@ -40,10 +40,9 @@ pub(crate) async fn run(world: World, node: Node) {
         };
         let called = world.tick();
         // A machine that crashes never gets to note the answer.
-        let pending = world.begin(key, &call, called);
+        world.begin(key, &call, called);
         let answer = ask(&node, key, &call).await;
-        world
-            .end(pending, answer.map(|answer| operation(key, &call, answer, called, world.tick())));
+        world.end(called, answer.map(|answer| operation(key, &call, answer, called, world.tick())));
     }
 }
 
@@ -107,9 +106,11 @@ pub(crate) async fn watch(world: World, name: String, node: Node) {
     let mut watch = node.watch(KeyPath::clean("/").unwrap(), Start::After(place.seen()));
     loop {
         match watch.next().await {
-            Ok(event) => place.note(&world, &name, &event),
+            Ok(event) => place.note(&name, &event),
             Err(WatchError::Closing) => return,
-            Err(error) => world.violation(format_args!("a watch on {name} ends: {error}")),
+            Err(error) => {
+                return world.violation(format_args!("a watch on {name} ends: {error}"));
+            }
         }
     }
 }

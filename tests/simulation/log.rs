@@ -24,6 +24,8 @@ pub(crate) struct Disk {
     archive: BTreeMap<RaftIndex, Arc<Entry>>,
     /// How long a sync takes at most; longer while the disk is slow.
     pub(crate) slow: bool,
+    /// Whether no sync comes to its end.
+    pub(crate) stands_still: bool,
 }
 
 impl Disk {
@@ -72,11 +74,29 @@ impl SimLog {
             let is_slow = self.disk.lock().unwrap().slow;
             let most = if is_slow { 400 } else { 4 };
             tokio::time::sleep(dice.millis(0, most) + Duration::from_micros(100)).await;
+            while self.disk.lock().unwrap().stands_still {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             self.disk.lock().unwrap().synced = written;
             for done in dones {
                 done(Ok(()));
             }
         }
+    }
+}
+
+impl Disk {
+    /// Returns the entries that are committed, as far as they are here from the first
+    /// one on; nothing, while history from before a checkpoint is missing.
+    pub(crate) fn history(&self) -> Option<Vec<Arc<Entry>>> {
+        let memory = MemoryLog::new();
+        for write in &self.written {
+            memory.write(write.clone(), Box::new(drop));
+        }
+        let first = LogStorage::first(&memory);
+        let behind = memory.entries(first..RaftIndex(u64::MAX), usize::MAX).ok()?;
+        let entries = self.archive.values().cloned().chain(behind);
+        memory.state().missing.is_none().then(|| entries.collect())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use etcd::consensus::Consensus;
 use etcd::node::Node;
 use etcd_log::{Digest, EventNumber, LogId, RaftIndex};
-use etcd_projections::{Event, Position};
+use etcd_projections::{Event, Position, State};
 use tempfile::TempDir;
 
 use super::dice::Dice;
@@ -69,17 +69,22 @@ impl World {
 
     /// What a machine has on disk; made when it is first asked for.
     pub(crate) fn stored(&self, name: &str) -> Arc<Stored> {
-        let mut inner = self.lock();
-        let dice = self.dice();
-        let stored = inner.stored.entry(name.to_owned()).or_insert_with(|| {
-            Arc::new(Stored {
-                identity: Mutex::default(),
-                disk: Arc::default(),
-                checkpoints: TempDir::new().unwrap(),
-                ahead: dice.millis(0, 400),
-            })
+        if let Some(stored) = self.lock().stored.get(name) {
+            return Arc::clone(stored);
+        }
+        self.store(name, self.dice.millis(0, 400))
+    }
+
+    /// Makes what a machine has on disk, with a clock that is so far ahead.
+    pub(crate) fn store(&self, name: &str, ahead: Duration) -> Arc<Stored> {
+        let stored = Arc::new(Stored {
+            identity: Mutex::default(),
+            disk: Arc::default(),
+            checkpoints: TempDir::new().unwrap(),
+            ahead,
         });
-        Arc::clone(stored)
+        self.lock().stored.insert(name.to_owned(), Arc::clone(&stored));
+        stored
     }
 
     pub(crate) fn clients(&self) -> usize {
@@ -120,11 +125,13 @@ impl World {
         self.lock().is_quiet
     }
 
-    /// Whether every watch that runs has seen all that happened.
+    /// Whether a watch runs on every machine that is up, and has seen all that happened
+    /// as that machine has it.
     pub(crate) fn watches_are_done(&self) -> bool {
+        let up = self.machines_up();
+        let last = up.iter().map(|(_, node, _)| node.now().state.position().event).max();
         let inner = self.lock();
-        let last = inner.events.keys().next_back().copied().unwrap_or_default();
-        inner.watching.values().all(|seen| *seen == last)
+        inner.watching.len() == up.len() && inner.watching.values().all(|seen| Some(*seen) == last)
     }
 
     pub(crate) fn take_wish_to_leave(&self) -> Option<String> {
@@ -161,18 +168,17 @@ impl World {
         self.lock().last_values.get(key).cloned().unwrap_or_else(|| "none".to_owned())
     }
 
-    pub(crate) fn begin(&self, key: &str, call: &Call, called: u64) -> u64 {
+    pub(crate) fn begin(&self, key: &str, call: &Call, called: u64) {
         let (key, call) = (key.to_owned(), call.clone());
         let unknown = Answer::Unknown;
         let operation = Operation { key, call, answer: unknown, called, answered: u64::MAX };
         self.lock().pending.insert(called, operation);
-        called
     }
 
     /// Notes an answer; nothing, if it is certain that nothing was done.
-    pub(crate) fn end(&self, pending: u64, operation: Option<Operation>) {
+    pub(crate) fn end(&self, called: u64, operation: Option<Operation>) {
         let mut inner = self.lock();
-        inner.pending.remove(&pending);
+        inner.pending.remove(&called);
         let Some(operation) = operation else { return };
         if let (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) =
             (&operation.call, &operation.answer)
@@ -247,8 +253,7 @@ impl World {
         self.lock().violation.clone().map_or(Ok(()), Err)
     }
 
-    /// Whether all machines that are up have the same state, and something has
-    /// happened to it.
+    /// Whether all machines that are up have the same state.
     pub(crate) fn has_converged(&self) -> bool {
         let up = self.machines_up();
         let states = up.iter().map(|(_, node, _)| {
@@ -257,6 +262,33 @@ impl World {
         });
         let states: Vec<_> = states.collect();
         states.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
+    /// Checks that the logs of the machines that are up hold the same entries, as far as
+    /// they are applied, and that each leads to the state which its machine has.
+    pub(crate) fn check_logs(&self) -> Result<(), String> {
+        let mut known = BTreeMap::new();
+        for (name, node, _) in self.machines_up() {
+            let now = node.now();
+            let applied = now.applied.map(|id| id.index);
+            let history = self.stored(&name).disk.lock().unwrap().history();
+            let Some(history) = history else { continue };
+            let mut state = State::new(now.state.ring().len().max(1));
+            for entry in history.iter().filter(|entry| Some(entry.id.index) <= applied) {
+                let other = known.entry(entry.id.index).or_insert_with(|| Arc::clone(entry));
+                if other != entry {
+                    return Err(format!("{name} has {entry:?}, another one {other:?}"));
+                }
+                if let Some(batch) = entry.batch() {
+                    state.apply(batch);
+                }
+            }
+            if (state.position(), state.digest()) != (now.state.position(), now.state.digest()) {
+                let (here, there) = (now.state.position(), state.position());
+                return Err(format!("{name} is at {here:?}, its log leads to {there:?}"));
+            }
+        }
+        if known.is_empty() { Err("no log is whole".to_owned()) } else { Ok(()) }
     }
 
     /// Checks that nobody who waits has a hold of the state: every change would have to
@@ -298,19 +330,21 @@ impl WatchPlace {
 
     /// Notes the next event, which must be the one after the last, and the same that
     /// everybody else sees.
-    pub(crate) fn note(&self, world: &World, name: &str, event: &Event) {
+    pub(crate) fn note(&self, name: &str, event: &Event) {
         let mut seen = self.seen.lock().unwrap();
         if event.number != seen.next() {
             let (seen, number) = (*seen, event.number);
-            world.violation(format_args!("a watch on {name} saw {number} after {seen}"));
+            let what = format_args!("a watch on {name} saw {number} after {seen}");
+            self.world.violation(what);
         }
         *seen = event.number;
-        let mut inner = world.lock();
+        let mut inner = self.world.lock();
         inner.watching.insert(self.id, event.number);
         let known = inner.events.entry(event.number).or_insert_with(|| event.clone()).clone();
         drop(inner);
         if known != *event {
-            world.violation(format_args!("{name} tells {event:?}, another one {known:?}"));
+            let what = format_args!("{name} tells {event:?}, another one {known:?}");
+            self.world.violation(what);
         }
     }
 }
