@@ -177,12 +177,13 @@ impl Node {
     /// leader's, and after the next election by another one.
     fn compare_clocks(&self, leader: NodeId, time: LogTime) {
         let ahead = self.inner.clock.until(time);
-        if ahead < SKEW || !self.inner.skew_told.is_due() {
+        if ahead < SKEW {
             return;
         }
-        let now = self.now();
-        let name = now.state.machines().iter().find(|machine| machine.node == leader);
-        let name = name.map_or_else(|| leader.to_string(), |machine| machine.name.to_string());
+        let machines = self.inner.published.machines();
+        // Whoever has just joined does not know the name yet.
+        let name = machines.iter().find(|machine| machine.node == leader).map(|found| &found.name);
+        let Some(name) = name.filter(|_| self.inner.skew_told.is_due()) else { return };
         let ahead = ahead.as_millis();
         tracing::warn!(
             "the clock of machine {name}, which leads, is {ahead} ms ahead of this one's"

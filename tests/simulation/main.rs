@@ -30,8 +30,10 @@ mod log;
 mod machine;
 mod world;
 
+use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use turmoil::{Builder, Sim};
@@ -355,4 +357,46 @@ fn same_seed_gives_the_same_run() {
         assert_eq!(one, other);
     }
     assert_eq!(first.len(), second.len());
+}
+
+/// What is said, in a thread.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn leader_whose_clock_is_ahead_is_reported_by_name() {
+    let said = Said::default();
+    let writer = said.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _said = tracing::subscriber::set_default(subscriber);
+    let mut simulation = Simulation::new(1);
+    for (name, ahead) in [("m1", 2000), ("m2", 0), ("m3", 100)] {
+        simulation.world.store(name, Duration::from_millis(ahead));
+    }
+    simulation.world.quiet();
+    // Longer than a minute: it is said again, but not all the time.
+    while simulation.sim.elapsed() < Duration::from_secs(70) {
+        simulation.step().unwrap();
+    }
+    let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+    let told =
+        said.lines().filter(|line| line.contains("the clock of machine m1, which leads, is"));
+    let ahead: Vec<u32> = told
+        .map(|line| line.split(" is ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(ahead.len(), 4, "{said}");
+    assert!(ahead.iter().all(|ahead| (1800..=2000).contains(ahead)), "{said}");
 }
