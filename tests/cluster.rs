@@ -6,8 +6,11 @@ mod support;
 
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use etcd::peers::{CallError, Peers, Question, Refusal, Tcp};
+use etcd_log::{ClusterId, NodeId};
 use support::cluster::Cluster;
 use support::{Server, etcd, eventually};
 
@@ -34,7 +37,7 @@ fn every_line_of_the_transcript() {
 
     let read = "{\"action\":\"GET\",\"key\":\"/foo\",\"value\":\"bar\",\"index\":5}\n";
     cluster.kill(0);
-    assert_eq!(cluster.server(1).get("/v1/keys/foo").body, read);
+    assert_eq!(cluster.server(1).get("/v1/keys/foo?timeout=60").body, read);
     assert_eq!(cluster.server(2).get("/v1/keys/foo?stale=true").body, read);
     cluster.kill(1);
     let alone = cluster.server(2).get("/v1/keys/foo?timeout=1.5");
@@ -48,7 +51,7 @@ fn every_line_of_the_transcript() {
     }
     for at in 0..3 {
         cluster.wait(at);
-        assert_eq!(cluster.server(at).get("/v1/keys/foo").body, read);
+        assert_eq!(cluster.server(at).get("/v1/keys/foo?timeout=60").body, read);
     }
 }
 
@@ -67,8 +70,8 @@ fn machines_that_join_at_once_all_get_in() {
     assert!(index.ends_with("\"index\":6}\n"), "one sync, four joins: {index}");
 }
 
-/// After the leader is killed the next write is acknowledged within two seconds, in
-/// the median of ten times.
+/// After the leader is killed the next write is acknowledged, ten times, and nothing
+/// that was is lost. How long it took in the median is told.
 #[test]
 fn leader_that_is_killed_is_replaced() {
     let mut cluster = Cluster::start(3, &[]);
@@ -83,6 +86,8 @@ fn leader_that_is_killed_is_replaced() {
             other.post("/v1/keys/round?timeout=20", &[("value", &value)]).status == 200
         });
         times.push(killed.elapsed());
+        let read = other.get("/v1/keys/round?timeout=60").body;
+        assert!(read.contains(&format!("\"value\":\"{value}\"")), "{read}");
         cluster.launch(leader, &[]);
         cluster.wait(leader);
     }
@@ -127,7 +132,8 @@ fn watch_goes_on_elsewhere() {
             let value = number.to_string();
             let running: Vec<_> = cluster.running().collect();
             let server = running[usize::try_from(number).unwrap() % running.len()];
-            assert_eq!(server.post("/v1/keys/n", &[("value", &value)]).status, 200);
+            let reply = server.post("/v1/keys/n?timeout=60", &[("value", &value)]);
+            assert_eq!(reply.status, 200, "{}", reply.body);
         }
     };
     let numbers = |server: &Server, after: u64, count: usize| {
@@ -264,15 +270,18 @@ fn machine_that_is_far_behind_gets_a_checkpoint() {
         let first = cluster.server(at).get("/v1/watch/many?index=10");
         assert!(first.body.contains("\"index\":10}"), "{}", first.body);
     }
-    eventually("history has come", || {
-        std::fs::read_dir(cluster.dir(3).join("archive")).is_ok_and(|files| files.count() > 0)
-    });
+    let all = "the history from before the checkpoint has come";
+    eventually("history has come", || announced(cluster.server(3), all));
     assert_eq!(cluster.server(3).get("/v1/keys/many/99").status, 200);
     for at in (0..4).rev() {
         let (status, _) = cluster.servers[at].take().unwrap().stop("-TERM");
         assert!(status.success());
-        let verified = said(&["log", "verify", "-d", cluster.dir(at).to_str().unwrap()]);
-        assert!(verified.contains("the log is good") || !verified.contains("etcd:"), "{verified}");
+        let dir = cluster.dir(at);
+        let dir = dir.to_str().unwrap();
+        let verified = said(&["log", "verify", "-d", dir]);
+        assert!(verified.starts_with("good: ") && !verified.contains("etcd:"), "{verified}");
+        let first = said(&["log", "show", "-d", dir, "--to", "1"]);
+        assert!(first.contains("sync"), "{first}");
     }
 }
 
@@ -286,14 +295,37 @@ fn strangers_are_refused() {
         stream.write_all(nonsense).unwrap();
         drop(stream);
     }
-    let other = Cluster::start(1, &[]);
-    // A machine of another cluster that takes this one for its own is told apart by the
-    // cluster's id; one that wants a name that is taken is told so.
+    let said_of_cluster = cluster.server(0).announced[0].rsplit(' ').next().unwrap();
+    let known: ClusterId = said_of_cluster.parse().unwrap();
+    let other = ClusterId(known.0 ^ 1);
+    assert_eq!(refusal(other, None, &address), Refusal::OtherCluster(known));
+    let wrong = refusal(known, Some(NodeId(5)), &address);
+    assert!(matches!(wrong, Refusal::OtherMachine(_)), "{wrong:?}");
+    // One that wants a name that is taken is told so.
     let dir = tempfile::TempDir::new().unwrap();
     let (path, url) = (dir.path().join("x"), address.clone());
     let taken =
         said(&["-d", path.to_str().unwrap(), "-c", "0", "-s", "0", "-n", "node1", "-C", &url]);
     assert!(taken.contains("there is a machine node1 already, with another id"), "{taken}");
     assert_eq!(cluster.server(0).get("/health").status, 200);
-    assert_eq!(other.server(0).get("/health").status, 200);
+}
+
+/// Why a machine does not answer one of this cluster, which takes it for this node.
+fn refusal(cluster: ClusterId, node: Option<NodeId>, address: &str) -> Refusal {
+    let peers = Peers::new(NodeId(7), cluster, Arc::new(Tcp));
+    let asking = async {
+        let (question, limit) = (Question::Standing, Duration::from_secs(60));
+        match node {
+            None => peers.ask_at(address, &question, limit).await.map(|(_, answer)| answer),
+            Some(node) => {
+                peers.learn(node, address);
+                peers.ask(node, &question, &[], limit).await
+            }
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    match runtime.block_on(asking) {
+        Err(CallError::Refused { refusal, .. }) => refusal,
+        other => panic!("it was not refused: {other:?}"),
+    }
 }
