@@ -314,7 +314,7 @@ fn strangers_are_refused() {
 fn refusal(cluster: ClusterId, node: Option<NodeId>, address: &str) -> Refusal {
     let peers = Peers::new(NodeId(7), cluster, Arc::new(Tcp));
     let asking = async {
-        let (question, limit) = (Question::Standing, Duration::from_secs(60));
+        let (question, limit) = (Question::Standing, Duration::from_mins(1));
         match node {
             None => peers.ask_at(address, &question, limit).await.map(|(_, answer)| answer),
             Some(node) => {
