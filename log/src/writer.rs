@@ -199,8 +199,8 @@ impl Writer {
             Encoder { out: &mut out, chain: &mut self.chain, salt: self.salt, commit: self.commit };
         let mut places = Vec::with_capacity(items.len());
         for (at, item) in items.iter().enumerate() {
-            let left = u16::try_from(items.len() - 1 - at)
-                .expect("a request is of a few hundred entries at most");
+            let left =
+                u16::try_from(items.len() - 1 - at).expect("a request has at most 50,000 entries");
             let start = match item {
                 Item::Record(record) => encoder.write(record, left),
                 Item::Entry(entry) => encoder.write_entry(entry, left),

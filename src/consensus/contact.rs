@@ -116,3 +116,71 @@ impl Contact {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const LATELY: Duration = Duration::from_mins(1);
+
+    fn members(voters: &[&[u64]]) -> Membership<u64, BasicNode> {
+        let voters = voters.iter().map(|set| set.iter().copied().collect::<BTreeSet<_>>());
+        let voters: Vec<_> = voters.collect();
+        let nodes = voters.iter().flatten().map(|node| (*node, BasicNode::new("")));
+        let nodes: BTreeMap<_, _> = nodes.collect();
+        Membership::new(voters, nodes)
+    }
+
+    /// Whether machine 1 has a majority when these have answered.
+    fn has_majority(voters: &[&[u64]], answered: &[u64], without: Option<u64>) -> bool {
+        let contact = Contact::default();
+        for node in answered {
+            contact.answered(NodeId(*node), Instant::now());
+        }
+        let without = without.map(NodeId);
+        contact.has_majority_without(NodeId(1), &members(voters), LATELY, without)
+    }
+
+    #[test]
+    fn majority_is_of_those_that_have_a_vote() {
+        assert!(has_majority(&[&[1]], &[], None));
+        assert!(!has_majority(&[&[1, 2, 3]], &[], None));
+        assert!(has_majority(&[&[1, 2, 3]], &[3], None));
+        // A learner has no vote.
+        assert!(!has_majority(&[&[1, 2, 3]], &[4], None));
+        assert!(!has_majority(&[&[1, 2, 3, 4]], &[2], None));
+        // A leader that has no vote any longer does not count itself.
+        assert!(!has_majority(&[&[2, 3, 4]], &[2], None));
+        assert!(has_majority(&[&[2, 3, 4]], &[2, 3], None));
+    }
+
+    #[test]
+    fn both_sets_of_a_joint_configuration_need_a_majority() {
+        assert!(!has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[2], None));
+        assert!(!has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[4, 5], None));
+        assert!(has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[3, 4], None));
+    }
+
+    #[test]
+    fn others_may_be_a_majority_of_themselves() {
+        assert!(has_majority(&[&[1, 2, 3]], &[2], Some(3)));
+        assert!(!has_majority(&[&[1, 2, 3]], &[2], Some(2)));
+        assert!(has_majority(&[&[1, 2]], &[], Some(2)));
+        assert!(has_majority(&[&[1, 2, 3]], &[2, 3], Some(1)));
+        assert!(!has_majority(&[&[1, 2, 3]], &[2], Some(1)));
+    }
+
+    #[test]
+    fn what_was_asked_too_long_ago_does_not_count() {
+        let (contact, membership) = (Contact::default(), members(&[&[1, 2, 3]]));
+        let within = Duration::ZERO;
+        contact.answered(NodeId(2), Instant::now());
+        assert!(!contact.has_majority(NodeId(1), &membership, within));
+        assert!(!contact.has_answered(NodeId(2), within));
+        assert!(contact.has_majority(NodeId(1), &membership, LATELY));
+        contact.heard_leader(NodeId(3));
+        assert_eq!((contact.leader(LATELY), contact.leader(within)), (Some(NodeId(3)), None));
+    }
+}

@@ -46,3 +46,22 @@ impl InFlight {
         self.proposed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_batch_in_flight_counts_as_appended() {
+        let (in_flight, batch) = (InFlight::default(), Arc::new(Batch::default()));
+        let same_words = Arc::new(Batch::default());
+        in_flight.begin(&batch);
+        assert!(!in_flight.appended(&same_words));
+        assert!(!in_flight.end());
+        in_flight.begin(&batch);
+        assert!(in_flight.appended(&batch));
+        assert!(in_flight.end());
+        // It is forgotten then.
+        assert!(!in_flight.appended(&batch) && !in_flight.end());
+    }
+}

@@ -337,3 +337,59 @@ impl RaftNetwork<TypeConfig> for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::ClusterId;
+
+    use super::*;
+    use crate::peers::{Connect, Connecting};
+
+    /// A network on which nobody is reached.
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl Connect for Nowhere {
+        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+            Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+        }
+    }
+
+    fn network() -> Network {
+        Network {
+            peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Nowhere)),
+            contact: Contact::default(),
+            unsynced: Unsynced::default(),
+            clock: Clock::default(),
+            encoded: Arc::default(),
+            trouble: Arc::default(),
+        }
+    }
+
+    fn heartbeat() -> AppendEntriesRequest<TypeConfig> {
+        let vote = Vote::new_committed(1, 1);
+        AppendEntriesRequest { vote, prev_log_id: None, leader_commit: None, entries: Vec::new() }
+    }
+
+    /// A linearizable read rests on an empty append over a new connection: whoever
+    /// answers it for the other machine would let an overruled leader answer reads.
+    #[tokio::test]
+    async fn new_connection_answers_nothing_for_the_other_machine() {
+        let node = BasicNode::new("nowhere:1");
+        let mut connection = network().new_client(2, &node).await;
+        let option = RPCOption::new(Duration::from_secs(1));
+        for _ in 0..3 {
+            let answered = connection.append_entries(heartbeat(), option.clone()).await;
+            assert!(matches!(answered, Err(RPCError::Unreachable(_))), "{answered:?}");
+        }
+        // On one that has been answered the next call says what came of it.
+        connection.has_answered = true;
+        let answered = connection.append_entries(heartbeat(), option.clone()).await;
+        assert!(matches!(answered, Ok(AppendEntriesResponse::Success)));
+        while !connection.heartbeat.as_ref().is_some_and(JoinHandle::is_finished) {
+            tokio::task::yield_now().await;
+        }
+        let answered = connection.append_entries(heartbeat(), option).await;
+        assert!(answered.is_err() && !connection.has_answered);
+    }
+}

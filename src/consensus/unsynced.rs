@@ -78,3 +78,29 @@ impl Unsynced {
         self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_on_disk_is_waited_for() {
+        let unsynced = Unsynced::default();
+        assert!(unsynced.wait_for(RaftIndex(9)).now_or_never().is_some());
+        unsynced.begin(RaftIndex(5));
+        unsynced.begin(RaftIndex(6));
+        // What lies before is on disk.
+        assert!(unsynced.wait_for(RaftIndex(4)).now_or_never().is_some());
+        assert!(unsynced.wait_for(RaftIndex(5)).now_or_never().is_none());
+        let mut waiting = Box::pin(unsynced.wait_for(RaftIndex(5)));
+        assert!((&mut waiting).now_or_never().is_none());
+        unsynced.end();
+        assert!(waiting.now_or_never().is_some());
+        assert!(unsynced.wait_for(RaftIndex(6)).now_or_never().is_none());
+        assert!(unsynced.wait_for_all().now_or_never().is_none());
+        unsynced.end();
+        assert!(unsynced.wait_for_all().now_or_never().is_some());
+    }
+}

@@ -128,3 +128,51 @@ fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Question, Byte
     let behind = frame.body.slice_ref(behind);
     Ok((question, behind))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+    const CLUSTER: ClusterId = ClusterId(7);
+
+    fn opened(cluster: u64, to: u64, kind: Kind, question: &Question) -> Result<(), Refusal> {
+        let envelope = Envelope { cluster: ClusterId(cluster), from: NodeId(2), to: NodeId(to) };
+        let frame = Frame { kind, envelope, body: message::encode(question, &[]).into() };
+        open(&frame, ME, CLUSTER).map(drop)
+    }
+
+    /// Who may ask what: of this cluster or another, this machine or another, with
+    /// zeros for "not known".
+    #[test]
+    fn strangers_may_ask_little() {
+        let machine = etcd_log::Machine {
+            name: "x".into(),
+            node: NodeId(2),
+            peer_url: "http://h:1".into(),
+            client_url: "http://h:2".into(),
+        };
+        let join = Question::Join { machine, log_format: 1 };
+        let pre_vote = Question::WouldVote { last: None, address: "h:1".into() };
+        let (ok, other_cluster) = (Ok(()), Err(Refusal::OtherCluster(CLUSTER)));
+        let other_machine = Err(Refusal::OtherMachine(ME));
+        for (cluster, to, question, expected) in [
+            (7, 1, &Question::Barrier, &ok),
+            (7, 0, &Question::Barrier, &other_machine),
+            (7, 3, &Question::Barrier, &other_machine),
+            (0, 1, &Question::Barrier, &other_cluster),
+            (8, 1, &Question::Barrier, &other_cluster),
+            (7, 0, &pre_vote, &ok),
+            (0, 0, &pre_vote, &other_cluster),
+            (7, 3, &pre_vote, &other_machine),
+            (0, 0, &join, &ok),
+            (0, 3, &join, &other_machine),
+            (8, 0, &join, &other_cluster),
+        ] {
+            let found = opened(cluster, to, Kind::Question, question);
+            assert_eq!(&found, expected, "{question:?} to {to} of {cluster}");
+        }
+        let answer = opened(7, 1, Kind::Answer, &Question::Barrier);
+        assert!(matches!(answer, Err(Refusal::NotUnderstood(_))));
+    }
+}

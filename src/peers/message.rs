@@ -15,6 +15,10 @@ use etcd_log::{
 };
 use serde::{Deserialize, Serialize};
 
+/// How many entries there may be in one message: far more than any machine sends, and
+/// few enough to go into one commit of the log.
+const MOST_ENTRIES: usize = 50_000;
+
 /// What one machine asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
@@ -330,6 +334,9 @@ pub fn split_entries(mut bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     while !bytes.is_empty() {
         let (length, rest) = split_length(bytes)?;
         let (entry, rest) = rest.split_at(length);
+        if entries.len() == MOST_ENTRIES {
+            return Err(format!("there are more than {MOST_ENTRIES} entries"));
+        }
         entries.push(entry);
         bytes = rest;
     }
@@ -344,4 +351,52 @@ fn split_length(bytes: &[u8]) -> Result<(usize, &[u8]), String> {
         return Err(format!("it should have {length} bytes, and has {}", rest.len()));
     }
     Ok((length, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{Batch, Payload, Term};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(index: u64) -> Arc<Entry> {
+        let id = LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) };
+        let command = Command::Delete { key: KeyPath::clean("/k").unwrap() };
+        let batch = Batch::new(LogTime(index), vec![command]);
+        Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) })
+    }
+
+    #[test]
+    fn entries_are_read_back_as_written() {
+        let entries = [entry(1), entry(2), entry(3)];
+        let read = decode_entries(&encode_entries(&entries)).unwrap();
+        assert!(read.iter().eq(entries.iter().map(|entry| &**entry)));
+    }
+
+    #[test]
+    fn message_is_read_back_with_what_stands_behind() {
+        let question = Question::Leave { name: Arc::from("node1") };
+        let body = encode(&question, b"behind");
+        assert_eq!(decode(&body), Ok((question, &b"behind"[..])));
+    }
+
+    #[test]
+    fn entries_in_a_message_are_bounded() {
+        let empty = 0_u32.to_le_bytes();
+        assert!(split_entries(&empty.repeat(MOST_ENTRIES)).is_ok());
+        assert!(split_entries(&empty.repeat(MOST_ENTRIES + 1)).is_err());
+    }
+
+    proptest! {
+        /// Whatever the bytes, nothing panics.
+        #[test]
+        fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _entries = decode_entries(&bytes);
+            let _question = decode::<Question>(&bytes);
+            let length = u32::try_from(bytes.len()).expect("a few");
+            let json = [&length.to_le_bytes()[..], &bytes].concat();
+            let _answer = decode::<Answer>(&json);
+        }
+    }
 }
