@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Machine, after, load_script, runs_and_seconds, wrk};
+use support::{Load, Machine, wrk};
 use tempfile::TempDir;
 
 /// How many keys there are for a machine to catch up with.
@@ -38,31 +38,16 @@ end
 "#;
 
 fn main() {
-    let (runs, seconds) = runs_and_seconds();
     let dir = TempDir::new().unwrap();
-    println!(
-        "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"
-    );
+    let load = Load::of_command_line(dir.path());
     let leader = Machine::start(&dir.path().join("node1"));
     let join = ["-C", &leader.peer];
     let others = ["node2", "node3"].map(|name| Machine::start_with(&dir.path().join(name), &join));
-    for (name, method, connections) in [
-        ("durable PUT, 1 connection", "PUT", 1),
-        ("durable PUT, 64 connections", "PUT", 64),
-        ("durable PUT, 256 connections", "PUT", 256),
-        ("linearizable GET, 64 connections", "GET", 64),
-    ] {
-        let script = script(dir.path(), &load_script(method));
-        let run = || {
-            let text = wrk(&script, connections, seconds, &leader.url);
-            assert!(method == "GET" || !text.contains("Non-2xx"), "{text}");
-            (after(&text, "Requests/sec:").parse::<f64>().unwrap(), after(&text, "\n     99%"))
-        };
-        let mut measured: Vec<_> = (0..runs).map(|_| run()).collect();
-        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
-        let (rate, latency) = &measured[measured.len() / 2];
-        println!("{name:<40} {rate:>9.0}/s  {latency}");
-    }
+    load.row("durable PUT, 1 connection", "PUT", 1, &leader.url);
+    load.row("durable PUT, 64 connections", "PUT", 64, &leader.url);
+    load.row("durable PUT, 256 connections", "PUT", 256, &leader.url);
+    load.row("linearizable GET, 64 connections", "GET", 64, &leader.url);
+    leader.assert_leads();
     let [second, third] = others;
     third.stop();
     let missed = fill(dir.path(), &leader, MISSED);

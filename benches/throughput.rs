@@ -16,7 +16,6 @@ mod support;
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,17 +25,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use support::{Machine, after, load_script, runs_and_seconds, wrk};
+use support::{Load, Machine};
 use tempfile::TempDir;
 
 fn main() {
-    let (runs, seconds) = runs_and_seconds();
     let dir = TempDir::new().unwrap();
-    let load = Load { dir: dir.path(), runs, seconds };
-
-    println!(
-        "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"
-    );
+    let load = Load::of_command_line(dir.path());
     let address = spawn_ceiling();
     load.row("hyper alone, GET, 64 connections", "GET", 64, &format!("http://{address}"));
     load.row("hyper alone, PUT, 256 connections", "PUT", 256, &format!("http://{address}"));
@@ -55,31 +49,6 @@ fn main() {
     println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
     let (median, worst) = lateness(&machine);
     println!("{:<40} {median:>9.1} ms, {worst:.1} ms at worst", "expiry behind its deadline");
-}
-
-/// How to measure.
-struct Load<'a> {
-    dir: &'a Path,
-    runs: usize,
-    seconds: usize,
-}
-
-impl Load<'_> {
-    fn row(&self, name: &str, method: &str, connections: usize, url: &str) {
-        let mut measured: Vec<_> =
-            (0..self.runs).map(|_| self.measure(method, connections, url)).collect();
-        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
-        let (rate, latency) = &measured[measured.len() / 2];
-        println!("{name:<40} {rate:>9.0}/s  {latency}");
-    }
-
-    fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {
-        let script = self.dir.join(format!("{method}.lua"));
-        std::fs::write(&script, load_script(method)).unwrap();
-        let text = wrk(&script, connections, self.seconds, url);
-        assert!(!text.contains("Non-2xx") || url.is_empty() || method == "GET", "{text}");
-        (after(&text, "Requests/sec:").parse().unwrap(), after(&text, "\n     99%"))
-    }
 }
 
 /// Sets keys that expire, and returns how long after their deadlines a stream

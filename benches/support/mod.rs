@@ -1,6 +1,7 @@
 //! What benchmarks share: a machine of this program in a process of its own, and
 //! the load generator `wrk`.
 #![allow(dead_code, reason = "each benchmark uses a part of this")]
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
@@ -48,7 +49,11 @@ impl Machine {
             }
             assert!(!line.starts_with("etcd:"), "{line}");
         }
-        while ureq::get(format!("{url}/health")).call().is_err() {}
+        while ureq::get(format!("{url}/health")).call().is_err() {
+            let exited = child.try_wait().unwrap();
+            assert!(exited.is_none(), "the machine has stopped: {exited:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Self { child, url, peer, healthy_after: started.elapsed() }
     }
 
@@ -65,6 +70,13 @@ impl Machine {
     /// Makes the peak of memory begin anew.
     pub fn forget_peak(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();
+    }
+
+    /// Makes sure that it leads: the figures are those of a leader.
+    pub fn assert_leads(&self) {
+        let mut leader = ureq::get(format!("{}/leader", self.url)).call().unwrap();
+        let leader = leader.body_mut().read_to_string().unwrap();
+        assert_eq!(leader.trim_end(), format!("http://{}", self.peer));
     }
 
     /// Asks the process to stop, and waits until it has.
@@ -101,8 +113,44 @@ request = function()
 end
 "#;
 
+/// How to measure.
+pub struct Load<'a> {
+    dir: &'a Path,
+    runs: usize,
+    seconds: usize,
+}
+
+impl<'a> Load<'a> {
+    /// Measures as often and as long as the command line says, and tells the title of the
+    /// rows. Scripts go into this directory.
+    pub fn of_command_line(dir: &'a Path) -> Self {
+        let (runs, seconds) = runs_and_seconds();
+        println!(
+            "{runs} runs of {seconds} s each; median requests/s, and 99th percentile of the latency"
+        );
+        Self { dir, runs, seconds }
+    }
+
+    /// Measures, and tells the median.
+    pub fn row(&self, name: &str, method: &str, connections: usize, url: &str) {
+        let mut measured: Vec<_> =
+            (0..self.runs).map(|_| self.measure(method, connections, url)).collect();
+        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
+        let (rate, latency) = &measured[measured.len() / 2];
+        println!("{name:<40} {rate:>9.0}/s  {latency}");
+    }
+
+    fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {
+        let script = self.dir.join(format!("{method}.lua"));
+        std::fs::write(&script, load_script(method)).unwrap();
+        let text = wrk(&script, connections, self.seconds, url);
+        assert!(!text.contains("Non-2xx"), "not all were answered: {text}");
+        (after(&text, "Requests/sec:").parse().unwrap(), after(&text, "\n     99%"))
+    }
+}
+
 /// The script of an ordinary load with this method.
-pub fn load_script(method: &str) -> String {
+fn load_script(method: &str) -> String {
     LOAD.replace("METHOD", &format!("{method:?}"))
 }
 
