@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etcd_log::RaftIndex;
 use etcd_projections::{Outcome, What};
 
-/// How many bytes of outcomes are kept at most, about. Several round trips to the leader
-/// fit in, with the largest batches.
+/// How many bytes of outcomes are kept at most, about; one entry's in any case. Several
+/// round trips to the leader fit in.
 const MOST_BYTES: usize = 64 << 20;
 
 /// The outcomes of the last entries. Cloning gives another handle.
@@ -55,7 +55,8 @@ impl Outcomes {
         kept.noted += 1;
         kept.bytes += size(outcomes);
         kept.entries.push_back((entry, outcomes.to_vec()));
-        while kept.bytes > MOST_BYTES {
+        // The last one stays: whoever waits for it has not looked yet.
+        while kept.bytes > MOST_BYTES && kept.entries.len() > 1 {
             kept.let_go();
         }
     }
@@ -148,6 +149,18 @@ mod tests {
         drop(second);
         let kept = kept.lock();
         assert_eq!((kept.entries.len(), kept.bytes), (0, 0));
+    }
+
+    #[test]
+    fn outcomes_of_one_entry_are_kept_however_large() {
+        let kept = Outcomes::default();
+        let ticket = kept.keep();
+        let count = MOST_BYTES as u64 / 128 + 1;
+        kept.note(RaftIndex(1), &outcomes(1, count));
+        assert_eq!(ticket.of(RaftIndex(1), 0, 1), Some(outcomes(1, 1)));
+        kept.note(RaftIndex(2), &outcomes(count + 1, 1));
+        assert_eq!(ticket.of(RaftIndex(1), 0, 1), None);
+        assert_eq!(ticket.of(RaftIndex(2), 0, 1), Some(outcomes(count + 1, 1)));
     }
 
     #[test]

@@ -5,9 +5,10 @@
 //!                 └───▶ wakes the watches below whose prefix something happened
 //! ```
 //!
-//! Applying never waits for a reader, and changes nothing under its eyes: a state
-//! that somebody reads is copied first, in O(1), and its parts as they change. A
-//! state that nobody reads is changed where it stands, which takes half the time.
+//! Applying changes nothing under a reader's eyes: a state that somebody reads is
+//! copied first, in O(1), and its parts as they change. A state that nobody reads is
+//! changed where it stands, which takes half the time; whoever asks for it meanwhile
+//! waits. What takes long is applied to a copy in any case.
 //! A watch that was woken pulls what it wants from the ring.
 
 use std::sync::Arc;
@@ -55,14 +56,25 @@ impl Publisher {
     }
 
     /// Applies an entry to the state, and wakes those who wait for one of its outcomes.
-    /// Whoever asks for the state meanwhile waits for it.
-    pub fn apply(&self, entry: LogId, apply: impl FnOnce(&mut State) -> Vec<Outcome>) {
+    /// Unless it takes long, whoever asks for the state meanwhile waits for it.
+    pub fn apply(
+        &self,
+        entry: LogId,
+        takes_long: bool,
+        apply: impl FnOnce(&mut State) -> Vec<Outcome>,
+    ) {
         let mut outcomes = Vec::new();
-        self.current.send_modify(|current| {
-            let current = Arc::make_mut(current);
+        let advance = |current: &mut Published| {
             outcomes = apply(&mut current.state);
             current.applied = Some(entry);
-        });
+        };
+        if takes_long {
+            let mut next = Published::clone(&self.now());
+            advance(&mut next);
+            self.current.send_replace(Arc::new(next));
+        } else {
+            self.current.send_modify(|current| advance(Arc::make_mut(current)));
+        }
         self.hub.wake(&outcomes);
     }
 
@@ -107,7 +119,7 @@ mod tests {
 
     fn found(publisher: &Publisher) {
         let batch = Batch::new(LogTime(1), vec![Command::Sync { cluster: ClusterId(1) }]);
-        publisher.apply(LogId::default(), |state| state.apply(&batch));
+        publisher.apply(LogId::default(), false, |state| state.apply(&batch));
     }
 
     #[test]

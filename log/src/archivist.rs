@@ -188,6 +188,8 @@ impl Archivist {
         if !self.reader.goes_on_from_archive() {
             return Ok(());
         }
+        let archive = self.reader.archive();
+        let _sealing = archive.sealing();
         self.dropper.drop_excess(superfluous)
     }
 }

@@ -108,6 +108,11 @@ impl Filler {
     /// If there is history here already, which it would not follow; or if the log
     /// cannot be written.
     pub fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
+        let is_beginning = self.behind.is_none() && self.ready.is_empty();
+        if next == self.next && is_beginning {
+            // An earlier try has begun here, and had sealed nothing.
+            self.before = before;
+        }
         if next <= self.next {
             return Ok(());
         }
@@ -266,6 +271,24 @@ mod tests {
         assert_eq!(reader.state().oldest, (RaftIndex(10), Index(10)));
         let entries = reader.iter(RaftIndex(10)..RaftIndex(u64::MAX));
         assert_eq!(entries.map(Result::unwrap).count(), 42);
+    }
+
+    /// A try that ended before anything was sealed has said where history begins: the
+    /// next one numbers its commands as it would have.
+    #[test]
+    fn fill_that_begins_again_knows_where_it_begins() {
+        let (_dir, wal) = installed(50);
+        let mut filler = wal.filler().unwrap();
+        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
+        filler.push(encoded(10)).unwrap();
+        drop(filler);
+        let mut filler = wal.filler().unwrap();
+        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
+        for index in 10..=50 {
+            filler.push(encoded(index)).unwrap();
+        }
+        assert_eq!(wal.state().oldest, (RaftIndex(10), Index(10)));
+        assert_eq!(wal.reader().archive().newest().unwrap().footer.index, Index(51));
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl ExpiryIndex {
         self.by_time.get_min().map(|(deadline, key)| (*deadline, key))
     }
 
+    /// Returns how many keys are due at a time, counted up to `most`.
+    pub fn due(&self, time: LogTime, most: usize) -> usize {
+        self.by_time.iter().take(most).take_while(|(deadline, _)| *deadline <= time).count()
+    }
+
     /// Returns all deadlines, soonest first.
     pub fn iter(&self) -> impl Iterator<Item = (LogTime, &KeyPath)> {
         self.by_time.iter().map(|(deadline, key)| (*deadline, key))

@@ -111,7 +111,9 @@ impl EventStream {
     ) -> Result<Self, Problem> {
         let mut first = None;
         if watch.is_behind() {
-            first = match tokio::time::timeout(BEGINNING, watch.next()).await {
+            let until = deadline.into_iter().chain([Instant::now() + BEGINNING]).min();
+            let until = until.expect("it is one of two");
+            first = match tokio::time::timeout_at(until, watch.next()).await {
                 Ok(Ok(event)) => Some(event),
                 // The stream has its own way to end.
                 Ok(Err(WatchError::Closing)) | Err(_) => None,

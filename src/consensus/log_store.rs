@@ -127,11 +127,7 @@ impl<L: LogStorage> RaftLogReader<TypeConfig> for LogStore<L> {
         start: u64,
         end: u64,
     ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
-        match self.read(start..end, MESSAGE_BYTES) {
-            // It was dropped just now, and comes in a checkpoint.
-            Err(_) if self.log.first().0 > start => Ok(Vec::new()),
-            read => read,
-        }
+        self.read(start..end, MESSAGE_BYTES)
     }
 }
 

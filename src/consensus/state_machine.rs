@@ -18,6 +18,9 @@ use crate::published::Publisher;
 
 type StorageResult<T> = Result<T, StorageError<u64>>;
 
+/// An entry of more outcomes than this takes long to apply: about a millisecond.
+const LONG: usize = 512;
+
 /// Applies what is committed.
 #[derive(Debug)]
 pub struct StateMachine {
@@ -74,14 +77,18 @@ impl StateMachine {
         }
         let mut reply = Reply::default();
         let EntryPayload::Normal(batch) = &entry.payload else {
-            self.publisher.apply(id, |_| Vec::new());
+            self.publisher.apply(id, false, |_| Vec::new());
             return Ok(reply);
         };
-        if let Some(check) = &batch.check {
-            self.publisher.now().state.compare(check)?;
-        }
+        let takes_long = {
+            let now = self.publisher.now();
+            if let Some(check) = &batch.check {
+                now.state.compare(check)?;
+            }
+            batch.commands.len() + now.state.expiry().due(batch.time, LONG) > LONG
+        };
         self.uncovered_bytes += batch.size();
-        self.publisher.apply(id, |state| {
+        self.publisher.apply(id, takes_long, |state| {
             let outcomes = state.apply(batch);
             // The commands' outcomes are the last ones, one each.
             reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();

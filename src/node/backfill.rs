@@ -24,8 +24,13 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long to wait for a machine that does not answer, and may have more of history
-/// than the others. Meanwhile nothing is sealed, and the segments grow.
+/// than the others. Meanwhile nothing is sealed, and the segments grow. For one that
+/// alone can have what is missing the wait ends where the disk does.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// For how long the disk may be short before history is given up, and what has come of
+/// it makes room.
+const SHORTAGE: Duration = Duration::from_mins(1);
 
 /// How long before somebody is told.
 const WORD: Duration = Duration::from_secs(10);
@@ -90,6 +95,8 @@ enum BackfillError {
 struct Waiting {
     since: Option<Instant>,
     told: Seldom,
+    /// Since when the disk is short.
+    short_since: Option<Instant>,
 }
 
 impl Waiting {
@@ -139,8 +146,13 @@ impl Node {
         waiting: &mut Waiting,
     ) -> Result<(), BackfillError> {
         if self.inner.disk.is_short() {
+            let since = *waiting.short_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < SHORTAGE {
+                return Ok(());
+            }
             return give_up(filler, "there is no room for it").await;
         }
+        waiting.short_since = None;
         let (from, upto) = filler.wanted();
         let (known, silent) = self.who_knows(upto).await;
         let furthest = known.into_iter().min_by_key(|(_, oldest)| oldest.entry);
@@ -205,7 +217,7 @@ impl Node {
         let mut is_whole = false;
         loop {
             if self.inner.disk.is_short() {
-                return give_up(filler, "there is no room for it").await;
+                return Ok(());
             }
             match conversation.next().await? {
                 Heard::Piece(piece) => {
@@ -224,7 +236,7 @@ impl Node {
                     tracing::info!("the history from before the checkpoint has come");
                     return Ok(());
                 }
-                // It has not applied all of it itself: the next try goes on from here.
+                // It has not applied all of it itself: the next try goes on from what is sealed.
                 Heard::Answer(Answer::Done) => return Ok(()),
                 Heard::Answer(other) => return Err(conversation.unexpected(&other).into()),
             }

@@ -48,7 +48,7 @@ impl Barrier {
     /// Waits until the published state contains every write that was answered
     /// before this call, trying again until `limit` has passed.
     pub(super) async fn pass(&self, limit: Duration) -> Result<(), Unavailable> {
-        // A try takes two rounds at most. Mostly it succeeds at once, and setting a
+        // A try waits for two rounds at most. Mostly it succeeds at once, and setting a
         // timer would be a good part of its cost.
         let deadline = Instant::now() + limit;
         if limit > 2 * ROUND_LIMIT
@@ -76,7 +76,7 @@ impl Barrier {
             return Ok(());
         }
         let applied = tokio::time::timeout_at(deadline, self.published.wait_for(has_applied)).await;
-        applied.ok().flatten().map(drop).ok_or(Unavailable::NotReached)
+        applied.ok().flatten().map(drop).ok_or_else(|| unavailable(&self.consensus))
     }
 
     /// Tries once to pass, and returns which entry must be applied before a read.

@@ -16,10 +16,9 @@ use std::time::Duration;
 use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex};
 use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
-
-use super::{Freshness, Node, Unavailable, WriteError};
 use tokio::time::Instant;
 
+use super::{Freshness, Node, Unavailable, WriteError};
 use crate::consensus::ConsensusError;
 use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
@@ -106,8 +105,11 @@ pub struct Listed {
 impl Node {
     /// Writes a machine into the log, unless it is there already.
     pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
-        let _one_at_a_time = self.inner.changing_members.lock().await;
-        let published = self.read(Freshness::Linearizable, limit).await?;
+        let deadline = Instant::now() + limit;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let changing = tokio::time::timeout_at(deadline, self.inner.changing_members.lock()).await;
+        let _one_at_a_time = changing.map_err(|_| Unavailable::NoLeader)?;
+        let published = self.read(Freshness::Linearizable, left()).await?;
         let machines = published.state.machines().clone();
         drop(published);
         if machines.iter().next().is_none() {
@@ -123,7 +125,7 @@ impl Node {
             Some(_) | None => {}
         }
         let name = Arc::clone(&machine.name);
-        let outcome = self.inner.proposer.propose(Command::Join(machine), limit).await?;
+        let outcome = self.inner.proposer.propose(Command::Join(machine), left()).await?;
         match outcome.what {
             What::Rejection(_) => Err(JoinError::Rejected(name)),
             What::Event(_) | What::Tick => Ok(()),

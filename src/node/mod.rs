@@ -192,6 +192,7 @@ impl Node {
     /// commands of a fresh cluster are its `sync` and the `join` of its founder, and a
     /// machine that has moved says where it is. One that others do not know any longer
     /// was removed. Tries until it has succeeded.
+    ///
     /// The few bytes that this takes may come from the disk's reserve: a machine
     /// that cannot be found could not even be read from.
     pub async fn introduce(&self) {
