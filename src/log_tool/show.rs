@@ -1,10 +1,13 @@
 //! `etcd log show`: the commands, and what came of each.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
 
-use etcd_log::{Batch, Command, Entry, Index, KeyPath, LogTime, Machine, Payload, TestAndSet, Ttl};
+use etcd_log::{
+    Batch, Command, Entry, Index, KeyPath, LogTime, Machine, NodeId, Payload, TestAndSet, Ttl,
+};
 use etcd_projections::{Change, Outcome, What, machine_key};
 use serde::Serialize;
 
@@ -90,15 +93,18 @@ fn show_other(entry: &Entry, out: &mut dyn Write) -> Result<(), ToolError> {
     let id = entry.id;
     match &entry.payload {
         Payload::Membership(membership) => {
-            let voters: Vec<_> =
-                membership.voters.iter().flatten().map(ToString::to_string).collect();
+            let names = |voters: &BTreeSet<NodeId>| {
+                voters.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            };
+            // Two sets, while the group changes from the one to the other.
+            let voters: Vec<_> = membership.voters.iter().map(names).collect();
             writeln!(
                 out,
                 "{:>8}  term {}, entry {}: voters {}",
                 "-",
                 id.term.0,
                 id.index.0,
-                voters.join(", ")
+                voters.join(" to ")
             )?;
         }
         Payload::Blank | Payload::Batch(_) => {
