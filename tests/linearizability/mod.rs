@@ -8,6 +8,9 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
+#[cfg(test)]
+mod every_order;
+
 use std::collections::{BTreeMap, HashSet};
 
 /// What was asked for.
@@ -22,7 +25,7 @@ pub enum Call {
 /// What was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was done. A set tells the value before; nothing, if there was none.
+    /// It was done. It tells the value before; nothing, if there was none.
     Done(Option<String>),
     /// A test found another value.
     Found(String),
@@ -164,7 +167,9 @@ fn apply(operation: &Operation, before: &Value) -> Option<Value> {
     }
     match (call, answer, before) {
         (Call::Set(value), Answer::Done(prev), _) if prev == before => Some(Some(value.clone())),
-        (Call::TestAndSet { prev, value }, Answer::Done(_), Some(found)) if prev == found => {
+        (Call::TestAndSet { prev, value }, Answer::Done(told), Some(found))
+            if prev == found && told == before =>
+        {
             Some(Some(value.clone()))
         }
         (Call::TestAndSet { prev, .. }, Answer::Found(found), Some(there))
@@ -190,6 +195,15 @@ mod tests {
     fn set(value: &str, prev: Option<&str>, called: u64, answered: u64) -> Operation {
         let answer = Answer::Done(prev.map(str::to_owned));
         op(Call::Set(value.to_owned()), answer, called, answered)
+    }
+
+    fn test_and_set(prev: &str, value: &str, told: Option<&str>, called: u64) -> Operation {
+        let call = Call::TestAndSet { prev: prev.to_owned(), value: value.to_owned() };
+        op(call, Answer::Done(told.map(str::to_owned)), called, called + 1)
+    }
+
+    fn delete(told: Option<&str>, called: u64) -> Operation {
+        op(Call::Delete, Answer::Done(told.map(str::to_owned)), called, called + 1)
     }
 
     fn get(value: &str, called: u64, answered: u64) -> Operation {
@@ -226,5 +240,16 @@ mod tests {
         let once = set("a", None, 1, 2);
         let history = [once, set("b", Some("a"), 3, 4), get("b", 5, 6), get("a", 7, 8)];
         assert!(check(&history).is_err());
+    }
+
+    #[test]
+    fn value_before_that_was_another_is_noticed() {
+        let once = || set("a", None, 1, 2);
+        for (told, is_right) in [(Some("a"), true), (Some("b"), false), (None, false)] {
+            for write in [set("c", told, 3, 4), test_and_set("a", "c", told, 3), delete(told, 3)] {
+                let history = [once(), write];
+                assert_eq!(check(&history).is_ok(), is_right, "{history:?}");
+            }
+        }
     }
 }
