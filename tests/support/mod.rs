@@ -106,7 +106,7 @@ impl Server {
 
     /// Asks for a path; nothing, if there is no answer.
     pub fn try_get(&self, path: &str) -> Option<Reply> {
-        Reply::try_of(agent().get(format!("{}{path}", self.url)).call())
+        Reply::read(agent().get(format!("{}{path}", self.url)).call()).ok()
     }
 
     /// Takes in one line of what a process says at its start.
@@ -122,27 +122,34 @@ impl Server {
 
     /// Asks for a path.
     pub fn get(&self, path: &str) -> Reply {
-        Reply::of(agent().get(format!("{}{path}", self.url)).call())
+        let url = format!("{}{path}", self.url);
+        let result = agent().get(&url).call();
+        Reply::of(result, || format!("GET {url}"))
     }
 
     /// Sends a form.
     pub fn post(&self, path: &str, form: &[(&str, &str)]) -> Reply {
-        Reply::of(agent().post(format!("{}{path}", self.url)).send_form(form.iter().copied()))
+        let url = format!("{}{path}", self.url);
+        let result = agent().post(&url).send_form(form.iter().copied());
+        Reply::of(result, || format!("POST {url} {form:?}"))
     }
 
     /// Deletes.
     pub fn delete(&self, path: &str) -> Reply {
-        Reply::of(agent().delete(format!("{}{path}", self.url)).call())
+        let url = format!("{}{path}", self.url);
+        let result = agent().delete(&url).call();
+        Reply::of(result, || format!("DELETE {url}"))
     }
 
     /// Opens a stream, and reads it line by line.
     pub fn lines(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
-        let mut request = agent().get(format!("{}{path}", self.url));
+        let url = format!("{}{path}", self.url);
+        let mut request = agent().get(&url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let reply = request.call().unwrap();
-        assert_eq!(reply.status(), 200);
+        let reply = request.call().unwrap_or_else(|error| panic!("GET {url}: {error}"));
+        assert_eq!(reply.status(), 200, "GET {url}");
         Lines { lines: BufReader::new(Box::new(reply.into_body().into_reader())) }
     }
 
@@ -207,6 +214,9 @@ impl Drop for Server {
     }
 }
 
+/// What a client gets: the beginning of an answer, or why there is none.
+type Answered = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
+
 /// An answer.
 #[derive(Debug)]
 pub struct Reply {
@@ -218,14 +228,19 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Self {
-        Self::try_of(result).unwrap()
+    /// Takes in the answer to a request.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    fn of(result: Answered, request: impl FnOnce() -> String) -> Self {
+        Self::read(result).unwrap_or_else(|error| panic!("{}: {error}", request()))
     }
 
-    fn try_of(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<Self> {
-        let (parts, mut body) = result.ok()?.into_parts();
-        let body = body.with_config().limit(1 << 30).read_to_string().ok()?;
-        Some(Self { status: parts.status.as_u16(), headers: parts.headers, body })
+    fn read(result: Answered) -> Result<Self, ureq::Error> {
+        let (parts, mut body) = result?.into_parts();
+        let body = body.with_config().limit(1 << 30).read_to_string()?;
+        Ok(Self { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 
     /// A header's value; empty if it is not there.
