@@ -1,62 +1,42 @@
 //! Three real processes under faults: killed, paused, cut off, all at once, while
 //! clients write, test and set, read and watch. What they were answered must be
-//! linearizable, and the watch complete.
+//! linearizable, and the watches complete.
+//!
+//! A fault lasts until it shows: until the others follow a machine that it has not hit,
+//! and the one that it has hit knows that it is alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod linearizability;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linearizability::{Answer, Call, Operation};
-use support::proxy::Proxy;
-use support::{Server, etcd, eventually};
-use tempfile::TempDir;
+use support::cluster::Cluster;
+use support::eventually;
+use support::proxy::Cut;
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// A machine behind a proxy.
-struct Machine {
-    server: Option<Server>,
-    proxy: Proxy,
-    /// Its ports, for clients and for the others.
-    ports: (u16, u16),
-    dir: std::path::PathBuf,
-    through: Option<String>,
-}
+/// How many clients each machine has.
+const CLIENTS: usize = 2;
 
-impl Machine {
-    fn new(dir: std::path::PathBuf, through: Option<String>) -> Self {
-        let ports = (free_port(), free_port());
-        let proxy = Proxy::start(format!("127.0.0.1:{}", ports.1));
-        Self { server: None, proxy, ports, dir, through }
-    }
+/// How many seconds a client gives a machine.
+const LIMIT: u64 = 3;
 
-    fn start(&mut self) {
-        let (clients, peers) = (self.ports.0.to_string(), self.ports.1.to_string());
-        let mut command = etcd(&["-c", &clients, "-s", &peers]);
-        command.arg("-d").arg(&self.dir).args(["--advertise-peer", &self.proxy.address]);
-        command.args(["--checkpoint-bytes", "200kB", "--segment-bytes", "128KiB", "-m", "50"]);
-        if let Some(through) = &self.through {
-            command.arg("-C").arg(through);
-        }
-        self.server = Some(Server::launch(&mut command));
-    }
+/// How many seconds are given to a machine that cannot answer.
+const SHORT_LIMIT: u64 = 1;
 
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.0)
-    }
-}
+/// How long a machine that is back may acknowledge no write: far longer than it needs.
+const BACK_LIMIT: Duration = Duration::from_secs(15);
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+/// How many seconds are longer than anything takes.
+const LONG_LIMIT: u64 = 60;
 
 /// What all clients share.
 struct Shared {
@@ -64,57 +44,89 @@ struct Shared {
     clock: AtomicU64,
     values: AtomicU64,
     history: Mutex<Vec<Operation>>,
+    /// The writes that were acknowledged, as they were answered.
+    acknowledged: Mutex<Vec<String>>,
     is_over: AtomicBool,
+    /// The number of the last event that there will be; zero until it is known.
+    last_event: AtomicU64,
 }
 
 impl Shared {
+    fn of(cluster: &Cluster) -> Arc<Self> {
+        Arc::new(Self {
+            urls: cluster.running().map(|server| server.url.clone()).collect(),
+            clock: AtomicU64::new(0),
+            values: AtomicU64::new(0),
+            history: Mutex::default(),
+            acknowledged: Mutex::default(),
+            is_over: AtomicBool::new(false),
+            last_event: AtomicU64::new(0),
+        })
+    }
+
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst)
     }
-}
 
-fn agent() -> ureq::Agent {
-    let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(Duration::from_secs(8))).build().new_agent()
-}
+    /// A value that nobody else writes.
+    fn value(&self) -> String {
+        format!("v{}", self.values.fetch_add(1, Ordering::SeqCst))
+    }
 
-/// Writes and reads, at one machine after the other.
-fn client(shared: &Shared, number: usize) {
-    let agent = agent();
-    let mut last = BTreeMap::<&str, String>::new();
-    let mut turn = number;
-    while !shared.is_over.load(Ordering::SeqCst) {
-        turn += 1;
-        let key = KEYS[turn % KEYS.len()];
-        let url = &shared.urls[(turn / 7) % shared.urls.len()];
-        let value = format!("v{}", shared.values.fetch_add(1, Ordering::SeqCst));
-        let call = match turn % 8 {
-            0..=2 => Call::Get,
-            3 | 4 => Call::Set(value),
-            5 => Call::Delete,
-            _ => Call::TestAndSet { prev: last.get(key).cloned().unwrap_or_default(), value },
-        };
-        if matches!(&call, Call::TestAndSet { prev, .. } if prev.is_empty()) {
-            continue;
-        }
-        let called = shared.tick();
-        let answer = ask(&agent, url, key, &call);
-        let answered = shared.tick();
-        if let (Some(Answer::Value(value)), _) | (_, Call::Set(value)) = (&answer, &call) {
-            last.insert(key, value.clone());
-        }
-        if let Some(answer) = answer {
-            let key = key.to_owned();
-            let operation = Operation { key, call, answer, called, answered };
-            shared.history.lock().unwrap().push(operation);
-        }
-        thread::sleep(Duration::from_millis(3));
+    /// Asks a machine, and notes what it answers; nothing, if it is certain that nothing
+    /// was done.
+    fn ask(&self, at: usize, key: &str, call: Call, seconds: u64) -> Option<Answer> {
+        let called = self.tick();
+        let heard = send(&self.urls[at], key, &call, seconds);
+        let answered = self.tick();
+        let answer = match heard {
+            Heard::Nobody => None,
+            Heard::Unknown => Some(Answer::Unknown),
+            Heard::Reply(status, body) => {
+                let answer = answer(&call, status, &body);
+                if matches!(answer, Some(Answer::Done(_))) {
+                    self.acknowledged.lock().unwrap().push(body);
+                }
+                answer
+            }
+        }?;
+        let (key, told) = (key.to_owned(), answer.clone());
+        let operation = Operation { key, call, answer, called, answered };
+        self.history.lock().unwrap().push(operation);
+        Some(told)
+    }
+
+    /// Writes a new value through a machine. Returns whether that was acknowledged.
+    fn write(&self, at: usize, seconds: u64) -> bool {
+        let answer = self.ask(at, KEYS[0], Call::Set(self.value()), seconds);
+        matches!(answer, Some(Answer::Done(_)))
+    }
+
+    /// Reads through a machine. Returns whether that was answered.
+    fn read(&self, at: usize, seconds: u64) -> bool {
+        let answer = self.ask(at, KEYS[0], Call::Get, seconds);
+        answer.is_some_and(|answer| answer != Answer::Unknown)
     }
 }
 
-/// Asks, and returns the answer; nothing, if it is certain that nothing was done.
-fn ask(agent: &ureq::Agent, url: &str, key: &str, call: &Call) -> Option<Answer> {
-    let path = format!("{url}/v1/keys/{key}?timeout=3");
+/// What comes of a question.
+enum Heard {
+    Reply(u16, String),
+    /// It was not answered, and may have been heard.
+    Unknown,
+    /// Nobody has heard it.
+    Nobody,
+}
+
+fn agent(seconds: u64) -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false);
+    config.timeout_global(Some(Duration::from_secs(seconds))).build().new_agent()
+}
+
+fn send(url: &str, key: &str, call: &Call, seconds: u64) -> Heard {
+    // Whoever is paused says nothing in time.
+    let agent = agent(seconds + 1);
+    let path = format!("{url}/v1/keys/{key}?timeout={seconds}");
     let reply = match call {
         Call::Get => agent.get(path).call(),
         Call::Delete => agent.delete(path).call(),
@@ -123,19 +135,27 @@ fn ask(agent: &ureq::Agent, url: &str, key: &str, call: &Call) -> Option<Answer>
             agent.post(path).send_form([("prevValue", &**prev), ("value", &**value)])
         }
     };
-    let mut reply = match reply {
-        Ok(reply) => reply,
-        Err(error) if is_refused(&error) => {
-            thread::sleep(Duration::from_millis(20));
-            return None;
-        }
-        Err(_) => return Some(Answer::Unknown),
-    };
-    let status = reply.status().as_u16();
-    let Ok(body) = reply.body_mut().read_to_string() else { return Some(Answer::Unknown) };
+    match reply {
+        Ok(mut reply) => match reply.body_mut().read_to_string() {
+            Ok(body) => Heard::Reply(reply.status().as_u16(), body),
+            Err(_) => Heard::Unknown,
+        },
+        Err(error) if is_refused(&error) => Heard::Nobody,
+        Err(_) => Heard::Unknown,
+    }
+}
+
+/// Whether nobody has heard the question.
+fn is_refused(error: &ureq::Error) -> bool {
+    matches!(error, ureq::Error::ConnectionFailed)
+        || matches!(error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// What an answer says; nothing, if nothing was done.
+fn answer(call: &Call, status: u16, body: &str) -> Option<Answer> {
     Some(match status {
         200 => {
-            let line: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let line: serde_json::Value = serde_json::from_str(body).unwrap();
             let text = |name: &str| line[name].as_str().map(str::to_owned);
             match call {
                 Call::Get => Answer::Value(text("value").unwrap()),
@@ -153,142 +173,242 @@ fn ask(agent: &ureq::Agent, url: &str, key: &str, call: &Call) -> Option<Answer>
     })
 }
 
-/// Whether nobody has heard the question.
-fn is_refused(error: &ureq::Error) -> bool {
-    matches!(error, ureq::Error::ConnectionFailed)
-        || matches!(error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Watches all keys, at one machine after the other, from where it was; returns the
-/// events by number.
-fn watch(shared: &Shared) -> BTreeMap<u64, String> {
-    let agent = agent();
-    let (mut seen, mut turn) = (BTreeMap::new(), 0);
+/// Writes and reads, at one machine.
+fn client(shared: &Shared, number: usize) {
+    let at = number % shared.urls.len();
+    let mut last = BTreeMap::<&str, String>::new();
+    let mut turn = number * 5;
     while !shared.is_over.load(Ordering::SeqCst) {
         turn += 1;
+        let key = KEYS[turn % KEYS.len()];
+        let call = match (turn % 8, last.get(key)) {
+            (0..=2, _) => Call::Get,
+            (3 | 4, _) => Call::Set(shared.value()),
+            (5, _) => Call::Delete,
+            (_, Some(prev)) => Call::TestAndSet { prev: prev.clone(), value: shared.value() },
+            (_, None) => continue,
+        };
+        let answer = shared.ask(at, key, call.clone(), LIMIT);
+        match (&answer, call) {
+            (Some(Answer::Value(value) | Answer::Found(value)), _) => {
+                last.insert(key, value.clone());
+            }
+            (Some(_), Call::Set(value)) => drop(last.insert(key, value)),
+            // Nobody is there, or nobody leads.
+            (None, _) => thread::sleep(Duration::from_millis(20)),
+            _ => {}
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Watches all keys, at one machine after the other, from where it was, until the last
+/// event; returns the events by number.
+fn watch(shared: &Shared) -> BTreeMap<u64, String> {
+    let agent = agent(LIMIT);
+    let (mut seen, mut turn) = (BTreeMap::new(), 0);
+    loop {
         let after = seen.keys().next_back().copied().unwrap_or(0);
+        if after > 0 && after == shared.last_event.load(Ordering::SeqCst) {
+            return seen;
+        }
+        turn += 1;
         let url = &shared.urls[turn % shared.urls.len()];
         let path = format!("{url}/v1/watch/?stream=true&timeout=1&after={after}");
         let Ok(reply) = agent.get(path).call() else { continue };
         let Ok(body) = reply.into_body().read_to_string() else { continue };
         for line in body.lines() {
             // The last one may have been cut off with its machine.
-            let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { break };
-            let number = event["event"].as_u64().unwrap();
-            let next = seen.keys().next_back().map_or(number, |last| last + 1);
+            let Some(number) = event_number(line) else { break };
+            let next = seen.keys().next_back().map_or(1, |last| last + 1);
             assert_eq!(number, next, "no event is missed or told twice");
             seen.insert(number, line.to_owned());
         }
     }
-    seen
+}
+
+fn event_number(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?["event"].as_u64()
 }
 
 #[test]
 fn history_under_faults_is_linearizable() {
-    let dir = TempDir::new().unwrap();
-    let mut machines: Vec<Machine> = Vec::new();
-    for at in 0..3 {
-        let through = machines.first().map(|first| first.proxy.address.clone());
-        let mut machine = Machine::new(dir.path().join(format!("node{}", at + 1)), through);
-        machine.start();
-        machine.server.as_mut().unwrap().wait_until_ready();
-        machines.push(machine);
-    }
-    let shared = Arc::new(Shared {
-        urls: machines.iter().map(Machine::url).collect(),
-        clock: AtomicU64::new(0),
-        values: AtomicU64::new(0),
-        history: Mutex::default(),
-        is_over: AtomicBool::new(false),
-    });
-    let clients: Vec<_> = (0..4)
-        .map(|number| {
-            let shared = Arc::clone(&shared);
-            thread::spawn(move || client(&shared, number * 5))
-        })
-        .collect();
+    let args = ["--checkpoint-bytes", "200kB", "--segment-bytes", "128KiB", "-m", "50"];
+    let mut cluster = Cluster::start_behind_proxies(3, &args);
+    let shared = Shared::of(&cluster);
+    let start = |run: fn(&Shared, usize), number| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || run(&shared, number))
+    };
+    let clients: Vec<_> = (0..3 * CLIENTS).map(|number| start(client, number)).collect();
     let watching = Arc::clone(&shared);
     let watching = thread::spawn(move || watch(&watching));
 
-    for round in 0..6 {
-        trouble(&mut machines, round);
+    for fault in FAULTS {
+        suffer(&mut cluster, &shared, fault);
     }
-    eventually("all are well again", || {
-        machines.iter().all(|machine| {
-            let health = machine.server.as_ref().unwrap().try_get("/health?timeout=1");
-            health.is_some_and(|health| health.status == 200)
-        })
+    wait_until_well(&cluster);
+    eventually("the clients have done a lot", || {
+        let history = shared.history.lock().unwrap();
+        history.iter().filter(|operation| operation.answer != Answer::Unknown).count() > 500
     });
-    thread::sleep(Duration::from_millis(500));
     shared.is_over.store(true, Ordering::SeqCst);
     for client in clients {
         client.join().unwrap();
     }
-    let events = watching.join().unwrap();
 
+    let path = format!("/v1/keys/end?timeout={LONG_LIMIT}");
+    let last = cluster.server(0).post(&path, &[("value", "end")]).number("x-etcd-event");
+    shared.last_event.store(last, Ordering::SeqCst);
+    let seen: Vec<_> = watching.join().unwrap().into_values().collect();
+    check_events(&cluster, &seen);
+    check_writes(&shared, &seen);
+    linearizability::check(&shared.history.lock().unwrap()).unwrap();
+}
+
+/// All machines tell the same events, from the first to the last, and so did the watch.
+fn check_events(cluster: &Cluster, seen: &[String]) {
+    let numbers = seen.iter().map(|line| event_number(line).unwrap());
+    assert!(numbers.eq(1..=seen.len() as u64), "the numbers go on without a gap");
+    for at in 0..3 {
+        let path = format!("/v1/watch/?stream=true&after=0&timeout={LONG_LIMIT}");
+        let told: Vec<_> = cluster.server(at).lines(&path, &[]).take(seen.len()).collect();
+        let odd = told.iter().zip(seen).find(|(told, seen)| told != seen);
+        assert_eq!(odd, None, "machine {at} tells what the watch has seen");
+        assert_eq!(told.len(), seen.len(), "machine {at} tells all of it");
+    }
+}
+
+/// Every write that was acknowledged is an event, once and as it was answered; and no
+/// other event is there but of writes that nobody knows about.
+fn check_writes(shared: &Shared, seen: &[String]) {
+    let mut events = BTreeMap::<String, usize>::new();
+    for line in seen {
+        // An event is the answer, with its number and its time at the end.
+        let (answer, _) = line.split_once(",\"event\":").unwrap();
+        *events.entry(format!("{answer}}}\n")).or_default() += 1;
+    }
+    for answer in shared.acknowledged.lock().unwrap().iter() {
+        assert_eq!(events.get(answer), Some(&1), "{answer}");
+    }
     let history = shared.history.lock().unwrap();
-    let done = history.iter().filter(|operation| operation.answer != Answer::Unknown).count();
-    assert!(done > 300 && events.len() > 100, "{done} operations, {} events", events.len());
-    linearizability::check(&history).unwrap();
+    let written: BTreeSet<_> = history.iter().filter_map(written).collect();
+    let mut values = BTreeSet::new();
+    for line in seen.iter().filter(|line| is_clients(line)) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let Some(value) = line["value"].as_str() else { continue };
+        assert!(values.insert(value.to_owned()), "{value} was written twice");
+        assert!(written.contains(value), "{value} was not written, it was said");
+    }
 }
 
-/// How long a fault lasts. Longer than an election takes.
-const FAULT: Duration = Duration::from_secs(2);
+/// Whether an event is of a key that the clients write.
+fn is_clients(line: &str) -> bool {
+    KEYS.iter().any(|key| line.contains(&format!("\"key\":\"/{key}\"")))
+}
 
-/// Which machine leads, as far as any of them says.
-fn leader(machines: &[Machine]) -> usize {
-    let mut leader = None;
-    eventually("somebody leads", || {
-        let reply = machines.iter().find_map(|machine| {
-            let reply = machine.server.as_ref()?.try_get("/leader")?;
-            (reply.status == 200).then_some(reply.body)
-        });
-        leader = reply.and_then(|url| {
-            let address = url.trim_end().trim_start_matches("http://").to_owned();
-            machines.iter().position(|machine| machine.proxy.address == address)
-        });
-        leader.is_some()
+/// The value that an operation has written, or may have.
+fn written(operation: &Operation) -> Option<&str> {
+    match (&operation.call, &operation.answer) {
+        (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_) | Answer::Unknown) => {
+            Some(value)
+        }
+        _ => None,
+    }
+}
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Leader,
+    Follower,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Pause,
+    Cut(Cut),
+}
+
+const FAULTS: [(Fault, Whom); 8] = [
+    (Fault::Kill, Whom::Leader),
+    (Fault::Pause, Whom::Leader),
+    (Fault::Cut(Cut::Closed), Whom::Leader),
+    (Fault::Cut(Cut::Late), Whom::Leader),
+    (Fault::Pause, Whom::Follower),
+    (Fault::Cut(Cut::Closed), Whom::Follower),
+    (Fault::Cut(Cut::Late), Whom::Follower),
+    (Fault::Kill, Whom::All),
+];
+
+fn wait_until_well(cluster: &Cluster) {
+    eventually("all are well", || {
+        let health = cluster.running().map(|server| server.try_get("/health?timeout=1"));
+        health.flatten().filter(|health| health.status == 200).count() == 3
     });
-    leader.unwrap()
 }
 
-fn trouble(machines: &mut [Machine], round: usize) {
-    let leader = leader(machines);
-    let follower = (leader + 1) % machines.len();
-    match round {
-        0 => restart(machines, &[leader]),
-        1 => pause(&machines[leader]),
-        2 => cut(&machines[leader]),
-        3 => pause(&machines[follower]),
-        4 => cut(&machines[follower]),
-        _ => restart(machines, &[0, 1, 2]),
+fn suffer(cluster: &mut Cluster, shared: &Shared, (fault, whom): (Fault, Whom)) {
+    wait_until_well(cluster);
+    let leader = cluster.leader();
+    let at = if whom == Whom::Follower { (leader + 1) % 3 } else { leader };
+    match fault {
+        Fault::Kill if whom == Whom::All => restart_all(cluster),
+        Fault::Kill => restart(cluster, at),
+        Fault::Pause => pause(cluster, at),
+        Fault::Cut(cut) => isolate(cluster, shared, at, cut),
+    }
+    works_again(shared, at, (fault, whom));
+}
+
+/// Whatever has happened to a machine, it soon acknowledges a write. What it had begun
+/// before may be lost.
+fn works_again(shared: &Shared, at: usize, after: (Fault, Whom)) {
+    let begun = Instant::now();
+    while !shared.write(at, LIMIT) {
+        assert!(begun.elapsed() < BACK_LIMIT, "no write through machine {at} after {after:?}");
     }
 }
 
-fn restart(machines: &mut [Machine], which: &[usize]) {
-    for &at in which {
-        machines[at].server.take().unwrap().kill();
-    }
-    thread::sleep(FAULT);
-    for &at in which {
-        machines[at].start();
-    }
-    for &at in which {
-        machines[at].server.as_mut().unwrap().wait_until_ready();
-    }
+fn restart_all(cluster: &mut Cluster) {
+    (0..3).for_each(|at| cluster.kill(at));
+    (0..3).for_each(|at| cluster.launch(at, &[]));
+    (0..3).for_each(|at| cluster.wait(at));
 }
 
-fn pause(machine: &Machine) {
-    let server = machine.server.as_ref().unwrap();
-    server.signal("-STOP");
-    thread::sleep(FAULT);
-    server.signal("-CONT");
-    thread::sleep(FAULT / 2);
+fn restart(cluster: &mut Cluster, at: usize) {
+    cluster.kill(at);
+    cluster.leader_without(at);
+    cluster.launch(at, &[]);
+    cluster.wait(at);
 }
 
-fn cut(machine: &Machine) {
-    machine.proxy.cut(true);
-    thread::sleep(FAULT);
-    machine.proxy.cut(false);
-    thread::sleep(FAULT / 2);
+fn pause(cluster: &Cluster, at: usize) {
+    cluster.server(at).signal("-STOP");
+    let leader = cluster.leader_without(at);
+    eventually("the others miss it", || {
+        let list = cluster.server(leader).get("/v1/machines?detail=true").body;
+        list.contains("\"role\":\"unreachable\"")
+    });
+    cluster.server(at).signal("-CONT");
+}
+
+/// Cuts a machine off until another one leads, if it did, and it knows that it is alone.
+/// Whatever it is asked meanwhile, it neither reads nor writes; the others do.
+fn isolate(cluster: &Cluster, shared: &Shared, at: usize, cut: Cut) {
+    let answers_nothing = || {
+        assert!(!shared.write(at, SHORT_LIMIT), "machine {at}, cut off, acknowledges a write");
+        assert!(!shared.read(at, SHORT_LIMIT), "machine {at}, cut off, answers a read");
+    };
+    cluster.cut(at, cut);
+    answers_nothing();
+    let leader = cluster.leader_without(at);
+    eventually("it knows that it is alone", || {
+        cluster.server(at).try_get("/leader").is_some_and(|reply| reply.status == 503)
+    });
+    assert!(shared.write(leader, LONG_LIMIT), "the others go on");
+    answers_nothing();
+    cluster.heal(at);
 }

@@ -1,65 +1,181 @@
-//! A proxy in front of a machine's peer port, that can be cut.
+//! A network of machines, each behind a proxy, from which machines can be cut off in
+//! both directions.
+//!
+//! ```text
+//! machine ─▶ proxy of the one it calls ─▶ that one
+//!              │ the first frame says who calls (src/peers/frame.rs)
+//!              └ passes nothing on if either of the two is cut off
+//! ```
+//!
+//! Whoever does not say who he is, a client of HTTP, passes unless the one that he
+//! calls is cut off.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// A proxy. It goes on until the test ends.
-pub struct Proxy {
-    /// Where it listens.
-    pub address: String,
-    is_cut: Arc<AtomicBool>,
+/// What a frame begins with.
+const MAGIC: &[u8] = b"etcd";
+
+/// Where a frame says from whom it is, and where that ends.
+const SENDER: (usize, usize) = (20, 28);
+
+/// How often a connection that is quiet is looked at: it may be cut.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How a machine is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Its connections are closed, and so are new ones.
+    Closed,
+    /// Its connections stay open, and nothing passes. What was held back comes late.
+    Late,
 }
 
-impl Proxy {
-    /// Begins to pass on what comes to another address.
-    pub fn start(to: String) -> Self {
+/// The proxies. They go on until the test ends.
+#[derive(Default)]
+pub struct Network {
+    addresses: Vec<String>,
+    machines: Arc<Machines>,
+}
+
+/// What is known of all machines, in the order of their proxies.
+#[derive(Default)]
+struct Machines {
+    known: Mutex<Vec<Machine>>,
+    /// A cut has ended.
+    healed: Condvar,
+}
+
+#[derive(Default)]
+struct Machine {
+    /// What it calls itself in frames, once that is known.
+    id: Option<u64>,
+    cut: Option<Cut>,
+}
+
+impl Network {
+    /// Puts a proxy before the next machine, and begins to pass on what comes.
+    pub fn add(&mut self, to: String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let is_cut = Arc::new(AtomicBool::new(false));
-        let cut = Arc::clone(&is_cut);
+        let called = self.addresses.len();
+        self.addresses.push(listener.local_addr().unwrap().to_string());
+        self.machines.lock().push(Machine::default());
+        let machines = Arc::clone(&self.machines);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (to, cut) = (to.clone(), Arc::clone(&cut));
-                thread::spawn(move || pass(&stream, &to, &cut));
+                let (to, machines) = (to.clone(), Arc::clone(&machines));
+                // Either side may end at any moment.
+                thread::spawn(move || pass(stream, &to, machines, called).is_ok());
             }
         });
-        Self { address, is_cut }
     }
 
-    /// Cuts all connections, and lets no new ones through; or does so again.
-    pub fn cut(&self, is_cut: bool) {
-        self.is_cut.store(is_cut, Ordering::SeqCst);
+    /// Where a machine's proxy listens.
+    pub fn address(&self, at: usize) -> &str {
+        &self.addresses[at]
+    }
+
+    /// Learns what a machine calls itself.
+    pub fn name(&self, at: usize, id: u64) {
+        self.machines.lock()[at].id = Some(id);
+    }
+
+    /// Cuts a machine off: nothing that is sent from now on passes.
+    pub fn cut(&self, at: usize, cut: Cut) {
+        let mut machines = self.machines.lock();
+        assert!(machines[at].id.is_some(), "what it sends could not be told from others");
+        machines[at].cut = Some(cut);
+    }
+
+    /// Lets a machine be reached, and reach others, again.
+    pub fn heal(&self, at: usize) {
+        self.machines.lock()[at].cut = None;
+        self.machines.healed.notify_all();
     }
 }
 
-fn pass(stream: &TcpStream, to: &str, cut: &Arc<AtomicBool>) -> Option<()> {
-    if cut.load(Ordering::SeqCst) {
-        return None;
+impl Machines {
+    fn lock(&self) -> MutexGuard<'_, Vec<Machine>> {
+        self.known.lock().unwrap()
     }
-    let other = TcpStream::connect(to).ok()?;
-    let (from, back) = (stream.try_clone().ok()?, other.try_clone().ok()?);
-    let is_cut = Arc::clone(cut);
-    thread::spawn(move || copy(from, back, &is_cut));
-    copy(other, stream.try_clone().ok()?, cut);
-    Some(())
 }
 
-/// Copies until one side ends or the proxy is cut.
-fn copy(mut from: TcpStream, mut to: TcpStream, cut: &AtomicBool) {
-    from.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+/// The way from one machine to another.
+#[derive(Clone)]
+struct Link {
+    machines: Arc<Machines>,
+    /// Who has connected, if it is a machine.
+    sender: Option<u64>,
+    called: usize,
+}
+
+impl Link {
+    fn cut(&self, machines: &[Machine]) -> Option<Cut> {
+        let sender = machines.iter().find(|one| one.id.is_some() && one.id == self.sender);
+        machines[self.called].cut.or(sender.and_then(|sender| sender.cut))
+    }
+
+    /// Waits as long as what comes is held back, and returns how else the link is cut.
+    fn wait(&self) -> Option<Cut> {
+        let is_late = |machines: &mut Vec<Machine>| self.cut(machines) == Some(Cut::Late);
+        let machines = self.machines.healed.wait_while(self.machines.lock(), is_late).unwrap();
+        self.cut(&machines)
+    }
+}
+
+/// Passes on a connection, in both directions, as soon as it is known whose it is.
+fn pass(mut from: TcpStream, to: &str, machines: Arc<Machines>, called: usize) -> io::Result<()> {
+    let (opening, sender) = opening(&mut from)?;
+    let link = Link { machines, sender, called };
+    if link.wait() == Some(Cut::Closed) {
+        return Ok(());
+    }
+    let mut to = TcpStream::connect(to)?;
+    from.set_nodelay(true)?;
+    to.set_nodelay(true)?;
+    to.write_all(&opening)?;
+    let (back, forth) = ((to.try_clone()?, from.try_clone()?), link.clone());
+    thread::spawn(move || copy(back.0, back.1, &forth).is_ok());
+    copy(from, to, &link)
+}
+
+/// Reads until it is known who calls, or that it is no machine.
+fn opening(from: &mut TcpStream) -> io::Result<(Vec<u8>, Option<u64>)> {
+    let (begin, end) = SENDER;
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 64]);
+    loop {
+        let length = from.read(&mut buffer)?;
+        bytes.extend(&buffer[..length]);
+        let is_frame = MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]);
+        if length == 0 || !is_frame {
+            return Ok((bytes, None));
+        }
+        if let Some(id) = bytes.get(begin..end) {
+            let id = u64::from_le_bytes(id.try_into().expect("eight bytes"));
+            return Ok((bytes, Some(id)));
+        }
+    }
+}
+
+/// Copies until one side ends or the link is cut.
+fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link) -> io::Result<()> {
+    from.set_read_timeout(Some(LOOK_AGAIN))?;
     let mut buffer = vec![0; 64 << 10];
-    while !cut.load(Ordering::SeqCst) {
-        match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) if to.write_all(&buffer[..length]).is_ok() => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Ok(_) | Err(_) => break,
+    loop {
+        let read = from.read(&mut buffer);
+        // Asked after reading: what is sent once a machine is cut off must not slip
+        // through.
+        match (link.wait(), read) {
+            (Some(Cut::Closed), _) | (_, Ok(0)) => break,
+            (_, Ok(length)) if to.write_all(&buffer[..length]).is_ok() => {}
+            (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (_, Ok(_) | Err(_)) => break,
         }
     }
     // They may be gone already.
     let _ended = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    Ok(())
 }
