@@ -180,7 +180,8 @@ fn client(shared: &Shared, number: usize) {
     let mut turn = number * 5;
     while !shared.is_over.load(Ordering::SeqCst) {
         turn += 1;
-        let key = KEYS[turn % KEYS.len()];
+        // Of each key, all kinds of calls.
+        let key = KEYS[(turn / 8) % KEYS.len()];
         let call = match (turn % 8, last.get(key)) {
             (0..=2, _) => Call::Get,
             (3 | 4, _) => Call::Set(shared.value()),
@@ -332,14 +333,16 @@ enum Fault {
     Cut(Cut),
 }
 
-const FAULTS: [(Fault, Whom); 8] = [
+const FAULTS: [(Fault, Whom); 10] = [
     (Fault::Kill, Whom::Leader),
     (Fault::Pause, Whom::Leader),
     (Fault::Cut(Cut::Closed), Whom::Leader),
     (Fault::Cut(Cut::Late), Whom::Leader),
+    (Fault::Cut(Cut::Silent), Whom::Leader),
     (Fault::Pause, Whom::Follower),
     (Fault::Cut(Cut::Closed), Whom::Follower),
     (Fault::Cut(Cut::Late), Whom::Follower),
+    (Fault::Cut(Cut::Silent), Whom::Follower),
     (Fault::Kill, Whom::All),
 ];
 

@@ -8,7 +8,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Answer, Call, Operation, Value, apply, check, ends};
+use super::{Answer, Call, Operation, Value, apply, check};
 
 /// So few that operations see each other's values, and so that values come back.
 const VALUES: [&str; 3] = ["a", "b", "c"];
@@ -16,8 +16,9 @@ const VALUES: [&str; 3] = ["a", "b", "c"];
 /// How many operations a history has at most: all orders of them can be tried.
 const OPERATIONS: usize = 6;
 
-/// How far apart the moments are at which operations happen.
-const STEP: u64 = 10;
+/// How far apart the moments are at which operations happen: so little that many are
+/// called when others are answered.
+const STEP: u64 = 3;
 
 /// Looks for a right order, and leaves out none.
 fn has_order(open: &[Operation], value: &Value) -> bool {
@@ -29,6 +30,10 @@ fn has_order(open: &[Operation], value: &Value) -> bool {
             let rest = || [&open[..at], &open[at + 1..]].concat();
             is_next && apply(op, value).is_some_and(|value| has_order(&rest(), &value))
         })
+}
+
+fn ends(operation: &Operation) -> u64 {
+    if operation.answer == Answer::Unknown { u64::MAX } else { operation.answered }
 }
 
 /// An operation, and what becomes of it and of its answer.

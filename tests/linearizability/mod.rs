@@ -55,18 +55,8 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
         keys.entry(&operation.key).or_default().push(operation);
     }
     for (key, mut operations) in keys {
-        // What may never have happened, and of which nobody has seen a trace, says
-        // nothing: every answer tells the value that it found.
-        let seen: HashSet<String> = operations.iter().flat_map(|op| traces(op)).collect();
-        operations.retain(|op| match (&op.call, &op.answer) {
-            (Call::Get, Answer::Unknown) => false,
-            (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Unknown) => {
-                seen.contains(value)
-            }
-            _ => true,
-        });
         operations.sort_by_key(|op| op.called);
-        if !is_linearizable(&operations) {
+        if !Search::of(&operations).finds_an_order() {
             let lines: Vec<_> = operations.iter().map(|op| format!("{op:?}")).collect();
             return Err(format!("{key} is not linearizable:\n{}", lines.join("\n")));
         }
@@ -74,84 +64,137 @@ pub fn check(history: &[Operation]) -> Result<(), String> {
     Ok(())
 }
 
-/// The values that an operation has seen, or hoped to.
-fn traces(operation: &Operation) -> Vec<String> {
-    let found = match &operation.answer {
-        Answer::Done(value) => value.clone(),
-        Answer::Found(value) | Answer::Value(value) => Some(value.clone()),
-        Answer::NotFound | Answer::Unknown => None,
-    };
-    let hoped = match &operation.call {
-        Call::TestAndSet { prev, .. } => Some(prev.clone()),
-        Call::Set(_) | Call::Delete | Call::Get => None,
-    };
-    found.into_iter().chain(hoped).collect()
-}
-
 type Value = Option<String>;
 
+/// What has to be brought into an order, as it was called.
+struct Search<'h> {
+    /// What was answered. All of it has happened.
+    known: Vec<&'h Operation>,
+    /// What may have happened.
+    unknown: Vec<&'h Operation>,
+}
+
 /// How far a search has come: which operations are in order by now, and the value.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct State {
-    /// All before this one are in order.
+    /// All known operations before this one are in order.
     first: usize,
     /// Those after it that are, too.
     done: Vec<usize>,
+    /// The unknown operations that are.
+    guessed: Vec<usize>,
+    /// Whether the last operation is one of these.
+    is_guess: bool,
     value: Value,
 }
 
-fn is_linearizable(operations: &[&Operation]) -> bool {
-    let start = State { first: 0, done: Vec::new(), value: None };
-    let (mut seen, mut stack) = (HashSet::new(), vec![start]);
-    while let Some(state) = stack.pop() {
-        let open = |at: &usize| !state.done.contains(at);
-        let rest = || (state.first..operations.len()).filter(open);
-        // Whatever is not known to have happened need not.
-        if rest().all(|at| operations[at].answer == Answer::Unknown) {
-            return true;
-        }
-        let earliest = rest().map(|at| ends(operations[at])).min().unwrap_or(u64::MAX);
-        let possible = rest().take_while(|at| operations[*at].called <= earliest);
-        let possible = possible.filter_map(|at| Some((at, apply(operations[at], &state.value)?)));
-        let mut possible: Vec<_> = possible.collect();
-        // What is right now and changes nothing may as well come now.
-        let idle = possible.iter().position(|(at, value)| {
-            operations[*at].answer != Answer::Unknown && *value == state.value
+impl<'h> Search<'h> {
+    fn of(operations: &[&'h Operation]) -> Self {
+        let is_unknown = |op: &&Operation| op.answer == Answer::Unknown;
+        let (mut unknown, known): (Vec<_>, Vec<_>) =
+            operations.iter().copied().partition(is_unknown);
+        // What may never have happened, and of which nobody has seen a trace, says
+        // nothing: every answer tells the value that it found.
+        let seen: HashSet<&str> = operations.iter().filter_map(|op| trace(op)).collect();
+        unknown.retain(|op| match &op.call {
+            Call::Get => false,
+            Call::Set(value) | Call::TestAndSet { value, .. } => seen.contains(value.as_str()),
+            Call::Delete => true,
         });
-        if let Some(idle) = idle {
-            possible = vec![possible.swap_remove(idle)];
-        }
-        // Of deletes that may have happened, the first one called can be any of them.
-        let mut deletes = 0;
-        possible.retain(|(at, value)| {
-            let op = operations[*at];
-            let is_unknown = op.answer == Answer::Unknown;
-            deletes += usize::from(is_unknown && op.call == Call::Delete);
-            !is_unknown || (*value != state.value && (op.call != Call::Delete || deletes == 1))
-        });
-        for (at, value) in possible {
-            let next = advance(&state, at, value);
-            if seen.insert(next.clone()) {
-                stack.push(next);
+        Self { known, unknown }
+    }
+
+    fn finds_an_order(&self) -> bool {
+        let (mut seen, mut stack) = (HashSet::new(), vec![State::default()]);
+        while let Some(state) = stack.pop() {
+            // Whatever is not known to have happened need not.
+            if state.first == self.known.len() {
+                return true;
+            }
+            for next in self.steps_from(&state) {
+                if seen.insert(next.clone()) {
+                    stack.push(next);
+                }
             }
         }
+        false
     }
-    false
+
+    /// The states that may come next; some, if the others lead to no more.
+    fn steps_from(&self, state: &State) -> Vec<State> {
+        let (possible, earliest) = self.possible(state);
+        let right = |at| Some((at, apply(self.known[at], &state.value)?));
+        let right: Vec<_> = possible.into_iter().filter_map(right).collect();
+        // What is right now and changes nothing may as well come now.
+        if let Some((idle, value)) = right.iter().find(|(_, value)| *value == state.value) {
+            return vec![state.with_known(*idle, value.clone())];
+        }
+        let known = right.into_iter().map(|(at, value)| state.with_known(at, value));
+        known.chain(self.guesses(state, earliest)).collect()
+    }
+
+    /// The known operations that may come next, and when the first of them ends.
+    fn possible(&self, state: &State) -> (Vec<usize>, u64) {
+        let (mut possible, mut earliest) = (Vec::new(), u64::MAX);
+        for at in (state.first..self.known.len()).filter(|at| !state.done.contains(at)) {
+            if self.known[at].called > earliest {
+                break;
+            }
+            earliest = earliest.min(self.known[at].answered);
+            possible.push(at);
+        }
+        (possible, earliest)
+    }
+
+    /// What may have happened next. Only what leaves another value is worth a guess, and
+    /// it is not if the next operation, a guess itself, does not depend on it.
+    fn guesses(&self, state: &State, earliest: u64) -> Vec<State> {
+        let (mut guesses, mut deletes) = (Vec::new(), 0);
+        for (at, op) in self.unknown.iter().enumerate() {
+            if op.called > earliest || state.guessed.contains(&at) {
+                continue;
+            }
+            // Of deletes that may have happened, the first one called can be any of them.
+            deletes += usize::from(op.call == Call::Delete);
+            let depends = matches!(op.call, Call::TestAndSet { .. });
+            let value = apply(op, &state.value).expect("any answer is right");
+            let is_other = op.call != Call::Delete || deletes == 1;
+            if is_other && value != state.value && (depends || !state.is_guess) {
+                guesses.push(state.with_guess(at, value));
+            }
+        }
+        guesses
+    }
 }
 
-fn ends(operation: &Operation) -> u64 {
-    if operation.answer == Answer::Unknown { u64::MAX } else { operation.answered }
+impl State {
+    fn with_known(&self, at: usize, value: Value) -> Self {
+        let mut next = Self { value, is_guess: false, ..self.clone() };
+        next.done.push(at);
+        next.done.sort_unstable();
+        while let Some(place) = next.done.iter().position(|done| *done == next.first) {
+            next.done.remove(place);
+            next.first += 1;
+        }
+        next
+    }
+
+    fn with_guess(&self, at: usize, value: Value) -> Self {
+        let mut next = Self { value, is_guess: true, ..self.clone() };
+        next.guessed.push(at);
+        next.guessed.sort_unstable();
+        next
+    }
 }
 
-fn advance(state: &State, at: usize, value: Value) -> State {
-    let mut next = State { value, ..state.clone() };
-    next.done.push(at);
-    next.done.sort_unstable();
-    while let Some(place) = next.done.iter().position(|done| *done == next.first) {
-        next.done.remove(place);
-        next.first += 1;
+/// The value that an operation has seen, or would have to.
+fn trace(operation: &Operation) -> Option<&str> {
+    match (&operation.answer, &operation.call) {
+        (Answer::Done(value), _) => value.as_deref(),
+        (Answer::Found(value) | Answer::Value(value), _) => Some(value),
+        (Answer::Unknown, Call::TestAndSet { prev, .. }) => Some(prev),
+        (Answer::NotFound | Answer::Unknown, _) => None,
     }
-    next
 }
 
 /// What an operation leaves, if its answer is right; nothing, if it is wrong.

@@ -32,6 +32,8 @@ pub enum Cut {
     Closed,
     /// Its connections stay open, and nothing passes. What was held back comes late.
     Late,
+    /// The same, but whatever was connected then stays silent for ever.
+    Silent,
 }
 
 /// The proxies. They go on until the test ends.
@@ -128,9 +130,14 @@ impl Link {
 
 /// Passes on a connection, in both directions, as soon as it is known whose it is.
 fn pass(mut from: TcpStream, to: &str, machines: Arc<Machines>, called: usize) -> io::Result<()> {
-    let (opening, sender) = opening(&mut from)?;
+    let (mut opening, sender) = opening(&mut from)?;
     let link = Link { machines, sender, called };
-    if link.wait() == Some(Cut::Closed) {
+    match link.wait() {
+        Some(Cut::Closed) => return Ok(()),
+        Some(Cut::Silent) => return swallow(from),
+        Some(Cut::Late) | None => {}
+    }
+    if has_ended(&mut from, &mut opening)? {
         return Ok(());
     }
     let mut to = TcpStream::connect(to)?;
@@ -140,6 +147,19 @@ fn pass(mut from: TcpStream, to: &str, machines: Arc<Machines>, called: usize) -
     let (back, forth) = ((to.try_clone()?, from.try_clone()?), link.clone());
     thread::spawn(move || copy(back.0, back.1, &forth).is_ok());
     copy(from, to, &link)
+}
+
+/// Reads what else has come, and returns whether that was all: whoever was held back may
+/// have given up. Many may have, and must not all come at once.
+fn has_ended(from: &mut TcpStream, opening: &mut Vec<u8>) -> io::Result<bool> {
+    from.set_nonblocking(true)?;
+    let ended = match from.read_to_end(opening) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) => return Err(error),
+    };
+    from.set_nonblocking(false)?;
+    Ok(ended)
 }
 
 /// Reads until it is known who calls, or that it is no machine.
@@ -169,6 +189,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link) -> io::Result<()> {
         // Asked after reading: what is sent once a machine is cut off must not slip
         // through.
         match (link.wait(), read) {
+            // The other side is not told: it stays open as long as this one does.
+            (Some(Cut::Silent), _) => return swallow(from),
             (Some(Cut::Closed), _) | (_, Ok(0)) => break,
             (_, Ok(length)) if to.write_all(&buffer[..length]).is_ok() => {}
             (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -178,4 +200,10 @@ fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link) -> io::Result<()> {
     // They may be gone already.
     let _ended = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     Ok(())
+}
+
+/// Takes what comes, and gives nothing back.
+fn swallow(mut from: TcpStream) -> io::Result<()> {
+    from.set_read_timeout(None)?;
+    io::copy(&mut from, &mut io::sink()).map(drop)
 }
