@@ -331,9 +331,11 @@ enum Fault {
     Kill,
     Pause,
     Cut(Cut),
+    /// A cut that nobody gets to know of but who is asking.
+    BriefCut(Cut),
 }
 
-const FAULTS: [(Fault, Whom); 10] = [
+const FAULTS: [(Fault, Whom); 12] = [
     (Fault::Kill, Whom::Leader),
     (Fault::Pause, Whom::Leader),
     (Fault::Cut(Cut::Closed), Whom::Leader),
@@ -343,6 +345,8 @@ const FAULTS: [(Fault, Whom); 10] = [
     (Fault::Cut(Cut::Closed), Whom::Follower),
     (Fault::Cut(Cut::Late), Whom::Follower),
     (Fault::Cut(Cut::Silent), Whom::Follower),
+    (Fault::BriefCut(Cut::Silent), Whom::Leader),
+    (Fault::BriefCut(Cut::Silent), Whom::Follower),
     (Fault::Kill, Whom::All),
 ];
 
@@ -362,6 +366,11 @@ fn suffer(cluster: &mut Cluster, shared: &Shared, (fault, whom): (Fault, Whom)) 
         Fault::Kill => restart(cluster, at),
         Fault::Pause => pause(cluster, at),
         Fault::Cut(cut) => isolate(cluster, shared, at, cut),
+        Fault::BriefCut(cut) => {
+            cluster.cut(at, cut);
+            shared.write(at, SHORT_LIMIT);
+            cluster.heal(at);
+        }
     }
     works_again(shared, at, (fault, whom));
 }

@@ -136,6 +136,7 @@ impl Peers {
         let exchange = self.exchange(node, &to, &body, &mut sent);
         let answered = tokio::time::timeout(limit, exchange).await;
         answered.unwrap_or_else(|_| {
+            self.drop_idle(node);
             let late = io::Error::from(io::ErrorKind::TimedOut);
             Err(if sent {
                 CallError::Lost { to, source: late.into() }
@@ -235,6 +236,14 @@ impl Peers {
             if stream.read_u8().now_or_never().is_none() {
                 return Some(stream);
             }
+        }
+    }
+
+    /// Drops the connections to a machine that nobody uses: if one is silent, the others
+    /// may be dead, too.
+    fn drop_idle(&self, node: NodeId) {
+        if let Some(peer) = self.book().get_mut(&node) {
+            peer.idle.clear();
         }
     }
 

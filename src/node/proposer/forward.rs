@@ -7,6 +7,8 @@
 //! They are answered once this machine has applied them: whoever writes here can read
 //! here what was written.
 
+use std::time::Duration;
+
 use etcd_log::NodeId;
 use tokio::time::Instant;
 
@@ -18,6 +20,10 @@ use crate::consensus::{Applied, Consensus};
 use crate::outcomes::Ticket;
 use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal};
 use crate::published::Reader;
+
+/// How long a leader may take for its answer. What waits behind it waits as long: a
+/// connection may be dead, and only silence says so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 impl Task {
     /// Forwards what waits to the leader, in one message.
@@ -36,7 +42,7 @@ impl Task {
         let ticket = self.means.outcomes.keep();
         let count = commands.len();
         let question = Question::Propose { commands };
-        let asked = self.means.peers.ask(leader, &question, &[], BATCH_LIMIT);
+        let asked = self.means.peers.ask(leader, &question, &[], ANSWER_LIMIT);
         let asked = tokio::select! {
             asked = asked => asked.map_err(|error| why_not(&error)),
             // Whether the lost leader had it is not known.
