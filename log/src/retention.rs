@@ -14,7 +14,7 @@ pub enum Retain {
     Forever,
     /// So many bytes of sealed files.
     Bytes(u64),
-    /// What was written within this time, as the logged time has it.
+    /// What was written within this time: by the logged time, and this machine's clock.
     Age(Duration),
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex};
 use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::{Freshness, Node, Unavailable, WriteError};
@@ -107,8 +108,7 @@ impl Node {
     pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let changing = tokio::time::timeout_at(deadline, self.inner.changing_members.lock()).await;
-        let _one_at_a_time = changing.map_err(|_| Unavailable::NoLeader)?;
+        let _one_at_a_time = self.turn_to_change(deadline).await?;
         let published = self.read(Freshness::Linearizable, left()).await?;
         let machines = published.state.machines().clone();
         drop(published);
@@ -130,6 +130,12 @@ impl Node {
             What::Rejection(_) => Err(JoinError::Rejected(name)),
             What::Event(_) | What::Tick => Ok(()),
         }
+    }
+
+    /// Waits until nobody else changes the members.
+    async fn turn_to_change(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, Unavailable> {
+        let turn = self.inner.changing_members.lock();
+        tokio::time::timeout_at(deadline, turn).await.map_err(|_| Unavailable::NoLeader)
     }
 
     fn votes(&self, node: NodeId) -> bool {
@@ -170,8 +176,7 @@ impl Node {
     ) -> Result<(), LeaveError> {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let changing = tokio::time::timeout_at(deadline, self.inner.changing_members.lock()).await;
-        let _one_at_a_time = changing.map_err(|_| Unavailable::NoLeader)?;
+        let _one_at_a_time = self.turn_to_change(deadline).await?;
         self.read(Freshness::Linearizable, left()).await?;
         let node = self.may_leave(name)?;
         let command = Command::Leave { name: Arc::clone(name) };
