@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::RaftIndex;
-use etcd_projections::{Outcome, What};
+use etcd_projections::{Outcome, Rejection, What};
 
 /// How many bytes of outcomes are kept at most, about; one entry's in any case. Several
 /// round trips to the leader fit in.
@@ -76,6 +76,9 @@ impl Kept {
 fn size(outcomes: &[Outcome]) -> usize {
     let size = |outcome: &Outcome| match &outcome.what {
         What::Event(event) => event.size(),
+        What::Rejection(Rejection::TestFailed { found, expected }) => {
+            128 + found.len() + expected.len()
+        }
         What::Rejection(_) | What::Tick => 128,
     };
     outcomes.iter().map(size).sum()
@@ -161,6 +164,13 @@ mod tests {
         kept.note(RaftIndex(2), &outcomes(count + 1, 1));
         assert_eq!(ticket.of(RaftIndex(1), 0, 1), None);
         assert_eq!(ticket.of(RaftIndex(2), 0, 1), Some(outcomes(count + 1, 1)));
+    }
+
+    #[test]
+    fn refused_tests_count_with_their_values() {
+        let (found, expected) = ("f".repeat(1000).into(), "e".repeat(500).into());
+        let what = What::Rejection(Rejection::TestFailed { found, expected });
+        assert_eq!(size(&[Outcome { position: Position::default(), what }]), 1628);
     }
 
     #[test]
