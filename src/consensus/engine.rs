@@ -17,6 +17,7 @@ use super::election::{self, Hints};
 use super::in_flight::InFlight;
 use super::log_store::LogStore;
 use super::network::Network;
+use super::pulse;
 use super::received::{self, Received};
 use super::state_machine::StateMachine;
 use super::timing::Timing;
@@ -36,6 +37,7 @@ pub struct Consensus {
     pub(super) peers: Peers,
     pub(super) contact: Contact,
     pub(super) timing: Timing,
+    pub(super) clock: Clock,
     pub(super) received: Received,
     pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
@@ -128,7 +130,7 @@ impl Consensus {
             peers: peers.clone(),
             contact: contact.clone(),
             unsynced: unsynced.clone(),
-            clock,
+            clock: clock.clone(),
             encoded: Arc::default(),
             trouble: Arc::default(),
         };
@@ -144,6 +146,7 @@ impl Consensus {
             peers,
             contact,
             timing,
+            clock,
             received,
             log_state,
             note_checkpoints,
@@ -160,6 +163,7 @@ impl Consensus {
         tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
         let hints = Hints { address: options.address.into(), others: options.hints };
         tokio::spawn(election::run(consensus.clone(), hints));
+        tokio::spawn(pulse::run(consensus.clone()));
         Ok(consensus)
     }
 

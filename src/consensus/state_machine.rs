@@ -118,7 +118,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut replies = Vec::new();
         for entry in entries {
-            self.unsynced.wait_for(RaftIndex(entry.log_id.index)).await;
+            self.unsynced.wait_to_apply(RaftIndex(entry.log_id.index)).await;
             let applied = self.apply_entry(&entry);
             replies.push(applied.map_err(|error| StorageIOError::apply(entry.log_id, &error))?);
         }
