@@ -73,5 +73,8 @@ fn machines(node: &Node) -> Answer {
 async fn health<B>(node: &Node, request: &Request<B>) -> Result<Answer, Problem> {
     let limit = Fields::of_query(request).limit()?.unwrap_or(REQUEST_LIMIT);
     node.read(Freshness::Linearizable, limit).await?;
+    if !node.has_vote() {
+        return Err(Problem::NoVote);
+    }
     Ok(Answer::json(br#"{"health":"true"}"#.to_vec()))
 }

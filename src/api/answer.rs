@@ -153,6 +153,10 @@ pub enum Problem {
     Slow,
     /// Nobody could answer within the limit.
     Unavailable(Unavailable),
+    /// The same; and which machines are missing, by name.
+    Missing(Unavailable, Vec<Arc<str>>),
+    /// The machine has not got its vote yet.
+    NoVote,
     /// The disk is short of room.
     DiskFull,
     /// The write may or may not have happened.
@@ -227,6 +231,19 @@ impl fmt::Display for Bad {
 }
 
 impl Problem {
+    /// Adds which machines are missing, where that is why.
+    pub fn explained(self, node: &Node) -> Self {
+        match self {
+            Self::Unavailable(which @ (Unavailable::NoLeader | Unavailable::NoMajority)) => {
+                match node.missing() {
+                    names if names.is_empty() => self,
+                    names => Self::Missing(which, names),
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Returns the answer to a problem: its status, and its one line.
     pub fn into_answer(self) -> Answer {
         match self {
@@ -245,9 +262,13 @@ impl Problem {
                 closes: true,
                 ..Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time")
             },
-            Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
-            Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
-            Self::Unavailable(Unavailable::NotReached) => unavailable("Index Not Reached"),
+            Self::Unavailable(which) => unavailable(which.text()),
+            Self::Missing(which, names) => {
+                let verb = if names.len() == 1 { "Does" } else { "Do" };
+                let (which, names) = (which.text(), names.join(", "));
+                unavailable(&format!("{which}: {names} {verb} Not Answer"))
+            }
+            Self::NoVote => unavailable("This Machine Has No Vote Yet"),
             Self::DiskFull => Answer::line(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "Disk Nearly Full: Writes Are Refused Until There Is Room",
@@ -272,6 +293,16 @@ fn gone(cursor: Cursor, oldest: Index) -> Answer {
     };
     let text = format_args!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0);
     Answer::line(StatusCode::GONE, text)
+}
+
+impl Unavailable {
+    fn text(self) -> &'static str {
+        match self {
+            Self::NoLeader => "No Leader",
+            Self::NoMajority => "No Majority",
+            Self::NotReached => "Index Not Reached",
+        }
+    }
 }
 
 fn unavailable(which: &str) -> Answer {

@@ -34,7 +34,8 @@ async fn respond(
     cluster: HeaderValue,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = route(&node, request).await.unwrap_or_else(Problem::into_answer);
+    let answered = route(&node, request).await;
+    let answer = answered.unwrap_or_else(|problem| problem.explained(&node).into_answer());
     Ok(answer.into_response(&node, &cluster))
 }
 

@@ -67,8 +67,8 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
 }
 
 impl Consensus {
-    /// Whether this machine has the only vote.
-    fn is_alone(&self) -> bool {
+    /// Returns whether this machine has the only vote.
+    pub fn is_alone(&self) -> bool {
         self.membership().voters.iter().all(|voters| voters.iter().all(|node| *node == self.me))
             && self.has_vote()
     }

@@ -153,12 +153,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Network {
-    /// Returns nothing, unless this machine leads no longer in the term of a vote.
-    fn may_speak(&self, vote: &Vote<u64>) -> RpcResult<()> {
-        if self.contact.is_silent(to_vote(*vote).term) {
-            return Err(Unreachable::new(&io::Error::other("this machine has given way")).into());
-        }
-        Ok(())
+    /// Returns why nothing may be sent, if this machine leads no longer in the term of a
+    /// vote.
+    fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
+        let is_silent = self.contact.is_silent(to_vote(*vote).term);
+        is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
     }
 
     /// Writes entries as they are sent. A single one is written once for all followers.
@@ -201,7 +200,9 @@ async fn append(
     request: AppendEntriesRequest<TypeConfig>,
     option: RPCOption,
 ) -> AppendResult {
-    network.may_speak(&request.vote)?;
+    if let Some(given_way) = network.given_way(&request.vote) {
+        return Err(given_way.into());
+    }
     let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
     let asked = Instant::now();
     let question = Question::Append {
@@ -402,8 +403,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
-        if self.network.contact.is_silent(to_vote(vote).term) {
-            return Err(Unreachable::new(&io::Error::other("this machine has given way")).into());
+        if let Some(given_way) = self.network.given_way(&vote) {
+            return Err(given_way.into());
         }
         let sending = self.send(vote, &snapshot.snapshot);
         let mut cancel = pin!(cancel);
