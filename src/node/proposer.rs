@@ -47,7 +47,7 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// After how many commands a batch says what the state was, for all machines to
 /// compare with. The digest contains all of history, so none is left out.
-const CHECK_COMMANDS: usize = 1000;
+const CHECK_COMMANDS: u64 = 1000;
 
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -125,13 +125,7 @@ impl Proposer {
     pub(super) fn start(means: Means) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE);
         let consensus = means.consensus.clone();
-        let task = Task {
-            means,
-            requests,
-            waiting: Vec::new(),
-            // The first batch says what this machine starts from.
-            unchecked: CHECK_COMMANDS,
-        };
+        let task = Task { means, requests, waiting: Vec::new() };
         tokio::spawn(task.run());
         Self { queue, consensus }
     }
@@ -190,8 +184,6 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
-    /// How many commands were proposed since the last check.
-    unchecked: usize,
 }
 
 impl Task {
@@ -270,16 +262,19 @@ impl Task {
 
     /// Makes a batch: with the time, which never goes back, and now and then with
     /// what the state is that this machine proposes from.
-    fn batch(&mut self, commands: Vec<Command>) -> Batch {
+    fn batch(&self, commands: Vec<Command>) -> Batch {
         let now = self.means.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
         let time = self.means.clock.now(position.time);
-        self.unchecked += commands.len();
+        let last = position.index.0 + commands.len() as u64;
         let mut batch = Batch::new(time, commands);
-        if self.unchecked >= CHECK_COMMANDS {
-            self.unchecked = 0;
+        // Counted from the last check that was applied: one that was proposed may have
+        // been lost. After a start none is known, and the first batch says what this
+        // machine starts from.
+        if now.state.checked().is_none_or(|checked| last - checked.0 >= CHECK_COMMANDS) {
             let Position { index, event, time } = position;
-            batch.check = Some(Check { index, event, time, digest });
+            let entry = now.applied.map(|id| id.index);
+            batch.check = Some(Check { entry, index, event, time, digest });
         }
         batch
     }
