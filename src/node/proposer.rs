@@ -32,7 +32,7 @@ use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::outcomes::Outcomes;
 use crate::peers::{NotProposed, Peers, Placed};
 use crate::published::Reader;
-use due::due;
+use due::{batch_time, due, make_up_for};
 
 /// How many requests may wait. Beyond it, requests wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -260,12 +260,15 @@ impl Task {
         (packed, waiting)
     }
 
-    /// Makes a batch: with the time, which never goes back, and now and then with
-    /// what the state is that this machine proposes from.
-    fn batch(&self, commands: Vec<Command>) -> Batch {
+    /// Makes a batch: with the time, which never goes back, nor so far on that too many
+    /// keys would expire at once; and now and then with what the state is that this
+    /// machine proposes from.
+    fn batch(&self, mut commands: Vec<Command>) -> Batch {
         let now = self.means.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
-        let time = self.means.clock.now(position.time);
+        let clock = self.means.clock.now(position.time);
+        let time = batch_time(now.state.expiry(), clock);
+        make_up_for(Duration::from_nanos(clock.0 - time.0), &mut commands);
         let last = position.index.0 + commands.len() as u64;
         let mut batch = Batch::new(time, commands);
         // Counted from the last check that was applied: one that was proposed may have
