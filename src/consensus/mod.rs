@@ -21,6 +21,7 @@
 
 mod answers;
 mod contact;
+mod doubt;
 mod election;
 mod engine;
 mod in_flight;
@@ -36,6 +37,7 @@ pub mod types;
 mod unsynced;
 
 pub use answers::Offer;
+pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
 pub use standing::Role;
 pub use timing::Timing;
