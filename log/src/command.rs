@@ -4,7 +4,7 @@
 //! {"time":"2026-11-22T10:00:00.000000000Z","commands":[
 //!    {"set":{"key":"/foo","value":"bar","ttl":5}},
 //!    {"delete":{"key":"/old"}}],
-//!  "check":{"index":41,"event":40,"time":"…","digest":"…"}}          now and then
+//!  "check":{"entry":57,"index":41,"event":40,"time":"…","digest":"…"}}   now and then
 //! ```
 //!
 //! The JSON is part of the log's format: a change of meaning is a new kind of
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Digest, EventNumber, Index, KeyPath, LogTime, NodeId};
+use crate::{ClusterId, Digest, EventNumber, Index, KeyPath, LogTime, NodeId, RaftIndex};
 
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;
@@ -104,11 +104,19 @@ pub struct Batch {
     pub check: Option<Check>,
 }
 
-/// What a machine's state was at some position. Whoever comes by that position
-/// with another digest has another state, and must not go on.
+/// What a machine's state was when it had applied some entry. Whoever has applied the
+/// same entry and stands elsewhere, or has another digest there, has another state, and
+/// must not go on.
+///
+/// Checks of earlier versions name no entry, and say something to those only who come by
+/// the very position. A version that knows no `entry` refuses a check that has one, as
+/// any field that it does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
+    /// The last entry that the state contained; absent where none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<RaftIndex>,
     /// The index of the last command.
     pub index: Index,
     /// The number of the last event.
@@ -181,7 +189,9 @@ mod tests {
             r#"{"set":{"key":"/foo","value":"\u0000\"","ttl":5}},"#,
             r#"{"testAndSet":{"key":"/foo","prevValue":"bar","value":"baz"}},"#,
             r#"{"delete":{"key":"/foo"}},"#,
-            r#"{"leave":{"name":"node1"}}]}"#,
+            r#"{"leave":{"name":"node1"}}],"#,
+            r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
+            r#""digest":"0000000000000000000000000000000f"}}"#,
         );
         let batch: Batch = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&batch).unwrap(), text);
@@ -204,6 +214,17 @@ mod tests {
             assert!(batch.size() + 64 >= written, "{value:?}: {} of {written}", batch.size());
             assert!(batch.size() <= 2 * written + 128, "{value:?}: {} of {written}", batch.size());
         }
+    }
+
+    #[test]
+    fn check_of_an_earlier_version_names_no_entry() {
+        let text = concat!(
+            r#"{"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
+            r#""digest":"0000000000000000000000000000000f"}"#,
+        );
+        let check: Check = serde_json::from_str(text).unwrap();
+        assert_eq!(check.entry, None);
+        assert_eq!(serde_json::to_string(&check).unwrap(), text);
     }
 
     #[test]

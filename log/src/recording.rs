@@ -29,7 +29,8 @@ pub struct RecordedBatch {
     pub time: LogTime,
     /// The commands.
     pub commands: Vec<Command>,
-    /// What the proposer's state was before; absent from most batches.
+    /// What the proposer's state was before; absent from most batches. A recording has
+    /// no entries, so that it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
 }
@@ -72,12 +73,13 @@ impl RecordedBatch {
     /// Records a batch whose first command has this index.
     pub fn new(index: Index, batch: &Batch) -> Self {
         let Batch { time, commands, check } = batch.clone();
-        Self { index, time, commands, check }
+        Self { index, time, commands, check: check.map(without_entry) }
     }
 
     fn into_batch(self) -> Batch {
         let Self { index: _, time, commands, check } = self;
-        Batch { time, commands, check }
+        // Whoever takes the batch over numbers the entries anew.
+        Batch { time, commands, check: check.map(without_entry) }
     }
 
     /// Reads a recorded log, from its first line to its last.
@@ -112,6 +114,10 @@ impl RecordedBatch {
         }
         Ok(Some(batch))
     }
+}
+
+fn without_entry(check: Check) -> Check {
+    Check { entry: None, ..check }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod machines;
 mod outcome;
 mod piece;
 mod state;
+mod trail;
 mod watch_ring;
 
 pub use decide::{CLUSTER_KEY, decide, is_reserved, machine_key};

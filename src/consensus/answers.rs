@@ -42,8 +42,10 @@ impl Consensus {
         committed: Option<LogId>,
         entries: &Bytes,
     ) -> Result<Answer, Refusal> {
-        // Its word counts from when it came, not from when the disk has it.
-        self.heard(vote);
+        if !self.doubts.remain(vote, committed) {
+            // Its word counts from when it came, not from when the disk has it.
+            self.heard(vote);
+        }
         // Heartbeats are small, and need no disk.
         let place = (!entries.is_empty()).then(|| self.appends.try_acquire());
         let _place = place.transpose().map_err(|_| Refusal::NotReady)?;
@@ -53,6 +55,7 @@ impl Consensus {
         if !entries.iter().zip(first.0..).all(follows) {
             return Err(Refusal::NotUnderstood("the entries have a hole".to_owned()));
         }
+        self.doubts.judge(vote, committed, &entries).map_err(Refusal::Impossible)?;
         let request = AppendEntriesRequest {
             vote: from_vote(vote),
             prev_log_id: previous.map(from_log_id),

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::answers::APPENDS;
 use super::contact::Contact;
+use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
 use super::log_store::LogStore;
@@ -46,6 +47,7 @@ pub struct Consensus {
     pub(super) appends: Arc<Semaphore>,
     in_flight: InFlight,
     pub(super) unsynced: Unsynced,
+    pub(super) doubts: Doubts,
 }
 
 /// How to start.
@@ -79,6 +81,8 @@ pub struct ConsensusOptions<L> {
     pub timing: Timing,
     /// The time.
     pub clock: Clock,
+    /// What it thinks of leaders.
+    pub doubts: Doubts,
 }
 
 /// Why the engine failed. All such failures stop the machine.
@@ -153,6 +157,7 @@ impl Consensus {
             appends: Arc::new(Semaphore::new(APPENDS)),
             in_flight,
             unsynced,
+            doubts: options.doubts,
         };
         if options.founds {
             consensus.found(options.address.clone()).await?;

@@ -23,6 +23,7 @@
 
 mod answers;
 mod contact;
+mod doubt;
 mod election;
 mod engine;
 mod in_flight;
@@ -39,6 +40,7 @@ pub mod types;
 mod unsynced;
 
 pub use answers::Offer;
+pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
 pub use standing::Role;
 pub use timing::Timing;

@@ -101,6 +101,11 @@ impl Consensus {
         self.contact.has_answered(node, self.timing.election.1)
     }
 
+    /// Returns whether a machine wanted something appended that seems wrong here.
+    pub fn doubts(&self, node: NodeId) -> bool {
+        self.doubts.of(node)
+    }
+
     /// Returns the machine that leads, as far as this one knows.
     pub fn leader(&self) -> Option<NodeId> {
         match self.role() {

@@ -77,7 +77,7 @@ impl StateMachine {
         }
         let mut reply = Reply::default();
         let EntryPayload::Normal(batch) = &entry.payload else {
-            self.publisher.apply(id, false, |_| Vec::new());
+            self.publisher.apply(id, false, |state| state.apply_entry(id.index, None));
             return Ok(reply);
         };
         let takes_long = {
@@ -89,7 +89,7 @@ impl StateMachine {
         };
         self.uncovered_bytes += batch.size();
         self.publisher.apply(id, takes_long, |state| {
-            let outcomes = state.apply(batch);
+            let outcomes = state.apply_entry(id.index, Some(batch));
             // The commands' outcomes are the last ones, one each.
             reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();
             // Before anybody can see that the entry is applied.

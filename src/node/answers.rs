@@ -96,7 +96,8 @@ impl Node {
                 return Err(Refusal::Removed);
             }
         }
-        Ok(consensus.would_vote(last))
+        // Whoever is doubted counts as one that has nothing.
+        Ok(consensus.would_vote(last.filter(|_| !consensus.doubts(from))))
     }
 
     pub(super) fn is_member(&self, node: NodeId) -> bool {

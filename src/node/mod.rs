@@ -38,10 +38,11 @@ use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
 use hold::Hold;
-use log_clock::LogClock;
 use proposer::{Means, Proposer};
 
 pub use backfill::{Fill, FillHistory};
+pub(crate) use log_clock::JUMP;
+pub use log_clock::LogClock;
 pub use members::{JoinError, LeaveError, Listed, address_of};
 pub use watch::{Cursor, Seen, Start, Watch, WatchError};
 
@@ -111,6 +112,8 @@ pub struct NodeOptions {
     pub outcomes: Outcomes,
     /// The time.
     pub clock: Clock,
+    /// The time for the log.
+    pub log_clock: LogClock,
     /// The room on its disk.
     pub disk: DiskRoom,
     /// Its log, for those who watch from an old index.
@@ -154,7 +157,7 @@ impl Node {
     pub fn start(options: NodeOptions) -> Self {
         let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
             options;
-        let log_clock = LogClock::new(clock.clone());
+        let log_clock = options.log_clock;
         let proposer = Proposer::start(Means {
             consensus: consensus.clone(),
             peers: peers.clone(),

@@ -33,7 +33,7 @@ use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::outcomes::Outcomes;
 use crate::peers::{NotProposed, Peers, Placed};
 use crate::published::Reader;
-use due::due;
+use due::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Request, queue};
 
 /// How many commands go into a batch at most: so many that an fsync costs each
@@ -51,7 +51,7 @@ const COMMAND_BYTES: usize = 8 << 20;
 
 /// After how many commands a batch says what the state was, for all machines to
 /// compare with. The digest contains all of history, so none is left out.
-const CHECK_COMMANDS: usize = 1000;
+const CHECK_COMMANDS: u64 = 1000;
 
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -102,13 +102,7 @@ impl Proposer {
     pub(super) fn start(means: Means) -> Self {
         let (queue, requests) = queue();
         let consensus = means.consensus.clone();
-        let task = Task {
-            means,
-            requests,
-            waiting: Vec::new(),
-            // The first batch says what this machine starts from.
-            unchecked: CHECK_COMMANDS,
-        };
+        let task = Task { means, requests, waiting: Vec::new() };
         tokio::spawn(task.run());
         Self { queue, consensus }
     }
@@ -163,8 +157,6 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
-    /// How many commands were proposed since the last check.
-    unchecked: usize,
 }
 
 impl Task {
@@ -247,18 +239,24 @@ impl Task {
         self.waiting.iter().take_while(fits).count()
     }
 
-    /// Makes a batch: with the time, which never goes back, and now and then with
-    /// what the state is that this machine proposes from.
-    fn batch(&mut self, commands: Vec<Command>) -> Batch {
+    /// Makes a batch: with the time, which never goes back, nor so far on that too many
+    /// keys would expire at once; and now and then with what the state is that this
+    /// machine proposes from.
+    fn batch(&self, mut commands: Vec<Command>) -> Batch {
         let now = self.means.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
-        let time = self.means.clock.now(position.time);
-        self.unchecked += commands.len();
+        let clock = self.means.clock.now(position.time);
+        let time = batch_time(now.state.expiry(), clock);
+        make_up_for(Duration::from_nanos(clock.0 - time.0), &mut commands);
+        let last = position.index.0 + commands.len() as u64;
         let mut batch = Batch::new(time, commands);
-        if self.unchecked >= CHECK_COMMANDS {
-            self.unchecked = 0;
+        // Counted from the last check that was applied: one that was proposed may have
+        // been lost. After a start none is known, and the first batch says what this
+        // machine starts from.
+        if now.state.checked().is_none_or(|checked| last - checked.0 >= CHECK_COMMANDS) {
             let Position { index, event, time } = position;
-            batch.check = Some(Check { index, event, time, digest });
+            let entry = now.applied.map(|id| id.index);
+            batch.check = Some(Check { entry, index, event, time, digest });
         }
         batch
     }
