@@ -109,8 +109,13 @@ impl Cluster {
     }
 
     /// Makes all links between machines carry so many bytes a second.
-    pub fn slow_down(&self, bytes_per_second: u64) {
+    pub fn slow_down(&self, bytes_per_second: u32) {
         self.network.as_ref().unwrap().slow_down(bytes_per_second);
+    }
+
+    /// How many bytes the machines have sent each other.
+    pub fn carried(&self) -> u64 {
+        self.network.as_ref().unwrap().carried()
     }
 
     /// Ends a cut.

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,9 +55,11 @@ struct Machines {
     /// A cut has ended.
     healed: Condvar,
     /// How many bytes a second each link carries, if it is slow.
-    rate: Mutex<Option<u64>>,
+    rate: Mutex<Option<u32>>,
     /// When each link, from one machine to another, has carried what was sent so far.
     busy_until: Mutex<HashMap<(u64, usize, Way), Instant>>,
+    /// How many bytes all links have carried.
+    carried: AtomicU64,
 }
 
 #[derive(Default)]
@@ -119,8 +122,13 @@ impl Network {
     }
 
     /// Makes all links carry so many bytes a second.
-    pub fn slow_down(&self, bytes_per_second: u64) {
+    pub fn slow_down(&self, bytes_per_second: u32) {
         *self.machines.rate.lock().unwrap() = Some(bytes_per_second);
+    }
+
+    /// How many bytes all links have carried so far.
+    pub fn carried(&self) -> u64 {
+        self.machines.carried.load(Ordering::Relaxed)
     }
 
     /// Lets a machine be reached, and reach others, again.
@@ -165,11 +173,12 @@ impl Link {
 
     /// Waits until the link has carried so many bytes more.
     fn carry(&self, bytes: usize, way: Way) {
+        self.machines.carried.fetch_add(bytes as u64, Ordering::Relaxed);
         let Some(rate) = *self.machines.rate.lock().unwrap() else { return };
         let link = (self.sender.unwrap_or(0), self.called, way);
         let mut busy_until = self.machines.busy_until.lock().unwrap();
         let until = busy_until.entry(link).or_insert_with(Instant::now);
-        *until = (*until).max(Instant::now()) + Duration::from_secs(bytes as u64) / rate as u32;
+        *until = (*until).max(Instant::now()) + Duration::from_secs(bytes as u64) / rate;
         let until = *until;
         drop(busy_until);
         thread::sleep(until.saturating_duration_since(Instant::now()));
