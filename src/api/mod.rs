@@ -11,6 +11,7 @@
 
 mod admin;
 pub mod answer;
+mod escapes;
 pub mod json;
 mod keys;
 mod request;
