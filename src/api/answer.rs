@@ -33,6 +33,9 @@ const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
 
+/// How much of a name that is not known is shown, in characters.
+const FIELD_NAME_CHARS: usize = 64;
+
 /// An answer, before the headers that all answers have.
 pub struct Answer {
     status: StatusCode,
@@ -73,9 +76,14 @@ impl Answer {
         Self::line(StatusCode::OK, line)
     }
 
+    /// Makes an answer that programs read as it is: nothing stands behind it, not
+    /// even a newline.
+    pub fn bare(text: impl Into<Bytes>) -> Self {
+        Self::new(StatusCode::OK, Some(TEXT), Either::Left(Full::new(text.into())))
+    }
+
     fn line(status: StatusCode, line: impl fmt::Display) -> Self {
-        // Values and keys may have several lines; an answer like this has one.
-        let line = line.to_string().replace(['\n', '\r'], " ");
+        let line = on_one_line(line.to_string());
         Self::new(status, Some(TEXT), Either::Left(Full::from(line + "\n")))
     }
 
@@ -191,6 +199,8 @@ pub enum Bad {
     Timeout,
     /// A flag that is neither true nor false.
     Flag(&'static str),
+    /// A field that a write does not know: its name, as the client wrote it.
+    UnknownField(String),
     /// A key that is not UTF-8.
     KeyText,
     /// A key that is too long or too deep.
@@ -213,6 +223,7 @@ impl fmt::Display for Bad {
             Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
             Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
             Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
+            Self::UnknownField(name) => unknown_field(f, name),
             Self::KeyText => f.write_str("Key Must Be UTF-8"),
             Self::KeySize => write!(
                 f,
@@ -224,6 +235,33 @@ impl fmt::Display for Bad {
             Self::Body => f.write_str("Body Incomplete"),
         }
     }
+}
+
+/// Writes that a field is not known. Whoever sends no form at all sends one field
+/// with a very long name: its beginning is enough to see what happened.
+fn unknown_field(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    let end = name.char_indices().nth(FIELD_NAME_CHARS).map_or(name.len(), |(at, _)| at);
+    let rest = if end < name.len() { "..." } else { "" };
+    let name = if name.is_empty() { "(No Name)" } else { &name[..end] };
+    write!(f, "Unknown Field: {name}{rest}")
+}
+
+/// Writes what could end a line, or steer a terminal, as an escape. Keys, values and
+/// names of fields are any text; an error shows them, and is one line nevertheless.
+fn on_one_line(line: String) -> String {
+    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !line.contains(is_unsafe) {
+        return line;
+    }
+    let mut escaped = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        if is_unsafe(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
 }
 
 impl Problem {
@@ -324,5 +362,32 @@ impl From<WriteError> for Problem {
             WriteError::DiskFull => Self::DiskFull,
             WriteError::Unknown => Self::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_text_is_left_as_it_is() {
+        for line in ["", "Test one==two fails", r"a\nb \u{1b}", "Not A File: /wörter/🗝"] {
+            assert_eq!(on_one_line(line.to_owned()), line);
+        }
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let line = "a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
+        let escaped = r"a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
+        assert_eq!(on_one_line(line.to_owned()), escaped);
+    }
+
+    #[test]
+    fn name_of_a_field_is_cut_between_characters() {
+        let text = |name: String| Bad::UnknownField(name).to_string();
+        assert_eq!(text(String::new()), "Unknown Field: (No Name)");
+        assert_eq!(text("ä".repeat(64)), format!("Unknown Field: {}", "ä".repeat(64)));
+        assert_eq!(text("ä".repeat(65)), format!("Unknown Field: {}...", "ä".repeat(64)));
     }
 }
