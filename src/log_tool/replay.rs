@@ -55,7 +55,7 @@ fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Resu
             }
             Node::Directory => {
                 writeln!(out, "  {key}/")?;
-                print_below(tree, key, out)?;
+                print_below(tree, &key, out)?;
             }
         }
     }
