@@ -19,6 +19,7 @@
 
 mod decide;
 mod digest;
+mod directories;
 mod event;
 mod expiry;
 mod key_tree;

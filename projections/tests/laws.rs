@@ -148,7 +148,7 @@ proptest! {
             state.apply_entry(entries.next().unwrap(), Some(batch));
         }
         let lost = state.tree().iter().find_map(|(key, node)| match node {
-            Node::File { .. } => Some(key.clone()),
+            Node::File { .. } => Some(key),
             Node::Directory => None,
         });
         prop_assume!(lost.is_some());
@@ -204,6 +204,14 @@ proptest! {
         for (key, _) in state.tree().iter() {
             let parent = key.parent().expect("the root is not listed");
             prop_assert_eq!(state.tree().get(&parent), Some(&Node::Directory));
+        }
+        let keys: Vec<_> = state.tree().iter().map(|(key, _)| key).collect();
+        prop_assert_eq!(keys.len(), state.tree().len());
+        prop_assert!(keys.is_sorted(), "{:?}", keys);
+        for directory in keys.iter().chain([&KeyPath::root()]) {
+            let listed = state.tree().children(directory).map(|(key, _)| key);
+            let below = keys.iter().filter(|key| directory.is_parent_of(key));
+            prop_assert!(listed.eq(below.cloned()), "children of {}", directory);
         }
     }
 }

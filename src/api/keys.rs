@@ -145,7 +145,7 @@ async fn join_children(
         if at > 0 {
             joined.extend_from_slice(separator);
         }
-        joined.extend(write(key, node));
+        joined.extend(write(&key, node));
         if at % CHILDREN_AT_ONCE == CHILDREN_AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }

@@ -49,7 +49,7 @@ fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
 /// Prints what lies below a directory, each directory before its children.
 fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Result<(), ToolError> {
     for (key, node) in tree.children(directory) {
-        let shown = Printable(key);
+        let shown = Printable(&key);
         match node {
             Node::File { value, deadline: None } => writeln!(out, "  {shown} = {value:?}")?,
             Node::File { value, deadline: Some(deadline) } => {
@@ -57,7 +57,7 @@ fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Resu
             }
             Node::Directory => {
                 writeln!(out, "  {shown}/")?;
-                print_below(tree, key, out)?;
+                print_below(tree, &key, out)?;
             }
         }
     }

@@ -75,7 +75,7 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
     let mut truth = expected.tree().iter();
     for (key, node) in found.state.tree().iter() {
         let expected = truth.next();
-        if expected != Some((key, node)) {
+        if expected.as_ref() != Some(&(key.clone(), node)) {
             let expected =
                 expected.map_or("nothing there".to_owned(), |(key, _)| format!("another at {key}"));
             return Err(differs(file, "node", format!("at {key}"), expected));
