@@ -15,6 +15,7 @@ use super::answers::APPENDS;
 use super::contact::Contact;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
+use super::judge::{Judge, judge_own_vote};
 use super::log_store::LogStore;
 use super::network::Network;
 use super::received::{self, Received};
@@ -40,6 +41,7 @@ pub struct Consensus {
     pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
     pub(super) note_checkpoints: Arc<dyn Fn() + Send + Sync>,
+    pub(super) judge: Arc<Judge>,
     /// How many more appends may wait for the disk.
     pub(super) appends: Arc<Semaphore>,
     in_flight: InFlight,
@@ -120,6 +122,7 @@ impl Consensus {
     ) -> Result<Self, ConsensusError> {
         let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
         let (in_flight, contact) = (InFlight::default(), Contact::default());
+        judge_own_vote(&log.state()).map_err(|error| failed("go on from its own vote", error))?;
         let received = Received::new(checkpoints.clone(), options.disk);
         let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
         let unsynced = options.unsynced;
@@ -137,6 +140,10 @@ impl Consensus {
         let raft = raft.map_err(|error| failed("start", error))?;
         let noted = log.clone();
         let note_checkpoints = Arc::new(move || received::note(&checkpoints, &noted));
+        let compared = log.clone();
+        // What cannot be read is not compared; who needs it says so.
+        let judge =
+            Judge::new(move |range, most| compared.entries(range, most).unwrap_or_default());
         let log_state = Arc::new(move || log.state());
         let consensus = Self {
             raft,
@@ -147,6 +154,7 @@ impl Consensus {
             received,
             log_state,
             note_checkpoints,
+            judge: Arc::new(judge),
             appends: Arc::new(Semaphore::new(APPENDS)),
             in_flight,
             unsynced,

@@ -17,13 +17,15 @@
 //! cut off believes in itself for ever, so it is asked when it was heard last
 //! (`contact`); a failed snapshot build is its end, so it is handed checkpoints that
 //! are there already ([`state_machine`]); it says "ask the leader" of proposals that
-//! may yet be committed, so we look whether they were appended (`in_flight`).
+//! may yet be committed, so we look whether they were appended (`in_flight`); it trusts
+//! its peers, so what they say is judged first (`judge`).
 
 mod answers;
 mod contact;
 mod election;
 mod engine;
 mod in_flight;
+mod judge;
 pub mod log_store;
 mod membership;
 mod network;

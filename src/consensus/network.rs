@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::contact::Contact;
+use super::judge::{Unbelievable, judge_answer, judge_appended};
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use super::unsynced::Unsynced;
 use crate::blocking::blocking;
@@ -158,11 +159,14 @@ async fn append(
         time: network.clock.now(),
     };
     let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
-    let bytes = network.encode(&entries.collect::<Vec<_>>());
+    let entries: Vec<_> = entries.collect();
+    let bytes = network.encode(&entries);
     let answer = network.ask(target, &question, &bytes, &option).await?;
     let Answer::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
+    let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
+    judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
     if !matches!(appended, Appended::Overruled(_)) {
         network.contact.answered(target, asked);
     }
@@ -181,6 +185,8 @@ enum SendError {
     Read(#[from] IoError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error("the answer cannot be believed")]
+    Answer(#[from] Unbelievable),
 }
 
 impl Connection {
@@ -199,7 +205,7 @@ impl Connection {
         let peers = &self.network.peers;
         let mut conversation = peers.converse(self.target, &question, PIECE_LIMIT).await?;
         if let Heard::Answer(answer) = conversation.next().await? {
-            return installed(&conversation, &answer);
+            return installed(vote, &conversation, &answer);
         }
         loop {
             let read = blocking(move || read_piece(file)).await;
@@ -215,15 +221,22 @@ impl Connection {
             match conversation.next().await? {
                 // It is still being checked and installed.
                 Heard::Piece(_) => {}
-                Heard::Answer(answer) => return installed(&conversation, &answer),
+                Heard::Answer(answer) => return installed(vote, &conversation, &answer),
             }
         }
     }
 }
 
-fn installed(conversation: &Conversation, answer: &Answer) -> Result<Vote<u64>, SendError> {
+fn installed(
+    asked: Vote<u64>,
+    conversation: &Conversation,
+    answer: &Answer,
+) -> Result<Vote<u64>, SendError> {
     match answer {
-        Answer::Installed { vote } => Ok(from_vote(*vote)),
+        Answer::Installed { vote } => {
+            judge_answer(to_vote(asked), *vote)?;
+            Ok(from_vote(*vote))
+        }
         answer => Err(conversation.unexpected(answer).into()),
     }
 }
@@ -303,6 +316,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         let question = Question::Vote { vote: to_vote(request.vote), last };
         match self.network.ask(self.target, &question, &[], &option).await? {
             Answer::Voted { vote, last, granted } => {
+                let judged = judge_answer(to_vote(request.vote), vote);
+                judged.map_err(|error| Unreachable::new(&error))?;
                 if granted {
                     self.network.contact.answered(self.target, asked);
                 }

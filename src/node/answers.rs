@@ -30,9 +30,9 @@ impl Answerer for Node {
         match std::mem::replace(&mut asked.question, Question::Standing) {
             Question::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
-                consensus.append(vote, previous, committed, &asked.behind).await
+                consensus.append(asked.from, vote, previous, committed, &asked.behind).await
             }
-            Question::Vote { vote, last } => consensus.vote(vote, last).await,
+            Question::Vote { vote, last } => consensus.vote(asked.from, vote, last).await,
             Question::WouldVote { last, address } => {
                 self.would_vote(asked.from, last, &address).await
             }

@@ -239,6 +239,19 @@ pub enum Refusal {
     /// It cannot be read, or not now.
     #[error("it does not understand: {0}")]
     NotUnderstood(String),
+    /// It cannot be true.
+    #[error("it does not believe that: {0}")]
+    NotBelieved(String),
+    /// An entry is not the one that is committed here, or has another content.
+    #[error("machine {from} has {}, here is {}", identified(*found), identified(*here))]
+    Differs {
+        /// The machine that sent it.
+        from: NodeId,
+        /// The entry that came.
+        found: LogId,
+        /// The entry that is here.
+        here: LogId,
+    },
     /// It is not ready to answer yet.
     #[error("it is not ready")]
     NotReady,
@@ -266,6 +279,11 @@ pub enum Refusal {
     /// What was asked for cannot be.
     #[error("{0}")]
     Impossible(String),
+}
+
+/// Names an entry, and who wrote it.
+fn identified(id: LogId) -> String {
+    format!("entry {id} by machine {}", id.node)
 }
 
 impl Question {
