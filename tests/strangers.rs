@@ -65,7 +65,8 @@ fn forged(id: LogId) -> Arc<Entry> {
 }
 
 fn not_believed(answer: Result<Answer, Refusal>) {
-    assert!(matches!(answer, Err(Refusal::NotBelieved(_))), "{answer:?}");
+    let refusal = answer.unwrap_err();
+    assert!(matches!(refusal, Refusal::NotBelieved(_)), "{refusal:?}");
 }
 
 /// All go on, hold the same, and nothing of what was forged.
@@ -125,11 +126,10 @@ fn term_that_no_cluster_reaches_is_refused() {
         let liar = Liar::new(&cluster, to, from);
         for term in [Term(u64::MAX), Term(1 << 40)] {
             let vote = Vote { term, node: from, committed: false };
-            let last = Some(LogId { term: Term(9), node: from, index: RaftIndex(1000) });
-            not_believed(liar.ask(&Question::Vote { vote, last }, &[]));
+            let applied = LogId { term: Term(9), node: from, index: RaftIndex(1000) };
+            not_believed(liar.ask(&Question::Vote { vote, last: Some(applied) }, &[]));
             let vote = Vote { committed: true, ..vote };
             not_believed(liar.ask(&append(vote, None, None), &[]));
-            let applied = last.unwrap();
             let (index, event) = (etcd_log::Index(5000), etcd_log::EventNumber(5000));
             let offer = Question::Checkpoint { vote, applied, index, event, bytes: 100 };
             not_believed(liar.ask(&offer, &[]));

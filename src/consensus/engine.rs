@@ -165,6 +165,7 @@ impl Consensus {
         for (node, address) in &consensus.membership().nodes {
             consensus.peers.learn(*node, address);
         }
+        consensus.make_sure_of_being_alone(&options.address).await?;
         tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
         let hints = Hints { address: options.address.into(), others: options.hints };
         tokio::spawn(election::run(consensus.clone(), hints));
@@ -177,6 +178,18 @@ impl Consensus {
         match self.raft.initialize(founder).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(failed("found a group", error)),
+        }
+    }
+
+    /// Makes sure that, if this machine has moved, it does not run at its old address as
+    /// well, on the directory that this one is a copy of: they would share one vote.
+    async fn make_sure_of_being_alone(&self, address: &str) -> Result<(), ConsensusError> {
+        match self.membership().nodes.get(&self.me) {
+            Some(known) if **known != *address && self.peers.has_twin_at(known).await => {
+                let twin = format!("this machine runs at {known} as well, in another process");
+                Err(failed("start", twin))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

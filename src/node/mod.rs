@@ -2,16 +2,19 @@
 //!
 //! What clients speak to (`api`) knows this handle and nothing behind it.
 
+mod acquaintance;
 mod answers;
 mod audience;
 mod backfill;
 mod barrier;
 mod elsewhere;
+mod farewell;
 mod history;
 mod log_clock;
 mod members;
 mod proposer;
 mod tell;
+mod twin;
 mod watch;
 
 use std::sync::Arc;
@@ -32,6 +35,7 @@ use crate::outcomes::Outcomes;
 use crate::peers::Peers;
 use crate::published::{Published, Reader};
 use crate::seldom::Seldom;
+use acquaintance::Acquaintance;
 use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
@@ -98,6 +102,8 @@ pub struct NodeOptions {
     pub consensus: Consensus,
     /// The way to the other machines.
     pub peers: Peers,
+    /// Where other machines may be found that have moved.
+    pub hints: Vec<String>,
     /// What it has applied.
     pub published: Reader,
     /// What came of what it has applied last.
@@ -128,6 +134,8 @@ struct Inner {
     machine: Machine,
     consensus: Consensus,
     peers: Peers,
+    hints: Vec<String>,
+    acquaintance: Acquaintance,
     published: Reader,
     clock: Clock,
     log_clock: LogClock,
@@ -137,7 +145,11 @@ struct Inner {
     history: History,
     /// Held by the one change of the members that is under way.
     changing_members: Mutex<()>,
+    /// Held while it is found out whether this machine was removed.
+    farewell: Mutex<()>,
     skew_told: Seldom,
+    /// Where this machine runs as well.
+    elsewhere: latest::Sender<Option<Arc<str>>>,
     closing: latest::Sender<bool>,
 }
 
@@ -170,6 +182,8 @@ impl Node {
             machine,
             consensus,
             peers,
+            hints: options.hints,
+            acquaintance: Acquaintance::default(),
             published,
             clock,
             log_clock,
@@ -178,7 +192,9 @@ impl Node {
             barrier,
             history,
             changing_members: Mutex::default(),
+            farewell: Mutex::default(),
             skew_told: Seldom::default(),
+            elsewhere: latest::channel(None).0,
             closing,
         };
         let node = Self { inner: Arc::new(inner) };
@@ -204,6 +220,7 @@ impl Node {
             }
             tokio::time::sleep(proposer::RETRY).await;
         }
+        tokio::spawn(self.clone().look_out());
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -218,12 +235,22 @@ impl Node {
         let known = machines.iter().find(|known| known.node == machine.node);
         let consensus = &self.inner.consensus;
         let is_alone = consensus.membership().nodes.keys().all(|node| *node == machine.node);
-        if known.is_none() && machines.iter().next().is_some() && !is_alone {
-            consensus.removed();
-        } else if known != Some(machine) {
-            let join = Command::Join(machine.clone());
-            self.inner.proposer.propose(join, INTRODUCTION_LIMIT).await?;
+        match known {
+            Some(known) if known == machine => return Ok(()),
+            None if machines.iter().next().is_some() && !is_alone => {
+                consensus.removed();
+                return Ok(());
+            }
+            Some(known) if known.peer_url != machine.peer_url => {
+                if self.is_elsewhere(address_of(&known.peer_url)).await {
+                    return std::future::pending().await;
+                }
+            }
+            Some(_) | None => {}
         }
+        self.announce().await?;
+        // From here on this machine knows it, too.
+        self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_log::{Batch, Check, Command};
+use etcd_log::{Batch, Check, Command, Term};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
 
@@ -87,6 +87,8 @@ enum Request {
         /// Set by whoever is first: the proposer, which takes the request, or the
         /// waiting side, which gives it up.
         settled: Arc<AtomicBool>,
+        /// The only term in which it may be proposed, if any may not.
+        only_in: Option<Term>,
         answer: oneshot::Sender<Result<Outcome, WriteError>>,
     },
     /// The commands that waited on another machine.
@@ -146,27 +148,48 @@ impl Proposer {
         let settled = Arc::new(AtomicBool::new(false));
         let trying = async {
             loop {
-                match self.try_once(command.clone(), &settled).await {
+                match self.try_once(command.clone(), None, &settled).await {
                     Err(WriteError::Unavailable(_)) => settled.store(false, Ordering::Release),
                     result => return result,
                 }
                 tokio::time::sleep(RETRY).await;
             }
         };
-        match tokio::time::timeout(limit, trying).await {
-            Ok(outcome) => outcome,
-            Err(_) if settled.swap(true, Ordering::AcqRel) => Err(WriteError::Unknown),
-            Err(_) => Err(unavailable(&self.consensus).into()),
+        let tried = tokio::time::timeout(limit, trying).await;
+        tried.unwrap_or_else(|_| self.late(&settled))
+    }
+
+    /// Proposes a command, if this machine still leads in this term, and has led in no
+    /// later one: what it was decided by may not be so any more. Tries once.
+    pub(super) async fn propose_in(
+        &self,
+        term: Term,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Outcome, WriteError> {
+        let settled = Arc::new(AtomicBool::new(false));
+        let trying = self.try_once(command, Some(term), &settled);
+        let tried = tokio::time::timeout(limit, trying).await;
+        tried.unwrap_or_else(|_| self.late(&settled))
+    }
+
+    /// Says what is known of a command whose time is over.
+    fn late(&self, settled: &AtomicBool) -> Result<Outcome, WriteError> {
+        if settled.swap(true, Ordering::AcqRel) {
+            Err(WriteError::Unknown)
+        } else {
+            Err(unavailable(&self.consensus).into())
         }
     }
 
     async fn try_once(
         &self,
         command: Command,
+        only_in: Option<Term>,
         settled: &Arc<AtomicBool>,
     ) -> Result<Outcome, WriteError> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Command { command, settled: Arc::clone(settled), answer };
+        let request = Request::Command { command, settled: Arc::clone(settled), only_in, answer };
         // The queue and the answer end only with the proposer's task.
         self.queue.send(request).await.map_err(|_| Unavailable::NoLeader)?;
         outcome.await.unwrap_or(Err(WriteError::Unknown))
@@ -251,9 +274,15 @@ impl Task {
             (commands, bytes, taken) = (commands + count, bytes + size, taken + 1);
         }
         let (mut packed, mut waiting) = (Vec::with_capacity(commands), Vec::new());
+        let term = self.means.consensus.leads_in();
         for request in self.waiting.drain(..taken) {
             match request {
-                Request::Command { command, settled, answer } => {
+                Request::Command { only_in, answer, .. }
+                    if only_in.is_some() && only_in != term =>
+                {
+                    let _gone = answer.send(Err(Unavailable::NoLeader.into()));
+                }
+                Request::Command { command, settled, answer, .. } => {
                     if !answer.is_closed() && !settled.swap(true, Ordering::AcqRel) {
                         packed.push(command);
                         waiting.push(Waiting::Command(answer));
