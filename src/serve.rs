@@ -152,6 +152,11 @@ pub enum ServeError {
     /// The machine has been removed from its cluster while it ran.
     #[error("this machine was removed from the cluster, and serves no more")]
     Removed,
+    /// Another process runs on a copy of its directory.
+    #[error(
+        "this machine is announced at {0} by now: another process runs there on a copy of its directory, and this one stops"
+    )]
+    Elsewhere(Arc<str>),
     /// The machine had been removed from its cluster before.
     #[error("{}: this machine was removed from its cluster; take another directory, or -i to start anew", .0.display())]
     WasRemoved(PathBuf),
@@ -331,9 +336,10 @@ impl Server {
             }
             failure = consensus.failure() => return Err(failure.into()),
             () = consensus.until_removed() => Err(ServeError::Removed),
+            address = node.until_elsewhere() => Err(ServeError::Elsewhere(address)),
             never = serve => match never {},
         };
-        if ended.is_err() {
+        if matches!(ended, Err(ServeError::Removed)) {
             data_dir.rewrite(&Identity { removed: true, ..identity })?;
         }
         node.close();

@@ -171,7 +171,7 @@ fn log_that_leads_to_another_state_is_noticed() {
     append(dir.path(), |state| {
         let Position { index, event, time } = state.position();
         right = Some(state.digest());
-        let check = Some(Check { index, event, time, digest: wrong });
+        let check = Some(Check { entry: None, index, event, time, digest: wrong });
         Batch { check, ..Batch::new(time, Vec::new()) }
     });
     let expected = format!("has digest {}, the proposer's had {wrong}", right.unwrap());

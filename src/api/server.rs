@@ -3,7 +3,7 @@
 //! Not here: who gets a place at the client port (`clients.rs`), and which requests
 //! hyper gets to see (`door.rs`).
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
@@ -20,10 +20,13 @@ use tokio::task::JoinSet;
 use super::door::Door;
 use super::head::HEAD_BYTES;
 use crate::node::{Closing, Node};
-use crate::peers;
+use crate::peers::{self, Place, Places};
 
 /// How long a head may take to come, and how long a connection may be idle.
 pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long whoever connects to the peer port may take for a first word.
+const WORD_LIMIT: Duration = Duration::from_secs(5);
 
 /// The most connections of other machines: each needs a few.
 pub(super) const MOST_PEERS: u64 = 256;
@@ -57,37 +60,46 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
         }
         Ok::<_, std::convert::Infallible>(response)
     };
-    let most = part_of_files(16, MOST_PEERS);
+    let places = Places::new(part_of_files(16, MOST_PEERS));
     let closing = node.closing();
-    serve(listener, most, closing, move |stream, mut closing| {
-        let node = node.clone();
+    // There is always a place for one more: who has to go for it, the places know.
+    serve(listener, usize::MAX, closing, move |stream, mut closing| {
+        let (node, place) = (node.clone(), places.take());
         async move {
-            let is_machine = tokio::select! {
-                is_machine = is_machine(&stream) => is_machine,
+            let word = tokio::select! {
+                word = first_byte(&stream) => word,
                 () = closing.begun() => return,
+                () = place.lost() => return,
             };
-            if !is_machine {
-                let door = Door::new(stream, HEAD_LIMIT);
-                return connection(door, service_fn(answer), closing, pending()).await;
-            }
-            let served = async {
-                prepare(&stream)?;
-                peers::serve(Box::new(stream), node, closing.begun()).await
-            };
-            if let Err(error) = served.await {
-                tracing::debug!("the connection of another machine ended: {error}");
+            match word {
+                // Of what a machine says, it tells it apart from any method of HTTP.
+                Some(b'e') => serve_machine(&place, stream, node, closing).await,
+                Some(_) => {
+                    let door = Door::new(stream, HEAD_LIMIT);
+                    connection(door, service_fn(answer), closing, place.lost()).await;
+                }
+                None => {}
             }
         }
     })
     .await;
 }
 
-/// Returns whether another machine has connected, and nobody's browser.
-async fn is_machine(stream: &TcpStream) -> bool {
-    let mut beginning = [0; 4];
-    let peeked = tokio::time::timeout(HEAD_LIMIT, stream.peek(&mut beginning)).await;
-    // Of what a machine says, the first byte tells it apart from any method of HTTP.
-    matches!(peeked, Ok(Ok(1..))) && beginning[0] == b'e'
+async fn serve_machine(place: &Place, stream: TcpStream, node: Node, mut closing: Closing) {
+    let served = async {
+        prepare(&stream)?;
+        peers::serve_at(place, Box::new(stream), node, closing.begun()).await
+    };
+    if let Err(error) = served.await {
+        tracing::debug!("the connection of another machine ended: {error}");
+    }
+}
+
+/// Returns the first byte that comes, if one comes in time.
+async fn first_byte(stream: &TcpStream) -> Option<u8> {
+    let mut beginning = [0];
+    let peeked = tokio::time::timeout(WORD_LIMIT, stream.peek(&mut beginning)).await;
+    matches!(peeked, Ok(Ok(1..))).then_some(beginning[0])
 }
 
 async fn serve<F>(

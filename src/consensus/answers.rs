@@ -1,14 +1,15 @@
 //! What this machine answers to the Raft of another one.
 
 use bytes::Bytes;
-use etcd_log::{Entry, EventNumber, Index, LogId, RaftIndex, Vote};
+use etcd_log::{EventNumber, Index, LogId, NodeId, Vote};
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::engine::Consensus;
+use super::judge::{Append, Known};
 use super::received::ReceiveError;
 use super::snapshot::{Image, meta_of};
-use super::types::{from_entry, from_log_id, from_vote, to_log_id, to_vote};
+use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote};
 use crate::one_line::OneLine;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 
@@ -34,14 +35,16 @@ impl Consensus {
     ///
     /// # Errors
     ///
-    /// If they cannot be read, or the engine has stopped.
+    /// If they cannot be read or believed, or the engine has stopped.
     pub async fn append(
         &self,
+        from: NodeId,
         vote: Vote,
         previous: Option<LogId>,
         committed: Option<LogId>,
         entries: &Bytes,
     ) -> Result<Answer, Refusal> {
+        self.judge_vote(from, vote, true)?;
         if !self.doubts.remain(vote, committed) {
             // Its word counts from when it came, not from when the disk has it.
             self.heard(vote);
@@ -50,19 +53,8 @@ impl Consensus {
         let place = (!entries.is_empty()).then(|| self.appends.try_acquire());
         let _place = place.transpose().map_err(|_| Refusal::NotReady)?;
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
-        let first = previous.map_or(RaftIndex(0), |id| id.index.next());
-        let follows = |(entry, index): (&Entry, u64)| entry.id.index.0 == index;
-        if !entries.iter().zip(first.0..).all(follows) {
-            return Err(Refusal::NotUnderstood("the entries have a hole".to_owned()));
-        }
-        self.doubts.judge(vote, committed, &entries).map_err(Refusal::Impossible)?;
-        let request = AppendEntriesRequest {
-            vote: from_vote(vote),
-            prev_log_id: previous.map(from_log_id),
-            leader_commit: committed.map(from_log_id),
-            entries: entries.iter().map(from_entry).collect(),
-        };
-        let response = self.raft.append_entries(request).await.map_err(stopped)?;
+        let append = Append { from, vote, previous, committed, entries: &entries };
+        let response = self.append_judged(&append).await?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard(vote);
             // What this machine says it has, its disk has.
@@ -76,6 +68,40 @@ impl Consensus {
         }))
     }
 
+    /// Hands an append to openraft, if there is nothing wrong with it.
+    async fn append_judged(
+        &self,
+        append: &Append<'_>,
+    ) -> Result<AppendEntriesResponse<u64>, Refusal> {
+        // What is committed meanwhile would not have been compared.
+        let _turn = self.judge.turn.lock().await;
+        let judged = self.judge.append(&self.known(), append);
+        let committed = judged.map_err(|refusal| self.judge.refused(append.from, refusal))?;
+        let doubted = self.doubts.judge(append.vote, append.committed, append.entries);
+        doubted.map_err(Refusal::Impossible)?;
+        let request: AppendEntriesRequest<TypeConfig> = AppendEntriesRequest {
+            vote: from_vote(append.vote),
+            prev_log_id: append.previous.map(from_log_id),
+            leader_commit: committed.map(from_log_id),
+            entries: append.entries.iter().map(from_entry).collect(),
+        };
+        self.raft.append_entries(request).await.map_err(stopped)
+    }
+
+    fn judge_vote(&self, from: NodeId, vote: Vote, leads: bool) -> Result<(), Refusal> {
+        let judged = self.known().judge_vote(from, vote, leads);
+        judged.map_err(|refusal| self.judge.refused(from, refusal))
+    }
+
+    /// Returns what this machine knows, to judge others by.
+    fn known(&self) -> Known {
+        let log = (self.log_state)();
+        let applied = self.raft.data_metrics().borrow().last_applied.map(to_log_id);
+        let marks = [log.committed, log.purged, applied];
+        let committed = marks.into_iter().flatten().max_by_key(|id| id.index);
+        Known { me: self.me, vote: self.known_vote(), log, committed }
+    }
+
     /// Notes that a leader has spoken, unless another one is known by now.
     fn heard(&self, vote: Vote) {
         let known = self.known_vote();
@@ -85,9 +111,17 @@ impl Consensus {
     }
 
     /// Takes a leader's sign of life. What its entries would say is left to them.
-    pub fn pulse(&self, vote: Vote) -> Answer {
+    ///
+    /// # Errors
+    ///
+    /// If it is not believed.
+    pub fn pulse(&self, from: NodeId, vote: Vote) -> Result<Answer, Refusal> {
+        self.judge_vote(from, vote, true)?;
+        if self.doubts.remain(vote, (self.log_state)().committed) {
+            return Err(Refusal::Impossible("it doubts this leader".to_owned()));
+        }
         self.heard(vote);
-        Answer::Pulse { vote: self.known_vote() }
+        Ok(Answer::Pulse { vote: self.known_vote() })
     }
 
     pub(super) fn known_vote(&self) -> Vote {
@@ -98,8 +132,15 @@ impl Consensus {
     ///
     /// # Errors
     ///
-    /// If the engine has stopped.
-    pub async fn vote(&self, vote: Vote, last: Option<LogId>) -> Result<Answer, Refusal> {
+    /// If it cannot be believed, or the engine has stopped.
+    pub async fn vote(
+        &self,
+        from: NodeId,
+        vote: Vote,
+        last: Option<LogId>,
+    ) -> Result<Answer, Refusal> {
+        self.judge_vote(from, vote, false)?;
+        Known::judge_last(vote, last).map_err(|refusal| self.judge.refused(from, refusal))?;
         let request = VoteRequest::new(from_vote(vote), last.map(from_log_id));
         let response = self.raft.vote(request).await.map_err(stopped)?;
         Ok(Answer::Voted {
@@ -121,10 +162,12 @@ impl Consensus {
         offer: Offer,
     ) -> Result<Answer, Refusal> {
         let Offer { applied, index, .. } = offer;
+        let from = asked.from;
+        self.judge_vote(from, vote, true)?;
         self.heard(vote);
         let known = self.known_vote();
         let is_overruled = (vote.term, vote.node) < (known.term, known.node);
-        if is_overruled || (self.log_state)().committed >= Some(applied) {
+        if is_overruled || self.judge_offer(from, vote, applied)? {
             return Ok(Answer::Installed { vote: known });
         }
         let failed = |error: ReceiveError| {
@@ -134,11 +177,21 @@ impl Consensus {
         let coming = self.received.take(asked, offer).await.map_err(failed)?;
         let installing = async {
             let image = self.received.check(coming, applied).await.map_err(failed)?;
+            // Much may have been committed while it came.
+            if self.judge_offer(from, vote, applied)? {
+                return Ok(self.known_vote());
+            }
             self.install_image(vote, image).await
         };
         let installed = asked.busy(installing).await?;
         tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
         Ok(Answer::Installed { vote: installed })
+    }
+
+    /// Judges a checkpoint that is offered. Returns whether this machine has no use for it.
+    fn judge_offer(&self, from: NodeId, vote: Vote, applied: LogId) -> Result<bool, Refusal> {
+        let judged = self.known().judge_offer(&self.judge, from, vote, applied);
+        judged.map_err(|refusal| self.judge.refused(from, refusal))
     }
 
     async fn install_image(&self, vote: Vote, image: Image) -> Result<Vote, Refusal> {

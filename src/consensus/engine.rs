@@ -16,6 +16,7 @@ use super::contact::Contact;
 use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
+use super::judge::{Judge, judge_own_vote};
 use super::log_store::LogStore;
 use super::network::Network;
 use super::pulse;
@@ -43,6 +44,7 @@ pub struct Consensus {
     pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
     pub(super) note_checkpoints: Arc<dyn Fn() + Send + Sync>,
+    pub(super) judge: Arc<Judge>,
     /// How many more appends may wait for the disk.
     pub(super) appends: Arc<Semaphore>,
     in_flight: InFlight,
@@ -126,6 +128,7 @@ impl Consensus {
     ) -> Result<Self, ConsensusError> {
         let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
         let (in_flight, contact) = (InFlight::default(), Contact::default());
+        judge_own_vote(&log.state()).map_err(|error| failed("go on from its own vote", error))?;
         let received = Received::new(checkpoints.clone(), options.disk);
         let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
         let unsynced = options.unsynced;
@@ -143,6 +146,10 @@ impl Consensus {
         let raft = raft.map_err(|error| failed("start", error))?;
         let noted = log.clone();
         let note_checkpoints = Arc::new(move || received::note(&checkpoints, &noted));
+        let compared = log.clone();
+        // What cannot be read is not compared; who needs it says so.
+        let judge =
+            Judge::new(move |range, most| compared.entries(range, most).unwrap_or_default());
         let log_state = Arc::new(move || log.state());
         let consensus = Self {
             raft,
@@ -154,6 +161,7 @@ impl Consensus {
             received,
             log_state,
             note_checkpoints,
+            judge: Arc::new(judge),
             appends: Arc::new(Semaphore::new(APPENDS)),
             in_flight,
             unsynced,
@@ -165,6 +173,7 @@ impl Consensus {
         for (node, address) in &consensus.membership().nodes {
             consensus.peers.learn(*node, address);
         }
+        consensus.make_sure_of_being_alone(&options.address).await?;
         tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
         let hints = Hints { address: options.address.into(), others: options.hints };
         tokio::spawn(election::run(consensus.clone(), hints));
@@ -178,6 +187,18 @@ impl Consensus {
         match self.raft.initialize(founder).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(failed("found a group", error)),
+        }
+    }
+
+    /// Makes sure that, if this machine has moved, it does not run at its old address as
+    /// well, on the directory that this one is a copy of: they would share one vote.
+    async fn make_sure_of_being_alone(&self, address: &str) -> Result<(), ConsensusError> {
+        match self.membership().nodes.get(&self.me) {
+            Some(known) if **known != *address && self.peers.has_twin_at(known).await => {
+                let twin = format!("this machine runs at {known} as well, in another process");
+                Err(failed("start", twin))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -19,7 +19,8 @@
 //! goes beside them (`pulse`); an append that takes longer than a heartbeat is given up
 //! and sent again, for ever, so it is finished instead (`network`); a failed snapshot build is its end, so it is handed checkpoints that
 //! are there already ([`state_machine`]); it says "ask the leader" of proposals that
-//! may yet be committed, so we look whether they were appended (`in_flight`).
+//! may yet be committed, so we look whether they were appended (`in_flight`); it trusts
+//! its peers, so what they say is judged first (`judge`).
 
 mod answers;
 mod contact;
@@ -27,6 +28,7 @@ mod doubt;
 mod election;
 mod engine;
 mod in_flight;
+mod judge;
 pub mod log_store;
 mod membership;
 mod network;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::contact::Contact;
+use super::judge::{Unbelievable, judge_answer, judge_appended};
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use super::unsynced::Unsynced;
 use crate::blocking::blocking;
@@ -212,7 +213,7 @@ async fn append(
         time: network.clock.now(),
     };
     let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
-    let entries = entries.collect::<Vec<_>>();
+    let entries: Vec<_> = entries.collect();
     let bytes = network.encode(&entries);
     let limit = if entries.is_empty() { option.hard_ttl() } else { ANSWER_LIMIT };
     let answered = network.peers.ask(target, &question, &bytes, limit + travel(bytes.len())).await;
@@ -220,6 +221,8 @@ async fn append(
     let Answer::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
+    let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
+    judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
     if !matches!(appended, Appended::Overruled(_)) {
         network.contact.answered(target, asked);
     }
@@ -238,6 +241,8 @@ enum SendError {
     Read(#[from] IoError),
     #[error(transparent)]
     Call(#[from] CallError),
+    #[error("the answer cannot be believed")]
+    Answer(#[from] Unbelievable),
 }
 
 impl Connection {
@@ -282,7 +287,7 @@ impl Connection {
         let peers = &self.network.peers;
         let mut conversation = peers.converse(self.target, &question, PIECE_LIMIT).await?;
         if let Heard::Answer(answer) = conversation.next().await? {
-            return installed(&conversation, &answer);
+            return installed(vote, &conversation, &answer);
         }
         loop {
             let read = blocking(move || read_piece(file)).await;
@@ -298,15 +303,22 @@ impl Connection {
             match conversation.next().await? {
                 // It is still being checked and installed.
                 Heard::Piece(_) => {}
-                Heard::Answer(answer) => return installed(&conversation, &answer),
+                Heard::Answer(answer) => return installed(vote, &conversation, &answer),
             }
         }
     }
 }
 
-fn installed(conversation: &Conversation, answer: &Answer) -> Result<Vote<u64>, SendError> {
+fn installed(
+    asked: Vote<u64>,
+    conversation: &Conversation,
+    answer: &Answer,
+) -> Result<Vote<u64>, SendError> {
     match answer {
-        Answer::Installed { vote } => Ok(from_vote(*vote)),
+        Answer::Installed { vote } => {
+            judge_answer(to_vote(asked), *vote)?;
+            Ok(from_vote(*vote))
+        }
         answer => Err(conversation.unexpected(answer).into()),
     }
 }
@@ -387,6 +399,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         let asked_for = self.network.peers.ask(self.target, &question, &[], option.hard_ttl());
         match asked_for.await.map_err(|error| failed(&error))? {
             Answer::Voted { vote, last, granted } => {
+                let judged = judge_answer(to_vote(request.vote), vote);
+                judged.map_err(|error| Unreachable::new(&error))?;
                 if granted {
                     self.network.contact.answered(self.target, asked);
                 }

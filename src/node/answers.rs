@@ -15,7 +15,7 @@ use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Stan
 const SKEW: Duration = Duration::from_millis(500);
 
 /// How long a leader may take to prove that it leads.
-const BARRIER_LIMIT: Duration = Duration::from_millis(500);
+pub(super) const BARRIER_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long a request of another machine for a change of the members may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -25,19 +25,26 @@ impl Answerer for Node {
         (self.inner.machine.node, self.inner.cluster)
     }
 
+    fn listens_to(&self, node: NodeId) -> bool {
+        self.hears(node)
+    }
+
     async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
         let consensus = &self.inner.consensus;
+        if !asked.question.is_for_non_members() && !self.hears(asked.from) {
+            return Err(Refusal::Stranger);
+        }
         match std::mem::replace(&mut asked.question, Question::Standing) {
             Question::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
-                let entries = std::mem::take(&mut asked.behind);
-                asked.busy(consensus.append(vote, previous, committed, &entries)).await
+                let (from, entries) = (asked.from, std::mem::take(&mut asked.behind));
+                asked.busy(consensus.append(from, vote, previous, committed, &entries)).await
             }
             Question::Pulse { vote, time } => {
                 self.compare_clocks(vote.node, time);
-                Ok(consensus.pulse(vote))
+                consensus.pulse(asked.from, vote)
             }
-            Question::Vote { vote, last } => consensus.vote(vote, last).await,
+            Question::Vote { vote, last } => consensus.vote(asked.from, vote, last).await,
             Question::WouldVote { last, address } => {
                 self.would_vote(asked.from, last, &address).await
             }
@@ -49,10 +56,13 @@ impl Answerer for Node {
             Question::Barrier => self.pass_barrier().await,
             Question::Join { machine, log_format } => self.let_in(machine, log_format).await,
             Question::Leave { name } => self.let_go(&name).await,
-            Question::Farewell => {
-                consensus.removed();
-                Ok(Answer::Done)
+            Question::Move { machine } => self.let_move(asked.from, machine).await,
+            Question::Farewell => self.hear_farewell().await,
+            Question::Knows { node } => {
+                let is_led = consensus.leader().is_some();
+                Ok(Answer::Knows { is_member: self.is_member(node), is_led })
             }
+            Question::Process => Ok(Answer::Process { number: self.inner.peers.process() }),
             Question::Standing => Ok(Answer::Standing(self.standing())),
             Question::History(question) => {
                 self.while_open(self.tell_history(&mut asked, question)).await
@@ -100,17 +110,21 @@ impl Node {
         Ok(consensus.would_vote(last.filter(|_| !consensus.doubts(from))))
     }
 
-    pub(super) fn is_member(&self, node: NodeId) -> bool {
-        let known = self.now().state.machines().iter().any(|machine| machine.node == node);
-        known || self.inner.consensus.membership().nodes.contains_key(&node)
-    }
-
     async fn propose_for_another(
         &self,
         commands: Vec<etcd_log::Command>,
     ) -> Result<Answer, Refusal> {
         if self.inner.disk.is_short() {
             return Err(Refusal::NotProposed(NotProposed::DiskFull));
+        }
+        let is_for_leader = |command: &etcd_log::Command| {
+            use etcd_log::Command::{Join, Leave, Sync};
+            matches!(command, Sync { .. } | Join(_) | Leave { .. })
+        };
+        if commands.iter().any(is_for_leader) {
+            // There is a question for each, which the leader looks into.
+            let text = "no other machine proposes who the members are";
+            return Err(Refusal::NotBelieved(text.to_owned()));
         }
         if proposer::is_too_large(&commands) {
             return Err(Refusal::NotUnderstood("too many commands at once".to_owned()));
@@ -138,13 +152,20 @@ impl Node {
         }
         self.check_leads()?;
         let joined = self.join(machine, CHANGE_LIMIT).await;
-        joined.map_err(|error| match error {
-            JoinError::NameTaken { .. } | JoinError::Rejected(_) => {
-                Refusal::Impossible(error.to_string())
-            }
-            JoinError::Write(_) => Refusal::NotReady,
-        })?;
+        joined.map_err(|error| not_joined(&error))?;
         Ok(Answer::Joined { cluster: self.inner.cluster })
+    }
+
+    /// Writes down where another machine is by now, which says so itself.
+    async fn let_move(&self, from: NodeId, machine: Machine) -> Result<Answer, Refusal> {
+        if machine.node != from {
+            let text = format!("machine {from} says where machine {} is", machine.node);
+            return Err(Refusal::NotBelieved(text));
+        }
+        self.check_leads()?;
+        let moved = self.move_member(machine, CHANGE_LIMIT).await;
+        moved.map_err(|error| not_joined(&error))?;
+        Ok(Answer::Done)
     }
 
     async fn let_go(&self, name: &Arc<str>) -> Result<Answer, Refusal> {
@@ -194,5 +215,15 @@ impl Node {
         tracing::warn!(
             "the clock of machine {name}, which leads, is {ahead} ms ahead of this one's"
         );
+    }
+}
+
+fn not_joined(error: &JoinError) -> Refusal {
+    match error {
+        JoinError::NameTaken { .. } | JoinError::Rejected(_) => {
+            Refusal::Impossible(error.to_string())
+        }
+        JoinError::Removed(_) => Refusal::Removed,
+        JoinError::Write(_) => Refusal::NotReady,
     }
 }

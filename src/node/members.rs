@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex};
+use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex, Term};
 use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
@@ -41,6 +41,18 @@ const STEP_LIMIT: Duration = Duration::from_secs(10);
 /// How long another machine may take to say how it stands.
 const STANDING_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a leader may take to write down where another machine is.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
+
+/// The turn to change the members.
+struct Turn<'n> {
+    _alone: MutexGuard<'n, ()>,
+    /// The term in which this machine leads.
+    term: Term,
+    /// The machines of the cluster, as of now.
+    machines: Machines,
+}
+
 /// Why a machine may not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
@@ -52,6 +64,9 @@ pub enum JoinError {
         /// The name.
         name: Arc<str>,
     },
+    /// It is known to nobody, and says that it has moved.
+    #[error("machine {0} is no member, or no longer")]
+    Removed(Arc<str>),
     /// It was refused by the log.
     #[error("machine {0} cannot be described in the log")]
     Rejected(Arc<str>),
@@ -107,16 +122,12 @@ impl Node {
     /// Writes a machine into the log, unless it is there already.
     pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
         let deadline = Instant::now() + limit;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let _one_at_a_time = self.turn_to_change(deadline).await?;
-        let published = self.read(Freshness::Linearizable, left()).await?;
-        let machines = published.state.machines().clone();
-        drop(published);
-        if machines.iter().next().is_none() {
+        let turn = self.turn_to_change(deadline).await?;
+        if turn.machines.iter().next().is_none() {
             // The founder comes first.
             return Err(Unavailable::NoLeader.into());
         }
-        match machines.get(&machine.name) {
+        match turn.machines.get(&machine.name) {
             Some(known) if *known == machine => return Ok(()),
             // One that never had a vote may have been a try that was given up.
             Some(known) if known.node != machine.node && self.votes(known.node) => {
@@ -124,18 +135,93 @@ impl Node {
             }
             Some(_) | None => {}
         }
+        self.write_member(&turn, machine, deadline).await
+    }
+
+    /// Writes into the log where a member is reached by now. Whoever has left does not
+    /// come back by saying so.
+    pub(super) async fn move_member(
+        &self,
+        machine: Machine,
+        limit: Duration,
+    ) -> Result<(), JoinError> {
+        let deadline = Instant::now() + limit;
+        let turn = self.turn_to_change(deadline).await?;
+        let me = self.inner.machine.node;
+        let may_introduce_itself = || {
+            // A founder, or one that was made a cluster of its own.
+            let membership = self.inner.consensus.membership();
+            machine.node == me && membership.nodes.keys().all(|node| *node == me)
+        };
+        match turn.machines.iter().find(|known| known.node == machine.node) {
+            Some(known) if *known == machine => return Ok(()),
+            Some(known) if known.name != machine.name => {
+                return Err(JoinError::Rejected(machine.name));
+            }
+            None if !may_introduce_itself() => return Err(JoinError::Removed(machine.name)),
+            Some(_) | None => {}
+        }
+        self.write_member(&turn, machine, deadline).await
+    }
+
+    async fn write_member(
+        &self,
+        turn: &Turn<'_>,
+        machine: Machine,
+        deadline: Instant,
+    ) -> Result<(), JoinError> {
         let name = Arc::clone(&machine.name);
-        let outcome = self.inner.proposer.propose(Command::Join(machine), left()).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let join = Command::Join(machine);
+        let outcome = self.inner.proposer.propose_in(turn.term, join, left).await?;
         match outcome.what {
             What::Rejection(_) => Err(JoinError::Rejected(name)),
             What::Event(_) | What::Tick => Ok(()),
         }
     }
 
-    /// Waits until nobody else changes the members.
-    async fn turn_to_change(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, Unavailable> {
+    /// Has this machine's addresses written into the log, by whoever leads.
+    pub(super) async fn announce(&self) -> Result<(), WriteError> {
+        let (consensus, machine) = (&self.inner.consensus, self.inner.machine.clone());
+        let announced = match consensus.leader() {
+            Some(leader) if leader != consensus.me() => {
+                let question = Question::Move { machine };
+                let asking = self.inner.peers.ask(leader, &question, &[], ANNOUNCE_LIMIT);
+                match asking.await {
+                    Ok(_) => Ok(()),
+                    Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
+                        Err(JoinError::Removed(Arc::clone(&self.inner.machine.name)))
+                    }
+                    // It is asked again: to say it twice does no harm.
+                    Err(_) => Err(Unavailable::NoLeader.into()),
+                }
+            }
+            Some(_) | None => self.move_member(machine, ANNOUNCE_LIMIT).await,
+        };
+        match announced {
+            Err(JoinError::Removed(_)) => {
+                consensus.removed();
+                Ok(())
+            }
+            Err(JoinError::Write(error)) => Err(error),
+            // What the log does not take, it does not take the next time either.
+            Err(JoinError::NameTaken { .. } | JoinError::Rejected(_)) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// Waits until nobody else changes the members, and returns who they are.
+    ///
+    /// What is proposed in the turn counts in its term alone: another leader may have let
+    /// somebody go meanwhile, and does not wait for this one. As long as this machine has
+    /// led without a break, nobody else has.
+    async fn turn_to_change(&self, deadline: Instant) -> Result<Turn<'_>, Unavailable> {
         let turn = self.inner.changing_members.lock();
-        tokio::time::timeout_at(deadline, turn).await.map_err(|_| Unavailable::NoLeader)
+        let turn = tokio::time::timeout_at(deadline, turn).await;
+        let alone = turn.map_err(|_| Unavailable::NoLeader)?;
+        let term = self.inner.consensus.leads_in().ok_or(Unavailable::NoLeader)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let published = self.read(Freshness::Linearizable, left).await?;
+        Ok(Turn { _alone: alone, term, machines: published.state.machines().clone() })
     }
 
     fn votes(&self, node: NodeId) -> bool {
@@ -176,11 +262,10 @@ impl Node {
     ) -> Result<(), LeaveError> {
         let deadline = Instant::now() + limit;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let _one_at_a_time = self.turn_to_change(deadline).await?;
-        self.read(Freshness::Linearizable, left()).await?;
+        let turn = self.turn_to_change(deadline).await?;
         let node = self.may_leave(name)?;
         let command = Command::Leave { name: Arc::clone(name) };
-        let outcome = self.inner.proposer.propose(command, left()).await?;
+        let outcome = self.inner.proposer.propose_in(turn.term, command, left()).await?;
         if let What::Rejection(Rejection::KeyNotFound) = outcome.what {
             return Err(LeaveError::NotFound(Arc::clone(name)));
         }

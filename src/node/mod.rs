@@ -2,11 +2,13 @@
 //!
 //! What clients speak to (`api`) knows this handle and nothing behind it.
 
+mod acquaintance;
 mod answers;
 mod audience;
 mod backfill;
 mod barrier;
 mod elsewhere;
+mod farewell;
 mod history;
 mod hold;
 mod log_clock;
@@ -14,6 +16,7 @@ mod members;
 mod news;
 mod proposer;
 mod tell;
+mod twin;
 mod watch;
 
 use std::sync::Arc;
@@ -34,6 +37,7 @@ use crate::outcomes::Outcomes;
 use crate::peers::Peers;
 use crate::published::{Published, Reader};
 use crate::seldom::Seldom;
+use acquaintance::Acquaintance;
 use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
@@ -106,6 +110,8 @@ pub struct NodeOptions {
     pub consensus: Consensus,
     /// The way to the other machines.
     pub peers: Peers,
+    /// Where other machines may be found that have moved.
+    pub hints: Vec<String>,
     /// What it has applied.
     pub published: Reader,
     /// What came of what it has applied last.
@@ -138,6 +144,8 @@ struct Inner {
     machine: Machine,
     consensus: Consensus,
     peers: Peers,
+    hints: Vec<String>,
+    acquaintance: Acquaintance,
     published: Reader,
     clock: Clock,
     log_clock: LogClock,
@@ -148,7 +156,11 @@ struct Inner {
     history: History,
     /// Held by the one change of the members that is under way.
     changing_members: Mutex<()>,
+    /// Held while it is found out whether this machine was removed.
+    farewell: Mutex<()>,
     skew_told: Seldom,
+    /// Where this machine runs as well.
+    elsewhere: latest::Sender<Option<Arc<str>>>,
     closing: latest::Sender<bool>,
 }
 
@@ -182,6 +194,8 @@ impl Node {
             machine,
             consensus,
             peers,
+            hints: options.hints,
+            acquaintance: Acquaintance::default(),
             published,
             clock,
             log_clock,
@@ -191,7 +205,9 @@ impl Node {
             hold,
             history,
             changing_members: Mutex::default(),
+            farewell: Mutex::default(),
             skew_told: Seldom::default(),
+            elsewhere: latest::channel(None).0,
             closing,
         };
         let node = Self { inner: Arc::new(inner) };
@@ -218,6 +234,7 @@ impl Node {
             }
             tokio::time::sleep(proposer::RETRY).await;
         }
+        tokio::spawn(self.clone().look_out());
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -232,12 +249,22 @@ impl Node {
         let known = machines.iter().find(|known| known.node == machine.node);
         let consensus = &self.inner.consensus;
         let is_alone = consensus.membership().nodes.keys().all(|node| *node == machine.node);
-        if known.is_none() && machines.iter().next().is_some() && !is_alone {
-            consensus.removed();
-        } else if known != Some(machine) {
-            let join = Command::Join(machine.clone());
-            self.inner.proposer.propose(join, INTRODUCTION_LIMIT).await?;
+        match known {
+            Some(known) if known == machine => return Ok(()),
+            None if machines.iter().next().is_some() && !is_alone => {
+                consensus.removed();
+                return Ok(());
+            }
+            Some(known) if known.peer_url != machine.peer_url => {
+                if self.is_elsewhere(address_of(&known.peer_url)).await {
+                    return std::future::pending().await;
+                }
+            }
+            Some(_) | None => {}
         }
+        self.announce().await?;
+        // From here on this machine knows it, too.
+        self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         Ok(())
     }
 

@@ -22,7 +22,7 @@ mod queue;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Batch, Check, Command};
+use etcd_log::{Batch, Check, Command, Term};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -117,16 +117,33 @@ impl Proposer {
         let mut place = None;
         let trying = async {
             loop {
-                match self.try_once(command.clone(), &mut place).await {
+                match self.try_once(command.clone(), None, &mut place).await {
                     Err(WriteError::Unavailable(_)) => place = None,
                     result => return result,
                 }
                 tokio::time::sleep(RETRY).await;
             }
         };
-        if let Ok(outcome) = tokio::time::timeout(limit, trying).await {
-            return outcome;
-        }
+        let tried = tokio::time::timeout(limit, trying).await;
+        tried.unwrap_or_else(|_| self.late(place))
+    }
+
+    /// Proposes a command, if this machine still leads in this term, and has led in no
+    /// later one: what it was decided by may not be so any more. Tries once.
+    pub(super) async fn propose_in(
+        &self,
+        term: Term,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Outcome, WriteError> {
+        let mut place = None;
+        let trying = self.try_once(command, Some(term), &mut place);
+        let tried = tokio::time::timeout(limit, trying).await;
+        tried.unwrap_or_else(|_| self.late(place))
+    }
+
+    /// Says what is known of a command whose time is over.
+    fn late(&self, place: Option<Place>) -> Result<Outcome, WriteError> {
         let is_proposed = place.is_some_and(|place| !place.give_up());
         Err(if is_proposed { WriteError::Unknown } else { unavailable(&self.consensus).into() })
     }
@@ -134,9 +151,10 @@ impl Proposer {
     async fn try_once(
         &self,
         command: Command,
+        only_in: Option<Term>,
         place: &mut Option<Place>,
     ) -> Result<Outcome, WriteError> {
-        let (entered, outcome) = self.queue.enter(command).await?;
+        let (entered, outcome) = self.queue.enter(command, only_in).await?;
         *place = Some(entered);
         outcome.await.unwrap_or(Err(WriteError::Unknown))
     }
@@ -208,9 +226,14 @@ impl Task {
     /// Packs the requests that somebody still waits for, up to the bounds.
     fn pack(&mut self) -> (Vec<Command>, Vec<Waiting>) {
         let (mut packed, mut waiting) = (Vec::new(), Vec::new());
-        let fitting = self.fitting();
+        let (fitting, term) = (self.fitting(), self.means.consensus.leads_in());
         for request in self.waiting.drain(..fitting) {
             match request {
+                Request::Command { only_in, answer, .. }
+                    if only_in.is_some() && only_in != term =>
+                {
+                    let _gone = answer.send(Err(Unavailable::NoLeader.into()));
+                }
                 Request::Command { claim, answer, .. } => {
                     if let Some(command) = claim.take() {
                         packed.push(command);

@@ -10,6 +10,7 @@
 //! become a part of the log. The length is bounded before a byte is allocated.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
@@ -35,6 +36,13 @@ pub const MOST_BYTES: usize = 80 << 20;
 /// The longest body of a message that is not for this machine, or from nobody known:
 /// whoever wants to join has little to say.
 pub(super) const STRANGERS_BYTES: usize = 64 << 10;
+
+/// How long the rest of a header may take, and a body besides its bytes.
+const BEGUN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many bytes of a body have to come in a second: fewer than over any network that
+/// a cluster can live on.
+const LEAST_RATE: usize = 100_000;
 
 /// A body of up to so many bytes is copied behind its header, to be sent at once.
 const COPIED_BYTES: usize = 64 << 10;
@@ -125,16 +133,23 @@ pub(super) async fn write(
 }
 
 /// Reads a frame; nothing, if the connection ends before one begins. How long it may
-/// be is judged by its envelope, before its body is read.
+/// be is judged by its envelope, before its body is read. It begins within this time, if
+/// any; and once it has begun it has to come.
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    patience: Option<Duration>,
     most: impl FnOnce(&Envelope) -> usize,
 ) -> Result<Option<Frame>, FrameError> {
     let mut header = [0; HEADER];
-    if stream.read(&mut header[..1]).await? == 0 {
+    let beginning = stream.read(&mut header[..1]);
+    let begun = match patience {
+        Some(limit) => in_time(limit, beginning).await?,
+        None => beginning.await?,
+    };
+    if begun == 0 {
         return Ok(None);
     }
-    stream.read_exact(&mut header[1..]).await?;
+    in_time(BEGUN_LIMIT, stream.read_exact(&mut header[1..])).await?;
     let (kind, envelope, length) = read_header(&header)?;
     let most = most(&envelope);
     if length > most {
@@ -142,7 +157,9 @@ pub(super) async fn read(
     }
     let mut body = Vec::new();
     // Grows with what comes, not with what is announced.
-    stream.take(length as u64).read_to_end(&mut body).await?;
+    let seconds = u64::try_from(length / LEAST_RATE).unwrap_or(u64::MAX);
+    let limit = BEGUN_LIMIT + Duration::from_secs(seconds);
+    in_time(limit, stream.take(length as u64).read_to_end(&mut body)).await?;
     if body.len() < length {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
@@ -151,6 +168,14 @@ pub(super) async fn read(
         return Err(FrameError::Hash { found, expected });
     }
     Ok(Some(Frame { kind, envelope, body: body.into() }))
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    reading: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let read = tokio::time::timeout(limit, reading).await;
+    read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn write_header(bytes: &mut Vec<u8>, kind: Kind, envelope: Envelope, body: &[u8]) {
@@ -205,8 +230,8 @@ mod tests {
     use super::*;
 
     fn now<T>(future: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(future)
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().build().unwrap().block_on(future)
     }
 
     fn of_any_length(_: &Envelope) -> usize {
@@ -222,10 +247,10 @@ mod tests {
 
     #[test]
     fn frame_is_read_back_as_written() {
-        let frame = now(read(&mut &written(b"hello")[..], of_any_length)).unwrap().unwrap();
+        let frame = now(read(&mut &written(b"hello")[..], None, of_any_length)).unwrap().unwrap();
         assert_eq!((frame.kind, &frame.body[..]), (Kind::Question, &b"hello"[..]));
         assert_eq!(frame.envelope.to, NodeId(3));
-        assert!(now(read(&mut &b""[..], of_any_length)).unwrap().is_none());
+        assert!(now(read(&mut &b""[..], None, of_any_length)).unwrap().is_none());
     }
 
     #[test]
@@ -234,7 +259,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(now(read(&mut &changed[..], of_any_length)).is_err(), "bit {bit}");
+            assert!(now(read(&mut &changed[..], None, of_any_length)).is_err(), "bit {bit}");
         }
     }
 
@@ -243,7 +268,7 @@ mod tests {
         let mut bytes = written(b"");
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(
-            now(read(&mut &bytes[..], of_any_length)),
+            now(read(&mut &bytes[..], None, of_any_length)),
             Err(FrameError::Length { .. })
         ));
     }
@@ -254,17 +279,34 @@ mod tests {
             if envelope.cluster == ClusterId(1) { MOST_BYTES } else { 2 }
         };
         let bytes = written(b"hello");
-        assert!(now(read(&mut &bytes[..], for_friends)).is_ok());
+        assert!(now(read(&mut &bytes[..], None, for_friends)).is_ok());
         let for_others = |_: &Envelope| 2;
-        let refused = now(read(&mut &bytes[..], for_others));
+        let refused = now(read(&mut &bytes[..], None, for_others));
         assert!(matches!(refused, Err(FrameError::Length { found: 5, most: 2 })));
+    }
+
+    /// Time goes on by itself where nothing else happens.
+    #[tokio::test(start_paused = true)]
+    async fn frame_that_has_begun_has_to_come() {
+        let (mut bytes, body) = (Vec::new(), vec![7; 1_000_000]);
+        write(&mut bytes, Kind::Question, Envelope::default(), &body).await.unwrap();
+        for cut in [1, HEADER - 1, HEADER, HEADER + 500_000] {
+            let (mut here, mut there) = tokio::io::duplex(bytes.len());
+            there.write_all(&bytes[..cut]).await.unwrap();
+            let begun = tokio::time::Instant::now();
+            let late = read(&mut here, None, of_any_length).await;
+            let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+            assert!(matches!(&late, Err(FrameError::Io(error)) if is_late(error)), "{late:?}");
+            let limit = if cut < HEADER { 5 } else { 15 };
+            assert_eq!(begun.elapsed().as_secs(), limit);
+        }
     }
 
     proptest! {
         /// Whatever the bytes, the reader does not panic.
         #[test]
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..], of_any_length));
+            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..], None, of_any_length));
         }
     }
 }

@@ -10,6 +10,10 @@ use etcd_log::{ClusterId, NodeId};
 use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
 use super::message::{self, Answer, Question, Refusal};
 use super::network::{self, Stream};
+use super::places::{Place, Places};
+
+/// How long somebody may be connected without a word who is no member.
+const STRANGERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a machine shows that it is still busy with an answer.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
@@ -18,6 +22,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 pub trait Answerer: Clone + Send + Sync + 'static {
     /// Returns which machine this is, and of which cluster.
     fn identity(&self) -> (NodeId, ClusterId);
+
+    /// Returns whether a machine is listened to: it is a member, as far as this one knows,
+    /// or this one is new and knows nobody.
+    fn listens_to(&self, node: NodeId) -> bool;
 
     /// Answers a question.
     ///
@@ -46,7 +54,7 @@ impl Asked<'_> {
     ///
     /// If the connection breaks.
     pub async fn next_piece(&mut self) -> Result<Option<Bytes>, FrameError> {
-        match frame::read(&mut self.stream, |_| MOST_BYTES).await? {
+        match frame::read(&mut self.stream, None, |_| MOST_BYTES).await? {
             Some(Frame { kind: Kind::Piece, body, .. }) => Ok(Some(body)),
             Some(Frame { kind: Kind::End, .. }) => Ok(None),
             Some(_) | None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
@@ -86,38 +94,88 @@ pub async fn serve(
     answerer: impl Answerer,
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
+    let place = Places::without_end().take();
+    serve_at(&place, stream, answerer, stop).await
+}
+
+/// The same at a place, which may be lost to somebody else. Whoever is no member may not
+/// be silent for long.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub async fn serve_at(
+    place: &Place,
+    stream: Box<dyn Stream>,
+    answerer: impl Answerer,
+    stop: impl Future<Output = ()>,
+) -> Result<(), FrameError> {
     let mut stream = network::buffered(stream);
     let mut stop = pin!(stop);
     loop {
-        let (me, cluster) = answerer.identity();
-        let most = |envelope: &Envelope| {
-            let is_for_me = envelope.cluster == cluster && envelope.to == me;
-            if is_for_me { MOST_BYTES } else { STRANGERS_BYTES }
-        };
         let frame = tokio::select! {
-            frame = frame::read(&mut stream, most) => frame?,
+            frame = next_frame(place, &mut stream, &answerer) => frame?,
             () = stop.as_mut() => return Ok(()),
+            () = place.lost() => return Ok(()),
         };
         let Some(frame) = frame else { return Ok(()) };
-        let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
-        let answer = match open(&frame, me, cluster) {
-            Ok((question, behind)) => {
-                let from = frame.envelope.from;
-                let asked = Asked { from, question, behind, stream: &mut *stream, envelope };
-                answerer.answer(asked).await
-            }
-            Err(refusal) => Err(refusal),
+        place.set_idle(false);
+        let is_refused = tokio::select! {
+            refused = answer(&mut stream, &answerer, &frame) => refused?,
+            () = place.lost() => return Ok(()),
         };
-        let (kind, body) = match &answer {
-            Ok(answer) => (Kind::Answer, message::encode(answer, &[])),
-            Err(refusal) => (Kind::Refusal, message::encode(refusal, &[])),
-        };
-        frame::write(&mut stream, kind, envelope, &body).await?;
-        if answer.is_err() {
+        place.set_idle(true);
+        if is_refused {
             // Pieces of the question may still be on their way, which are no questions.
             return Ok(());
         }
     }
+}
+
+/// Waits for the next frame; for a stranger's, not for long.
+async fn next_frame(
+    place: &Place,
+    stream: &mut Box<dyn Stream>,
+    answerer: &impl Answerer,
+) -> Result<Option<Frame>, FrameError> {
+    let (me, cluster) = answerer.identity();
+    let most = |envelope: &Envelope| {
+        let is_for_me = envelope.cluster == cluster && envelope.to == me;
+        if is_for_me && answerer.listens_to(envelope.from) {
+            // The body may take long.
+            place.belongs_to(envelope.from);
+            place.set_idle(false);
+            MOST_BYTES
+        } else {
+            STRANGERS_BYTES
+        }
+    };
+    let patience = (!place.is_a_members()).then_some(STRANGERS_LIMIT);
+    frame::read(stream, patience, most).await
+}
+
+/// Answers a frame. Returns whether the answer is a refusal.
+async fn answer(
+    stream: &mut Box<dyn Stream>,
+    answerer: &impl Answerer,
+    frame: &Frame,
+) -> Result<bool, FrameError> {
+    let (me, cluster) = answerer.identity();
+    let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
+    let answer = match open(frame, me, cluster) {
+        Ok((question, behind)) => {
+            let from = frame.envelope.from;
+            let asked = Asked { from, question, behind, stream: &mut *stream, envelope };
+            answerer.answer(asked).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let (kind, body) = match &answer {
+        Ok(answer) => (Kind::Answer, message::encode(answer, &[])),
+        Err(refusal) => (Kind::Refusal, message::encode(refusal, &[])),
+    };
+    frame::write(stream, kind, envelope, &body).await?;
+    Ok(answer.is_err())
 }
 
 /// Opens a frame that is for this machine, and holds a question.

@@ -89,8 +89,20 @@ pub enum Question {
         /// Its name.
         name: Arc<str>,
     },
+    /// This member is reached somewhere else by now.
+    Move {
+        /// The machine, as it is known from here on.
+        machine: Machine,
+    },
     /// You have been removed.
     Farewell,
+    /// Do you know this machine as a member of the cluster?
+    Knows {
+        /// The machine.
+        node: NodeId,
+    },
+    /// Which process are you?
+    Process,
     /// How do you stand?
     Standing,
     /// What happened? The answer is a stream of events.
@@ -164,6 +176,18 @@ pub enum Answer {
     },
     /// How the sender stands.
     Standing(Standing),
+    /// Whether a machine is a member of the cluster.
+    Knows {
+        /// Whether the sender knows it as one.
+        is_member: bool,
+        /// Whether the sender hears a leader, or leads: it knows who the members are.
+        is_led: bool,
+    },
+    /// Which process this is.
+    Process {
+        /// A number that no other one has.
+        number: u64,
+    },
     /// All that was asked for is told, in pieces: each an event, as JSON. An empty
     /// piece says that the sender is still looking.
     History {
@@ -251,6 +275,22 @@ pub enum Refusal {
     /// It cannot be read, or not now.
     #[error("it does not understand: {0}")]
     NotUnderstood(String),
+    /// It cannot be true.
+    #[error("it does not believe that: {0}")]
+    NotBelieved(String),
+    /// An entry is not the one that is committed here, or has another content.
+    #[error("machine {from} has {}, here is {}", identified(*found), identified(*here))]
+    Differs {
+        /// The machine that sent it.
+        from: NodeId,
+        /// The entry that came.
+        found: LogId,
+        /// The entry that is here.
+        here: LogId,
+    },
+    /// It knows nothing of the asking machine, or nothing yet.
+    #[error("it does not know this machine")]
+    Stranger,
     /// It is not ready to answer yet.
     #[error("it is not ready")]
     NotReady,
@@ -280,15 +320,26 @@ pub enum Refusal {
     Impossible(String),
 }
 
+/// Names an entry, and who wrote it.
+fn identified(id: LogId) -> String {
+    format!("entry {id} by machine {}", id.node)
+}
+
 impl Question {
     /// Returns whether a machine that does not know the cluster may ask.
     pub(super) fn is_for_strangers(&self) -> bool {
         matches!(self, Self::Join { .. })
     }
 
+    /// Returns whether a machine may ask that is no member: one that wants to join, that
+    /// may have been removed, or that says so; or another process of this one.
+    pub fn is_for_non_members(&self) -> bool {
+        matches!(self, Self::Join { .. } | Self::WouldVote { .. } | Self::Farewell | Self::Process)
+    }
+
     /// Returns whether whoever stands at an address may answer.
     pub(super) fn is_for_anyone(&self) -> bool {
-        matches!(self, Self::Join { .. } | Self::WouldVote { .. })
+        matches!(self, Self::Join { .. } | Self::WouldVote { .. } | Self::Process)
     }
 }
 

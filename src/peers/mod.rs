@@ -10,19 +10,22 @@
 //! whose question was given up is closed, and never used again.
 //!
 //! Every frame names the cluster, its sender and its receiver: what a stranger
-//! says is refused before it is read.
+//! says is refused before it is read. A frame that has begun has to come, and places are
+//! kept for members ([`places`]).
 
 mod frame;
 mod listener;
 mod message;
 mod network;
+mod places;
 mod pool;
 
 pub use frame::{Frame, FrameError, MOST_BYTES};
-pub use listener::{Answerer, Asked, serve};
+pub use listener::{Answerer, Asked, serve, serve_at};
 pub use message::{
     Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,
     decode_entries, encode_entries, split_entries,
 };
 pub use network::{Connect, Connecting, Stream, Tcp, travel};
+pub use places::{Place, Places};
 pub use pool::{CallError, Conversation, Heard, Peers};

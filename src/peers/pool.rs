@@ -26,6 +26,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// one does that has much to do.
 const SILENCE_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long another process of this machine may take to answer.
+const TWIN_LIMIT: Duration = Duration::from_secs(1);
+
 /// The way to the other machines. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Peers {
@@ -34,6 +37,8 @@ pub struct Peers {
 
 struct Inner {
     me: NodeId,
+    /// A number that no other process has.
+    process: u64,
     cluster: ClusterId,
     network: Arc<dyn Connect>,
     book: Mutex<HashMap<NodeId, Peer>>,
@@ -101,8 +106,14 @@ impl Peers {
     /// Makes an empty address book for a machine of a cluster; for one that wants
     /// to join, the cluster is zero.
     pub fn new(me: NodeId, cluster: ClusterId, network: Arc<dyn Connect>) -> Self {
-        let book = Mutex::default();
-        Self { inner: Arc::new(Inner { me, cluster, network, book }) }
+        let (book, NodeId(process)) = (Mutex::default(), NodeId::random());
+        Self { inner: Arc::new(Inner { me, process, cluster, network, book }) }
+    }
+
+    /// Returns a number that tells this process from any other one, such as one that runs
+    /// on a copy of this machine's directory.
+    pub fn process(&self) -> u64 {
+        self.inner.process
     }
 
     /// Notes where a machine is reached: `host:port`.
@@ -203,6 +214,13 @@ impl Peers {
             let late = io::Error::from(io::ErrorKind::TimedOut);
             Err(CallError::Lost { to: Arc::clone(&to), source: late.into() })
         })
+    }
+
+    /// Returns whether another process of this machine answers at an address.
+    pub async fn has_twin_at(&self, address: &str) -> bool {
+        let asked = self.ask_at(address, &Question::Process, TWIN_LIMIT).await;
+        matches!(asked, Ok((node, Answer::Process { number }))
+            if node == self.inner.me && number != self.inner.process)
     }
 
     /// Begins a conversation in pieces, on a connection of its own. A piece may take so
@@ -358,7 +376,7 @@ impl Conversation {
 
     async fn receive(&mut self) -> Result<Frame, CallError> {
         let lost = |source: FrameError| CallError::Lost { to: Arc::clone(&self.to), source };
-        let reading = frame::read(&mut self.stream, |_| MOST_BYTES);
+        let reading = frame::read(&mut self.stream, None, |_| MOST_BYTES);
         match tokio::time::timeout(self.limit, reading).await {
             Ok(Ok(Some(frame))) => Ok(frame),
             Ok(Ok(None)) => Err(lost(io::Error::from(io::ErrorKind::UnexpectedEof).into())),

@@ -176,7 +176,7 @@ impl Cluster {
     }
 
     /// What a machine calls itself when it speaks to the others.
-    fn id(&self, at: usize) -> u64 {
+    pub fn id(&self, at: usize) -> u64 {
         let mut id = None;
         eventually("it is in its own list", || {
             let list = self.server(at).get("/v1/machines?detail=true").body;

@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_log::Command;
+use etcd_log::{Command, Term};
 use etcd_projections::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -83,6 +83,8 @@ pub(super) enum Request {
         claim: Arc<Claim>,
         /// How many bytes it takes.
         bytes: usize,
+        /// The only term in which it may be proposed, if any may not.
+        only_in: Option<Term>,
         /// Who waits.
         answer: oneshot::Sender<Result<Outcome, WriteError>>,
     },
@@ -131,13 +133,14 @@ impl Queue {
     pub(super) async fn enter(
         &self,
         command: Command,
+        only_in: Option<Term>,
     ) -> Result<(Place, oneshot::Receiver<Result<Outcome, WriteError>>), WriteError> {
         let bytes = command.size();
         let room = self.room(bytes).await;
         let claim = Arc::new(Claim { waits: Mutex::new(Some(Waits { command, _room: room })) });
         let place = Place { claim: Arc::clone(&claim) };
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Command { claim, bytes, answer };
+        let request = Request::Command { claim, bytes, only_in, answer };
         // The queue and the answer end only with the proposer's task.
         self.requests.send(request).await.map_err(|_| Unavailable::NoLeader)?;
         Ok((place, outcome))
@@ -190,10 +193,10 @@ mod tests {
     #[tokio::test]
     async fn one_side_gets_the_command() {
         let (queue, mut exit) = queue();
-        let (place, _outcome) = queue.enter(set(1)).await.unwrap();
+        let (place, _outcome) = queue.enter(set(1), None).await.unwrap();
         assert_eq!(claim(exit.recv().await.unwrap()).take(), Some(set(1)));
         assert!(!place.give_up(), "it is being proposed");
-        let (place, _outcome) = queue.enter(set(1)).await.unwrap();
+        let (place, _outcome) = queue.enter(set(1), None).await.unwrap();
         assert!(place.give_up());
         assert_eq!(claim(exit.recv().await.unwrap()).take(), None, "nobody waits for it");
     }
@@ -204,11 +207,11 @@ mod tests {
         let (queue, mut exit) = queue();
         let mut places = Vec::new();
         for _ in 0..4 {
-            places.push(queue.enter(set(QUEUE_BYTES / 4 - 1000)).await.unwrap());
+            places.push(queue.enter(set(QUEUE_BYTES / 4 - 1000), None).await.unwrap());
         }
-        assert!(queue.enter(set(QUEUE_BYTES / 4)).now_or_never().is_none(), "it is full");
+        assert!(queue.enter(set(QUEUE_BYTES / 4), None).now_or_never().is_none(), "it is full");
         drop(places.pop());
-        let entered = queue.enter(set(QUEUE_BYTES / 4 - 1000)).now_or_never();
+        let entered = queue.enter(set(QUEUE_BYTES / 4 - 1000), None).now_or_never();
         assert!(entered.is_some_and(|entered| entered.is_ok()));
         // Its place in the line is passed by.
         let mut waiting = Vec::new();
@@ -218,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn commands_of_others_do_not_wait_for_ever_to_wait() {
         let (queue, _exit) = queue();
-        let _full = queue.enter(set(QUEUE_BYTES - 1000)).await.unwrap();
+        let _full = queue.enter(set(QUEUE_BYTES - 1000), None).await.unwrap();
         let refused = queue.enter_group(vec![set(1000)]).await;
         assert_eq!(refused.map(drop), Err(NotProposed::NoMajority));
     }
@@ -227,6 +230,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_larger_than_the_queue_gets_all_of_it() {
         let (queue, _exit) = queue();
-        assert!(queue.enter(set(QUEUE_BYTES + 1)).now_or_never().is_some_and(|it| it.is_ok()));
+        assert!(
+            queue.enter(set(QUEUE_BYTES + 1), None).now_or_never().is_some_and(|it| it.is_ok())
+        );
     }
 }

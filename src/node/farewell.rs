@@ -1,0 +1,88 @@
+//! Farewell: how a machine gets to know that it is no longer a member.
+//!
+//! ```text
+//! "you have been removed" ─▶ ask the members: would you vote for me? ─▶ the leader: removed
+//!   whoever says so            those that the log names, and who leads       it counts
+//! ```
+//!
+//! Anybody can say it, so nobody is believed: it is a hint to ask. Whom to ask, this
+//! machine knows from its own log and its command line; the leader proves that it leads
+//! before it says that another machine is no member (`answers`).
+
+use std::time::Duration;
+
+use etcd_log::NodeId;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::members::address_of;
+use super::{Node, answers};
+use crate::peers::{Answer, CallError, Following, Question, Refusal};
+
+/// How long each may take to answer: a leader has to prove first that it leads.
+const LIMIT: Duration = answers::BARRIER_LIMIT.saturating_mul(2);
+
+/// What a machine is told that asks whether it is still a member.
+enum Told {
+    Removed,
+    AskLeader(Following),
+    Nothing,
+}
+
+impl Node {
+    /// Takes in that somebody says this machine was removed.
+    pub(super) async fn hear_farewell(&self) -> Result<Answer, Refusal> {
+        // Whoever repeats it waits until the first one is looked into.
+        let _one_at_a_time = self.inner.farewell.try_lock().map_err(|_| Refusal::NotReady)?;
+        if !self.has_been_removed().await {
+            return Err(Refusal::NotReady);
+        }
+        self.inner.consensus.removed();
+        Ok(Answer::Done)
+    }
+
+    /// Asks the cluster whether this machine has been removed.
+    async fn has_been_removed(&self) -> bool {
+        let address = address_of(&self.inner.machine.peer_url);
+        let question = Question::WouldVote { last: None, address: address.into() };
+        let mut leaders = Vec::new();
+        let mut asking = FuturesUnordered::new();
+        for node in self.others() {
+            asking.push(self.ask_member(node, &question));
+        }
+        let mut hints: FuturesUnordered<_> =
+            self.inner.hints.iter().map(|hint| self.ask_hint(hint, &question)).collect();
+        loop {
+            let told = tokio::select! {
+                Some(told) = asking.next() => told,
+                Some(told) = hints.next() => told,
+                else => return false,
+            };
+            match told {
+                Told::Removed => return true,
+                Told::AskLeader(leader) if !leaders.contains(&leader.node) => {
+                    leaders.push(leader.node);
+                    self.inner.peers.learn(leader.node, &leader.address);
+                    asking.push(self.ask_member(leader.node, &question));
+                }
+                Told::AskLeader(_) | Told::Nothing => {}
+            }
+        }
+    }
+
+    async fn ask_member(&self, node: NodeId, question: &Question) -> Told {
+        told(self.inner.peers.ask(node, question, &[], LIMIT).await)
+    }
+
+    async fn ask_hint(&self, address: &str, question: &Question) -> Told {
+        told(self.inner.peers.ask_at(address, question, LIMIT).await.map(|(_, answer)| answer))
+    }
+}
+
+fn told(answer: Result<Answer, CallError>) -> Told {
+    match answer {
+        Ok(Answer::WouldVote { following: Some(leader), .. }) => Told::AskLeader(leader),
+        Err(CallError::Refused { refusal: Refusal::Removed, .. }) => Told::Removed,
+        Ok(_) | Err(_) => Told::Nothing,
+    }
+}
