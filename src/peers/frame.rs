@@ -8,6 +8,16 @@
 //! All numbers are little-endian. The hash is XXH3 of the body, with that of the bytes
 //! before it as its seed: what a network or a faulty machine has changed must not
 //! become a part of the log. The length is bounded before a byte is allocated.
+//!
+//! A question that is long goes in portions: before the next one is sent, an empty piece
+//! says that the one before has come. So what else is said on the same link, a leader's
+//! sign of life above all, never waits for more than a portion; and whoever sends knows
+//! soon when nothing arrives any longer.
+//!
+//! ```text
+//! header, portion ─▶           ─▶ portion ─▶           ─▶ last portion ─▶
+//!                   ◀─ "has come"          ◀─ "has come"              ◀─ answer
+//! ```
 
 use std::io;
 use std::time::Duration;
@@ -43,6 +53,10 @@ const BEGUN_LIMIT: Duration = Duration::from_secs(5);
 /// How many bytes of a body have to come in a second: fewer than over any network that
 /// a cluster can live on.
 const LEAST_RATE: usize = 100_000;
+
+/// How much of a question goes at once. On the slowest link that machines are made for it
+/// takes a second.
+pub(super) const PORTION: usize = 256 << 10;
 
 /// A body of up to so many bytes is copied behind its header, to be sent at once.
 const COPIED_BYTES: usize = 64 << 10;
@@ -112,31 +126,65 @@ pub enum FrameError {
     },
 }
 
+/// What frames go over, there and back.
+pub(super) trait Link: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + ?Sized> Link for S {}
+
 /// Writes a frame.
 pub(super) async fn write(
-    stream: &mut (impl AsyncWrite + Unpin + ?Sized),
+    stream: &mut (impl Link + ?Sized),
     kind: Kind,
     envelope: Envelope,
     body: &[u8],
 ) -> io::Result<()> {
     assert!(body.len() <= MOST_BYTES, "a message of {} bytes is over the limit", body.len());
-    let mut bytes = Vec::with_capacity(HEADER + body.len().min(COPIED_BYTES));
+    let (first, rest) = body.split_at(portion(kind, body.len()));
+    let mut bytes = Vec::with_capacity(HEADER + first.len().min(COPIED_BYTES));
     write_header(&mut bytes, kind, envelope, body);
-    if body.len() <= COPIED_BYTES {
-        bytes.extend(body);
+    if first.len() <= COPIED_BYTES {
+        bytes.extend(first);
         stream.write_all(&bytes).await?;
     } else {
         stream.write_all(&bytes).await?;
-        stream.write_all(body).await?;
+        stream.write_all(first).await?;
     }
-    stream.flush().await
+    stream.flush().await?;
+    for next in rest.chunks(PORTION) {
+        has_come(stream).await?;
+        stream.write_all(next).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+/// Returns how much of a body goes at once.
+fn portion(kind: Kind, length: usize) -> usize {
+    if kind == Kind::Question { length.min(PORTION) } else { length }
+}
+
+/// Waits until the other side says that a portion has come.
+async fn has_come(stream: &mut (impl Link + ?Sized)) -> io::Result<()> {
+    let mut header = [0; HEADER];
+    in_time(portion_limit(PORTION), stream.read_exact(&mut header)).await?;
+    match read_header(&header) {
+        Ok((Kind::Piece, _, 0)) => Ok(()),
+        Ok(_) | Err(_) => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "it does not say that a portion came"))
+        }
+    }
+}
+
+/// Returns how long a portion may be on its way.
+fn portion_limit(bytes: usize) -> Duration {
+    BEGUN_LIMIT + Duration::from_millis((bytes * 1000 / LEAST_RATE) as u64)
 }
 
 /// Reads a frame; nothing, if the connection ends before one begins. How long it may
 /// be is judged by its envelope, before its body is read. It begins within this time, if
 /// any; and once it has begun it has to come.
 pub(super) async fn read(
-    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    stream: &mut (impl Link + ?Sized),
     patience: Option<Duration>,
     most: impl FnOnce(&Envelope) -> usize,
 ) -> Result<Option<Frame>, FrameError> {
@@ -156,12 +204,22 @@ pub(super) async fn read(
         return Err(FrameError::Length { found: length, most });
     }
     let mut body = Vec::new();
-    // Grows with what comes, not with what is announced.
-    let seconds = u64::try_from(length / LEAST_RATE).unwrap_or(u64::MAX);
-    let limit = BEGUN_LIMIT + Duration::from_secs(seconds);
-    in_time(limit, stream.take(length as u64).read_to_end(&mut body)).await?;
-    if body.len() < length {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    loop {
+        // Grows with what comes, not with what is announced.
+        let portion = portion(kind, length - body.len());
+        let mut next = (&mut *stream).take(portion as u64);
+        if in_time(portion_limit(portion), next.read_to_end(&mut body)).await? < portion {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        if body.len() == length {
+            break;
+        }
+        let Envelope { cluster, from, to } = envelope;
+        let back = Envelope { cluster, from: to, to: from };
+        let mut told = Vec::with_capacity(HEADER);
+        write_header(&mut told, Kind::Piece, back, &[]);
+        stream.write_all(&told).await?;
+        stream.flush().await?;
     }
     let (found, expected) = (hash(&header, &body), number(&header, HASH));
     if found != expected {
@@ -225,7 +283,11 @@ fn hash(header: &[u8], body: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use proptest::prelude::*;
+    use tokio::io::{ReadBuf, empty, join, sink};
 
     use super::*;
 
@@ -238,19 +300,27 @@ mod tests {
         MOST_BYTES
     }
 
+    const ENVELOPE: Envelope = Envelope { cluster: ClusterId(1), from: NodeId(2), to: NodeId(3) };
+
     fn written(body: &[u8]) -> Vec<u8> {
-        let envelope = Envelope { cluster: ClusterId(1), from: NodeId(2), to: NodeId(3) };
         let mut bytes = Vec::new();
-        now(write(&mut bytes, Kind::Question, envelope, body)).unwrap();
+        now(write(&mut join(empty(), &mut bytes), Kind::Question, ENVELOPE, body)).unwrap();
         bytes
+    }
+
+    async fn read_back(
+        bytes: &[u8],
+        most: impl FnOnce(&Envelope) -> usize,
+    ) -> Result<Option<Frame>, FrameError> {
+        read(&mut join(bytes, sink()), None, most).await
     }
 
     #[test]
     fn frame_is_read_back_as_written() {
-        let frame = now(read(&mut &written(b"hello")[..], None, of_any_length)).unwrap().unwrap();
+        let frame = now(read_back(&written(b"hello"), of_any_length)).unwrap().unwrap();
         assert_eq!((frame.kind, &frame.body[..]), (Kind::Question, &b"hello"[..]));
         assert_eq!(frame.envelope.to, NodeId(3));
-        assert!(now(read(&mut &b""[..], None, of_any_length)).unwrap().is_none());
+        assert!(now(read_back(b"", of_any_length)).unwrap().is_none());
     }
 
     #[test]
@@ -259,7 +329,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(now(read(&mut &changed[..], None, of_any_length)).is_err(), "bit {bit}");
+            assert!(now(read_back(&changed, of_any_length)).is_err(), "bit {bit}");
         }
     }
 
@@ -267,10 +337,8 @@ mod tests {
     fn length_is_bounded_before_anything_is_read() {
         let mut bytes = written(b"");
         bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(matches!(
-            now(read(&mut &bytes[..], None, of_any_length)),
-            Err(FrameError::Length { .. })
-        ));
+        let refused = now(read_back(&bytes, of_any_length));
+        assert!(matches!(refused, Err(FrameError::Length { .. })));
     }
 
     #[test]
@@ -279,9 +347,9 @@ mod tests {
             if envelope.cluster == ClusterId(1) { MOST_BYTES } else { 2 }
         };
         let bytes = written(b"hello");
-        assert!(now(read(&mut &bytes[..], None, for_friends)).is_ok());
+        assert!(now(read_back(&bytes, for_friends)).is_ok());
         let for_others = |_: &Envelope| 2;
-        let refused = now(read(&mut &bytes[..], None, for_others));
+        let refused = now(read_back(&bytes, for_others));
         assert!(matches!(refused, Err(FrameError::Length { found: 5, most: 2 })));
     }
 
@@ -289,7 +357,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn frame_that_has_begun_has_to_come() {
         let (mut bytes, body) = (Vec::new(), vec![7; 1_000_000]);
-        write(&mut bytes, Kind::Question, Envelope::default(), &body).await.unwrap();
+        let mut stream = join(empty(), &mut bytes);
+        write(&mut stream, Kind::Answer, Envelope::default(), &body).await.unwrap();
         for cut in [1, HEADER - 1, HEADER, HEADER + 500_000] {
             let (mut here, mut there) = tokio::io::duplex(bytes.len());
             there.write_all(&bytes[..cut]).await.unwrap();
@@ -302,11 +371,75 @@ mod tests {
         }
     }
 
+    /// What lies on the link at a time is never more than a portion.
+    #[tokio::test]
+    async fn long_question_goes_in_portions() {
+        let body = [&vec![7; 3 * PORTION][..], b"end"].concat();
+        let (mut here, there) = tokio::io::duplex(2 * PORTION);
+        let writing = {
+            let body = body.clone();
+            tokio::spawn(async move { write(&mut here, Kind::Question, ENVELOPE, &body).await })
+        };
+        let mut there = Counted { stream: there, read: 0, most: 0 };
+        let frame = read(&mut there, None, of_any_length).await.unwrap().unwrap();
+        assert!(frame.body == body && writing.await.unwrap().is_ok());
+        assert_eq!(there.most, HEADER + PORTION);
+    }
+
+    /// Whoever is silent in the middle of a question is given up.
+    #[tokio::test(start_paused = true)]
+    async fn portion_that_is_not_acknowledged_is_the_last() {
+        let (mut here, _there) = tokio::io::duplex(4 * PORTION);
+        let late = write(&mut here, Kind::Question, ENVELOPE, &vec![7; 2 * PORTION]).await;
+        assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Counts how much is read before anything is written.
+    struct Counted<S> {
+        stream: S,
+        read: usize,
+        most: usize,
+    }
+
+    impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let before = buf.filled().len();
+            let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+            self.read += buf.filled().len() - before;
+            self.most = self.most.max(self.read);
+            polled
+        }
+    }
+
+    impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.read = 0;
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
     proptest! {
         /// Whatever the bytes, the reader does not panic.
         #[test]
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _frame = now(read(&mut &[&MAGIC[..], &[VERSION, 1], &bytes].concat()[..], None, of_any_length));
+            let bytes = [&MAGIC[..], &[VERSION, 1], &bytes].concat();
+            let _frame = now(read_back(&bytes, of_any_length));
         }
     }
 }
