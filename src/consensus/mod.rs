@@ -17,12 +17,13 @@
 //! cut off, or whose disk hangs, stays in office for ever, so it is made to give way; and
 //! nothing is said to a machine while entries are on their way to it, so a sign of life
 //! goes beside them (`pulse`); an append that takes longer than a heartbeat is given up
-//! and sent again, for ever, so it is finished instead (`network`); a failed snapshot build is its end, so it is handed checkpoints that
+//! and sent again, for ever, so it is finished instead (`append`); a failed snapshot build is its end, so it is handed checkpoints that
 //! are there already ([`state_machine`]); it says "ask the leader" of proposals that
 //! may yet be committed, so we look whether they were appended (`in_flight`); it trusts
 //! its peers, so what they say is judged first (`judge`).
 
 mod answers;
+mod append;
 mod contact;
 mod doubt;
 mod election;
@@ -34,6 +35,7 @@ mod membership;
 mod network;
 mod pulse;
 mod received;
+mod send_checkpoint;
 pub mod snapshot;
 mod standing;
 pub mod state_machine;

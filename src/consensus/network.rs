@@ -1,20 +1,13 @@
 //! openraft's network, over the peers.
-//!
-//! openraft gives an append one heartbeat, gives it up, and asks for it again, as long
-//! as it takes. So what was given up goes on where it was: whoever asks again awaits the
-//! append that is under way. How long that may take depends on how much it carries.
 
-use std::fmt;
-use std::fs::File;
 use std::future::Future;
-use std::io::{self, Read as _};
-use std::path::Path;
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_log::{Entry, IoError, LogId, NodeId};
+use etcd_log::NodeId;
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -26,20 +19,17 @@ use openraft::{BasicNode, Snapshot, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::append::{AppendResult, Encoded, UnderWay, append};
 use super::contact::Contact;
-use super::judge::{Unbelievable, judge_answer, judge_appended};
-use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+use super::judge::judge_answer;
+use super::types::{TypeConfig, from_log_id, from_vote, to_log_id, to_vote};
 use super::unsynced::Unsynced;
-use crate::blocking::blocking;
 use crate::clock::Clock;
-use crate::consensus::snapshot::Image;
 use crate::one_line::OneLine;
-use crate::peers::{
-    Answer, Appended, CallError, Conversation, Heard, Peers, Question, encode_entries, travel,
-};
+use crate::peers::{Answer, CallError, Peers, Question};
 use crate::seldom::Seldom;
 
-type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
+pub(super) type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 
 /// For how many rounds of the scheduler a heartbeat waits for entries to be sent: where
 /// there are some, they say all that it would. A round takes microseconds where
@@ -48,17 +38,6 @@ const ROUNDS: usize = 8;
 
 /// How long to wait before a machine that could not be reached is tried again.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// How long a machine may take to answer entries, or to show that it is at it, once they
-/// have come: a connection may be dead, and only silence says so.
-const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-
-/// How much of a checkpoint goes in one piece.
-const PIECE_BYTES: usize = 256 << 10;
-
-/// How long a piece of a checkpoint may take on its way, and how long the other machine
-/// may be silent.
-pub(super) const PIECE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Makes connections to other machines.
 #[derive(Clone, Debug)]
@@ -73,14 +52,11 @@ pub(crate) struct Network {
     pub(crate) trouble: Arc<Seldom>,
 }
 
-/// An entry, and how it is sent.
-type Encoded = (LogId, Arc<[u8]>);
-
 /// The way to one machine.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    network: Network,
-    target: NodeId,
+    pub(super) network: Network,
+    pub(super) target: NodeId,
     /// The last heartbeat, which is on its way beside what was sent after it.
     heartbeat: Option<JoinHandle<AppendResult>>,
     /// Whether the machine has answered what was sent last on this way.
@@ -89,48 +65,6 @@ pub(crate) struct Connection {
     under_way: Option<UnderWay>,
     /// How many appends that were no heartbeats have begun.
     appends: Arc<AtomicU64>,
-}
-
-type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
-
-/// An append that goes on when openraft has given it up.
-struct UnderWay {
-    vote: Vote<u64>,
-    previous: Option<openraft::LogId<u64>>,
-    /// The last entry that it carries.
-    last: openraft::LogId<u64>,
-    /// A mutex for the compiler's sake: only one at a time may look into a future.
-    appending: Mutex<Pin<Box<dyn Future<Output = AppendResult> + Send>>>,
-}
-
-impl UnderWay {
-    fn begin(
-        network: Network,
-        target: NodeId,
-        request: AppendEntriesRequest<TypeConfig>,
-        last: openraft::LogId<u64>,
-        option: RPCOption,
-    ) -> Self {
-        let (vote, previous) = (request.vote, request.prev_log_id);
-        let appending = Box::pin(append(network, target, request, option));
-        Self { vote, previous, last, appending: Mutex::new(appending) }
-    }
-
-    async fn appended(&mut self) -> AppendResult {
-        self.appending.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().await
-    }
-
-    /// Returns whether a request asks for what is under way, and perhaps for more.
-    fn is_part_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
-        let carries_last = || request.entries.iter().any(|entry| entry.log_id == self.last);
-        self.vote == request.vote && self.previous == request.prev_log_id && carries_last()
-    }
-}
-
-impl fmt::Debug for UnderWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnderWay").field("last", &self.last).finish_non_exhaustive()
-    }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -154,95 +88,35 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Network {
-    /// Returns why nothing may be sent, if this machine leads no longer in the term of a
-    /// vote.
-    fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
-        let is_silent = self.contact.is_silent(to_vote(*vote).term);
-        is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
-    }
-
-    /// Writes entries as they are sent. A single one is written once for all followers.
-    fn encode(&self, entries: &[Arc<Entry>]) -> Arc<[u8]> {
-        let [entry] = entries else { return encode_entries(entries).into() };
-        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*encoded {
-            Some((id, bytes)) if *id == entry.id => Arc::clone(bytes),
-            _ => {
-                let bytes = Arc::<[u8]>::from(encode_entries(entries));
-                *encoded = Some((entry.id, Arc::clone(&bytes)));
-                bytes
-            }
+    /// A network over these peers, and of nothing else.
+    #[cfg(test)]
+    pub(super) fn for_tests(peers: Peers) -> Self {
+        Self {
+            peers,
+            contact: Contact::default(),
+            unsynced: Unsynced::default(),
+            clock: Clock::default(),
+            encoded: Arc::default(),
+            trouble: Arc::default(),
         }
     }
 
-    /// Returns the last committed entry, once this machine's own disk has it. A disk
-    /// that takes long must not silence a leader: then it says nothing of the kind.
-    async fn committed(&self, committed: Option<LogId>, option: &RPCOption) -> Option<LogId> {
-        let synced = self.unsynced.wait_for(committed?.index);
-        let synced = tokio::time::timeout(option.hard_ttl() / 2, synced).await;
-        committed.filter(|_| synced.is_ok())
+    /// Returns why nothing may be sent, if this machine leads no longer in the term of a
+    /// vote.
+    pub(super) fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
+        let is_silent = self.contact.is_silent(to_vote(*vote).term);
+        is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
     }
 }
 
 /// Tells openraft why a machine has not answered.
-fn failed(error: &CallError) -> RPCError<u64, BasicNode, RaftError<u64>> {
+pub(super) fn failed(error: &CallError) -> RPCError<u64, BasicNode, RaftError<u64>> {
     if error.is_late() {
         NetworkError::new(error).into()
     } else {
         // To wait a little before the next try is better than to spin.
         Unreachable::new(error).into()
     }
-}
-
-/// Sends entries to a machine, and returns what it answers.
-async fn append(
-    network: Network,
-    target: NodeId,
-    request: AppendEntriesRequest<TypeConfig>,
-    option: RPCOption,
-) -> AppendResult {
-    if let Some(given_way) = network.given_way(&request.vote) {
-        return Err(given_way.into());
-    }
-    let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
-    let asked = Instant::now();
-    let question = Question::Append {
-        vote: to_vote(request.vote),
-        previous: request.prev_log_id.map(to_log_id),
-        committed,
-        time: network.clock.now(),
-    };
-    let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
-    let entries: Vec<_> = entries.collect();
-    let bytes = network.encode(&entries);
-    let limit = if entries.is_empty() { option.hard_ttl() } else { ANSWER_LIMIT };
-    let answered = network.peers.ask(target, &question, &bytes, limit + travel(bytes.len())).await;
-    let answer = answered.map_err(|error| failed(&error))?;
-    let Answer::Appended(appended) = answer else {
-        return Err(NetworkError::new(&unexpected(&answer)).into());
-    };
-    let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
-    judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
-    if !matches!(appended, Appended::Overruled(_)) {
-        network.contact.answered(target, asked);
-    }
-    Ok(match appended {
-        Appended::All => AppendEntriesResponse::Success,
-        Appended::UpTo(upto) => AppendEntriesResponse::PartialSuccess(upto.map(from_log_id)),
-        Appended::Conflict => AppendEntriesResponse::Conflict,
-        Appended::Overruled(vote) => AppendEntriesResponse::HigherVote(from_vote(vote)),
-    })
-}
-
-/// Why a checkpoint was not sent.
-#[derive(Debug, thiserror::Error)]
-enum SendError {
-    #[error(transparent)]
-    Read(#[from] IoError),
-    #[error(transparent)]
-    Call(#[from] CallError),
-    #[error("the answer cannot be believed")]
-    Answer(#[from] Unbelievable),
 }
 
 impl Connection {
@@ -271,72 +145,9 @@ impl Connection {
             appended => Ok(appended),
         }
     }
-
-    /// Sends a checkpoint in pieces, if it is wanted.
-    async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, SendError> {
-        let path = image.file.path.clone();
-        let opened = blocking(move || open(&path)).await;
-        let (mut file, bytes) = opened.map_err(IoError::at("open", &image.file.path))?;
-        let question = Question::Checkpoint {
-            vote: to_vote(vote),
-            applied: image.applied,
-            index: image.file.index,
-            event: image.file.event,
-            bytes,
-        };
-        let peers = &self.network.peers;
-        let mut conversation = peers.converse(self.target, &question, PIECE_LIMIT).await?;
-        if let Heard::Answer(answer) = conversation.next().await? {
-            return installed(vote, &conversation, &answer);
-        }
-        loop {
-            let read = blocking(move || read_piece(file)).await;
-            let (rest, piece) = read.map_err(IoError::at("read", &image.file.path))?;
-            if piece.is_empty() {
-                break;
-            }
-            conversation.send_piece(&piece).await?;
-            file = rest;
-        }
-        conversation.end().await?;
-        loop {
-            match conversation.next().await? {
-                // It is still being checked and installed.
-                Heard::Piece(_) => {}
-                Heard::Answer(answer) => return installed(vote, &conversation, &answer),
-            }
-        }
-    }
 }
 
-fn installed(
-    asked: Vote<u64>,
-    conversation: &Conversation,
-    answer: &Answer,
-) -> Result<Vote<u64>, SendError> {
-    match answer {
-        Answer::Installed { vote } => {
-            judge_answer(to_vote(asked), *vote)?;
-            Ok(from_vote(*vote))
-        }
-        answer => Err(conversation.unexpected(answer).into()),
-    }
-}
-
-/// Opens a file, and says how long it is.
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = File::open(path)?;
-    let bytes = file.metadata()?.len();
-    Ok((file, bytes))
-}
-
-fn read_piece(mut file: File) -> io::Result<(File, Vec<u8>)> {
-    let mut piece = Vec::with_capacity(PIECE_BYTES);
-    file.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece)?;
-    Ok((file, piece))
-}
-
-fn unexpected(answer: &Answer) -> io::Error {
+pub(super) fn unexpected(answer: &Answer) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("that is no answer to it: {answer:?}"))
 }
 
@@ -456,17 +267,6 @@ mod tests {
         }
     }
 
-    fn network() -> Network {
-        Network {
-            peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Nowhere)),
-            contact: Contact::default(),
-            unsynced: Unsynced::default(),
-            clock: Clock::default(),
-            encoded: Arc::default(),
-            trouble: Arc::default(),
-        }
-    }
-
     fn heartbeat() -> AppendEntriesRequest<TypeConfig> {
         let vote = Vote::new_committed(1, 1);
         AppendEntriesRequest { vote, prev_log_id: None, leader_commit: None, entries: Vec::new() }
@@ -477,7 +277,8 @@ mod tests {
     #[tokio::test]
     async fn new_connection_answers_nothing_for_the_other_machine() {
         let node = BasicNode::new("nowhere:1");
-        let mut connection = network().new_client(2, &node).await;
+        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Nowhere));
+        let mut connection = Network::for_tests(peers).new_client(2, &node).await;
         let option = RPCOption::new(Duration::from_secs(1));
         for _ in 0..3 {
             let answered = connection.append_entries(heartbeat(), option.clone()).await;

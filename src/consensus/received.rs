@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etcd_log::{Index, IoError, LogId, sync_dir};
 
 use super::answers::Offer;
-use super::network::PIECE_LIMIT;
+use super::send_checkpoint::PIECE_LIMIT;
 use super::snapshot::Image;
 use crate::blocking::blocking;
 use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};

@@ -1,0 +1,255 @@
+//! Appends: entries on their way to another machine.
+//!
+//! openraft gives an append one heartbeat, gives it up, and asks for it again, as long
+//! as it takes. So what was given up goes on where it was: whoever asks again awaits the
+//! append that is under way.
+//!
+//! ```text
+//! openraft:  append ── given up   append ── given up   append ─────▶ answered
+//! under way: ════════════════════════════════════════════════════════▶
+//! ```
+//!
+//! How long it may take depends on how much it carries, and on whether the other machine
+//! shows that it is at it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use etcd_log::{Entry, LogId, NodeId};
+use openraft::Vote;
+use openraft::error::{NetworkError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use tokio::time::Instant;
+
+use super::judge::judge_appended;
+use super::network::{Network, RpcResult, failed, unexpected};
+use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
+use crate::peers::{Answer, Appended, Question, encode_entries, travel};
+
+/// How long a machine may take to answer entries, or to show that it is at it, once they
+/// have come: a connection may be dead, and only silence says so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// An entry, and how it is sent.
+pub(super) type Encoded = (LogId, Arc<[u8]>);
+
+pub(super) type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
+
+/// An append that goes on when openraft has given it up.
+pub(super) struct UnderWay {
+    vote: Vote<u64>,
+    previous: Option<openraft::LogId<u64>>,
+    /// The last entry that it carries.
+    pub(super) last: openraft::LogId<u64>,
+    /// A mutex for the compiler's sake: only one at a time may look into a future.
+    appending: Mutex<Pin<Box<dyn Future<Output = AppendResult> + Send>>>,
+}
+
+impl UnderWay {
+    /// Begins to send the entries of a request, the last of which is this one.
+    pub(super) fn begin(
+        network: Network,
+        target: NodeId,
+        request: AppendEntriesRequest<TypeConfig>,
+        last: openraft::LogId<u64>,
+        option: RPCOption,
+    ) -> Self {
+        let (vote, previous) = (request.vote, request.prev_log_id);
+        let appending = Box::pin(append(network, target, request, option));
+        Self { vote, previous, last, appending: Mutex::new(appending) }
+    }
+
+    /// Waits until it is answered. Whoever gives that up may wait again later.
+    pub(super) async fn appended(&mut self) -> AppendResult {
+        self.appending.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().await
+    }
+
+    /// Returns whether a request asks for what is under way, and perhaps for more.
+    pub(super) fn is_part_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let carries_last = || request.entries.iter().any(|entry| entry.log_id == self.last);
+        self.vote == request.vote && self.previous == request.prev_log_id && carries_last()
+    }
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderWay").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    /// Writes entries as they are sent. A single one is written once for all followers.
+    fn encode(&self, entries: &[Arc<Entry>]) -> Arc<[u8]> {
+        let [entry] = entries else { return encode_entries(entries).into() };
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*encoded {
+            Some((id, bytes)) if *id == entry.id => Arc::clone(bytes),
+            _ => {
+                let bytes = Arc::<[u8]>::from(encode_entries(entries));
+                *encoded = Some((entry.id, Arc::clone(&bytes)));
+                bytes
+            }
+        }
+    }
+
+    /// Returns the last committed entry, once this machine's own disk has it. A disk
+    /// that takes long must not silence a leader: then it says nothing of the kind.
+    async fn committed(&self, committed: Option<LogId>, option: &RPCOption) -> Option<LogId> {
+        let synced = self.unsynced.wait_for(committed?.index);
+        let synced = tokio::time::timeout(option.hard_ttl() / 2, synced).await;
+        committed.filter(|_| synced.is_ok())
+    }
+}
+
+/// Sends entries to a machine, and returns what it answers.
+pub(super) async fn append(
+    network: Network,
+    target: NodeId,
+    request: AppendEntriesRequest<TypeConfig>,
+    option: RPCOption,
+) -> AppendResult {
+    if let Some(given_way) = network.given_way(&request.vote) {
+        return Err(given_way.into());
+    }
+    let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
+    let asked = Instant::now();
+    let question = Question::Append {
+        vote: to_vote(request.vote),
+        previous: request.prev_log_id.map(to_log_id),
+        committed,
+        time: network.clock.now(),
+    };
+    let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
+    let entries: Vec<_> = entries.collect();
+    let bytes = network.encode(&entries);
+    let limit = if entries.is_empty() { option.hard_ttl() } else { ANSWER_LIMIT };
+    let answered = network.peers.ask(target, &question, &bytes, limit + travel(bytes.len())).await;
+    let answer = answered.map_err(|error| failed(&error))?;
+    let Answer::Appended(appended) = answer else {
+        return Err(NetworkError::new(&unexpected(&answer)).into());
+    };
+    let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
+    judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
+    if !matches!(appended, Appended::Overruled(_)) {
+        network.contact.answered(target, asked);
+    }
+    Ok(match appended {
+        Appended::All => AppendEntriesResponse::Success,
+        Appended::UpTo(upto) => AppendEntriesResponse::PartialSuccess(upto.map(from_log_id)),
+        Appended::Conflict => AppendEntriesResponse::Conflict,
+        Appended::Overruled(vote) => AppendEntriesResponse::HigherVote(from_vote(vote)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use etcd_log::{Batch, ClusterId, LogTime, Payload};
+    use openraft::BasicNode;
+    use openraft::network::{RaftNetwork as _, RaftNetworkFactory as _};
+
+    use super::*;
+    use crate::consensus::network::Connection;
+    use crate::consensus::types::from_entry;
+    use crate::peers::{Answerer, Asked, Connect, Connecting, Peers, Refusal, serve};
+
+    const HEARTBEAT: Duration = Duration::from_millis(100);
+
+    /// A machine whose disk takes three seconds for whatever it is sent.
+    #[derive(Clone, Debug, Default)]
+    struct Slow {
+        appends: Arc<AtomicUsize>,
+    }
+
+    impl Answerer for Slow {
+        fn identity(&self) -> (NodeId, ClusterId) {
+            (NodeId(2), ClusterId(1))
+        }
+
+        fn listens_to(&self, _node: NodeId) -> bool {
+            true
+        }
+
+        async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
+            self.appends.fetch_add(1, Ordering::Relaxed);
+            asked.busy(tokio::time::sleep(Duration::from_secs(3))).await;
+            Ok(Answer::Appended(Appended::All))
+        }
+    }
+
+    impl Connect for Slow {
+        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+            Box::pin(async {
+                let (here, there) = tokio::io::duplex(1 << 20);
+                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
+                Ok(Box::new(here) as _)
+            })
+        }
+    }
+
+    async fn connection(slow: &Slow) -> Connection {
+        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(slow.clone()));
+        Network::for_tests(peers).new_client(2, &BasicNode::new("slow:1")).await
+    }
+
+    fn id(index: u64) -> openraft::LogId<u64> {
+        let index = etcd_log::RaftIndex(index);
+        from_log_id(LogId { term: etcd_log::Term(1), node: NodeId(1), index })
+    }
+
+    /// A request for the entries behind the first, up to this one.
+    fn upto(last: u64) -> AppendEntriesRequest<TypeConfig> {
+        let entry = |index| {
+            let payload = Payload::Batch(Arc::new(Batch::new(LogTime(index), Vec::new())));
+            from_entry(&Entry { id: to_log_id(id(index)), payload })
+        };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(id(1)),
+            leader_commit: None,
+            entries: (2..=last).map(entry).collect(),
+        }
+    }
+
+    /// Asks as openraft does: with one heartbeat's patience, again and again, for all
+    /// that there is by then.
+    async fn ask_as_openraft(connection: &mut Connection) -> AppendEntriesResponse<u64> {
+        for tries in 0.. {
+            let request = upto(3 + tries / 10);
+            let asking = connection.append_entries(request, RPCOption::new(HEARTBEAT));
+            if let Ok(answered) = tokio::time::timeout(HEARTBEAT, asking).await {
+                assert!(tries >= 29, "it takes as long as it takes");
+                return answered.unwrap();
+            }
+        }
+        unreachable!("it is answered in the end")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn append_that_takes_long_is_sent_once() {
+        let slow = Slow::default();
+        let answered = ask_as_openraft(&mut connection(&slow).await).await;
+        assert_eq!(slow.appends.load(Ordering::Relaxed), 1);
+        // More has been asked for meanwhile than was sent.
+        assert!(
+            matches!(answered, AppendEntriesResponse::PartialSuccess(Some(last)) if last == id(3))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn append_of_another_leader_is_not_the_one_under_way() {
+        let slow = Slow::default();
+        let mut connection = connection(&slow).await;
+        let first = connection.append_entries(upto(3), RPCOption::new(HEARTBEAT));
+        assert!(tokio::time::timeout(HEARTBEAT, first).await.is_err());
+        let other = AppendEntriesRequest { vote: Vote::new_committed(2, 1), ..upto(3) };
+        let other = connection.append_entries(other, RPCOption::new(HEARTBEAT));
+        assert!(matches!(other.await, Ok(AppendEntriesResponse::Success)));
+        assert_eq!(slow.appends.load(Ordering::Relaxed), 2);
+    }
+}
