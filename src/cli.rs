@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::advice;
 use crate::consensus::Timing;
 use crate::disk::Reserve;
 use crate::log_tool;
@@ -240,6 +241,7 @@ impl Cli {
 
 impl ServeArgs {
     fn into_options(self) -> Result<serve::Options, serve::ServeError> {
+        let is_named = self.name.is_some();
         let name = match self.name {
             Some(name) => name,
             None => name_of(&self.data_dir),
@@ -253,6 +255,7 @@ impl ServeArgs {
         }
         Ok(serve::Options {
             name,
+            is_named,
             data_dir: self.data_dir,
             address: self.address,
             client_port: self.client_port,
@@ -322,10 +325,13 @@ fn has_seen_enough(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-/// Says on one line why the program ends.
-pub fn complain(error: &dyn Error) {
+/// Says on one line why the program ends; on another one, what can be done about damage.
+pub fn complain(error: &(dyn Error + 'static)) {
     // Nobody is left to hear that this failed.
     let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+    if let Some(advice) = error.downcast_ref().and_then(advice::advice) {
+        let _written = writeln!(io::stderr(), "etcd: what to do: {}", Printable(advice));
+    }
 }
 
 fn start_logging(verbose: bool) {

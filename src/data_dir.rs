@@ -282,6 +282,20 @@ impl DataDir {
         sync_dir(&self.path)?;
         Ok(Some(aside))
     }
+
+    /// Brings back what was set aside: the start has come to nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn put_back(&self, aside: &Path) -> Result<(), DataDirError> {
+        for name in CONTENTS.iter().filter(|name| aside.join(name).exists()) {
+            let (from, to) = (aside.join(name), self.path.join(name));
+            fs::rename(&from, &to).map_err(IoError::at("bring back", &from))?;
+        }
+        fs::remove_dir(aside).map_err(IoError::at("remove", aside))?;
+        Ok(sync_dir(&self.path)?)
+    }
 }
 
 fn read_identity(path: PathBuf) -> Result<Option<Identity>, DataDirError> {
