@@ -69,7 +69,7 @@ pub enum DataDirError {
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
     /// There is no machine's data in it.
-    #[error("{} holds no data of a machine: there is no node.json", .0.display())]
+    #[error("{} holds no data of a machine: there is no node.json, and no archive", .0.display())]
     Empty(PathBuf),
     /// There is data in it already.
     #[error("{} holds the data of a machine already", .0.display())]
