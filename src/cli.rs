@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::advice;
 use crate::consensus::Timing;
 use crate::disk::Reserve;
 use crate::log_tool;
@@ -32,7 +33,12 @@ use crate::serve;
 #[command(name = "etcd", version, args_conflicts_with_subcommands = true, max_term_width = 100)]
 #[command(
     after_help = "Without a command, etcd runs a machine. With no options it serves clients at\n\
-                        127.0.0.1:4001 and keeps its data in ./default.etcd."
+                  127.0.0.1:4001 and keeps its data in ./default.etcd. A SIZE is a number of bytes,\n\
+                  or has a unit: 64kB, 64MiB, 10GiB.\n\n\
+                  A cluster of three on one computer:\n  \
+                    etcd -d node1\n  \
+                    etcd -c 4002 -s 7002 -C 127.0.0.1:7001 -d node2\n  \
+                    etcd -c 4003 -s 7003 -C 127.0.0.1:7001 -d node3"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -52,12 +58,15 @@ struct ServeArgs {
     #[arg(short = 'c', long, value_name = "PORT", default_value_t = 4001)]
     client_port: u16,
 
-    /// Directory for the machine's data; made if it is not there
+    /// Directory for the machine's data
     #[arg(short = 'd', long, value_name = "DIR", default_value = "default.etcd")]
     data_dir: PathBuf,
 
-    /// Machines of a cluster to join through, the first time
-    #[arg(short = 'C', long, value_name = "HOST:PORT", value_delimiter = ',',
+    /// Machines of a cluster to join through, by their peer ports;
+    /// later the directory knows which cluster it belongs to
+    /// [default: found a cluster]
+    #[arg(short = 'C', long, value_name = "HOST:PORT,...", value_delimiter = ',',
+          verbatim_doc_comment,
           value_parser = parse_host_and_port)]
     join: Vec<String>,
 
@@ -66,16 +75,20 @@ struct ServeArgs {
           value_parser = parse_address)]
     address: IpAddr,
 
-    /// Where the other machines reach this one, if not at -a and -s: behind a proxy, say
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_host_and_port)]
+    /// Where the other machines reach this one, behind a proxy say
+    /// [default: at -a and -s]
+    #[arg(long, value_name = "HOST:PORT", verbatim_doc_comment, value_parser = parse_host_and_port)]
     advertise_peer: Option<String>,
 
-    /// Name of this machine in the cluster [default: that of the directory]
-    #[arg(short = 'n', long, value_name = "NAME")]
+    /// Name of this machine in the cluster, for good
+    /// [default: that of the directory]
+    #[arg(short = 'n', long, value_name = "NAME", verbatim_doc_comment)]
     name: Option<String>,
 
-    /// Number of events kept at hand for watches; older ones are read from the log
-    #[arg(short = 'm', long, value_name = "N", default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
+    /// How many events are kept at hand for watches;
+    /// older ones are read from the log
+    #[arg(short = 'm', long, value_name = "N", verbatim_doc_comment,
+          default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     ring_size: u32,
 
@@ -83,44 +96,47 @@ struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     checkpoint_bytes: u64,
 
-    /// Keep this much of history: sealed files of a size like 10GiB, of an age like 30d, or forever
-    #[arg(long, value_name = "HOW_MUCH", default_value = "10GiB")]
+    /// Keep this much of history: a size of sealed files (10GiB), an
+    /// age (30d; h, d or w), or forever
+    #[arg(long, value_name = "SIZE|AGE", default_value = "10GiB", verbatim_doc_comment)]
     retain: Retain,
 
-    /// Length of a segment of the log
+    /// Length of a segment of the log, 1KiB to 256MiB
     #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = parse_segment_size)]
     segment_bytes: u32,
 
-    /// Refuse writes while less than this is free on the disk
+    /// Refuse writes while less than this is free
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
     disk_reserve: u64,
 
-    /// Keep a file of this length, to be let go when the disk is nearly full
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_size)]
+    /// Keep a file of this length, to be let go when the disk is
+    /// nearly full
+    #[arg(long, value_name = "SIZE", verbatim_doc_comment, default_value = "64MiB", value_parser = parse_size)]
     ballast_bytes: u64,
 
-    /// How often a leader says that it leads, in milliseconds
+    /// Milliseconds between a leader's heartbeats
     #[arg(long, value_name = "MS", default_value_t = 100,
           value_parser = clap::value_parser!(u64).range(20..=10_000))]
     heartbeat: u64,
 
-    /// How long to wait for a word of the leader before looking for another one, in
-    /// milliseconds: at least and at most
-    #[arg(long, value_name = "MIN-MAX", default_value = "600-1200", value_parser = parse_election)]
+    /// Milliseconds, at least and at most, to wait for a word of the
+    /// leader before looking for another one
+    #[arg(long, value_name = "MIN-MAX", verbatim_doc_comment,
+          default_value = "600-1200", value_parser = parse_election)]
     election: (Duration, Duration),
 
-    /// Set aside what the directory holds, and start anew
+    /// Start anew: what the directory holds is set aside, in it
     #[arg(short = 'i', long)]
     ignore: bool,
 
-    /// Say more
+    /// Say more on the standard error
     #[arg(short = 'v', long)]
     verbose: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Read, replay, check, export or import the log of a machine that is stopped
+    /// Read, check, export or import the log of a stopped machine, or of a copy
     #[command(subcommand)]
     Log(LogCommand),
     /// List the machines of a running cluster, or remove one
@@ -130,7 +146,7 @@ enum Command {
     Recover {
         #[command(flatten)]
         dir: DirArg,
-        /// Confirm that the other machines are lost for good: whatever only they know is
+        /// Confirm that the other machines are lost for good, and what only they know
         #[arg(long, required = true)]
         force_new_cluster: bool,
     },
@@ -139,22 +155,33 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum MachineCommand {
     /// Show every machine, its part in the cluster, and how far behind it is
+    #[command(after_help = COLUMNS)]
     List {
         #[command(flatten)]
         cluster: ClusterArg,
     },
-    /// Remove a machine from the cluster, for good
+    /// Remove a machine from the cluster, for good: its directory cannot be used again
     Remove {
-        /// The machine's name
+        /// The machine's name, as in the list
+        #[arg(value_name = "NAME")]
         name: String,
         #[command(flatten)]
         cluster: ClusterArg,
     },
 }
 
+/// What the table of machines means.
+const COLUMNS: &str = "\
+ROLE     leader; follower, which has a vote; learner, which has none yet;
+         or unreachable, for the machine that was asked
+PEERS    where the other machines reach it
+CLIENTS  where clients reach it
+INDEX    the last command that it has applied
+LAG      how many commands it is behind whoever has applied most";
+
 #[derive(Debug, Args)]
 struct ClusterArg {
-    /// Where clients reach any machine of the cluster
+    /// The client port of any machine of the cluster
     #[arg(short = 'u', long, value_name = "HOST:PORT", default_value = "127.0.0.1:4001")]
     url: String,
 }
@@ -168,13 +195,13 @@ enum LogCommand {
         /// First command to show
         #[arg(long, value_name = "N", default_value_t = 0)]
         from: u64,
-        /// Last command to show
+        /// Last command to show [default: the last there is]
         #[arg(long, value_name = "M", default_value_t = u64::MAX, hide_default_value = true)]
         to: u64,
-        /// Show only what concerns this key or those below it
+        /// Show only what concerns this key, or those below it
         #[arg(long, value_name = "PREFIX", value_parser = parse_key)]
         key: Option<KeyPath>,
-        /// Show lines of JSON
+        /// Show lines of JSON instead of text
         #[arg(long)]
         json: bool,
     },
@@ -182,40 +209,41 @@ enum LogCommand {
     Replay {
         #[command(flatten)]
         dir: DirArg,
-        /// Last command to replay
+        /// Last command to replay [default: the last there is]
         #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
         to: u64,
     },
-    /// Check every byte of the log, and the checkpoints against it
+    /// Check every byte of the log, and the checkpoints against it; name the last command
     Verify {
         #[command(flatten)]
         dir: DirArg,
     },
-    /// Write the log as lines of JSON, one batch a line
+    /// Write the log as lines of JSON, one batch a line and an end
     Export {
         #[command(flatten)]
         dir: DirArg,
     },
-    /// Make a data directory out of an exported log
+    /// Make a new machine, a cluster of its own, out of an exported log
     Import {
         /// The exported log; - for the standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        #[command(flatten)]
-        dir: DirArg,
-        /// Name of the new machine [default: that of the first machine in the log]
+        /// The new machine's data directory: new, or empty
+        #[arg(short = 'd', long, value_name = "DIR", default_value = "default.etcd")]
+        data_dir: PathBuf,
+        /// The new machine's name [default: that of the first machine in the log]
         #[arg(short = 'n', long, value_name = "NAME", value_parser = parse_name)]
         name: Option<String>,
-        /// Take a log that does not say where it ends: one that was cut off, or that an
-        /// earlier version has exported
-        #[arg(long)]
+        /// Take a log that does not say where it ends: one that was
+        /// cut off, or that an earlier version has exported
+        #[arg(long, verbatim_doc_comment)]
         without_end: bool,
     },
 }
 
 #[derive(Debug, Args)]
 struct DirArg {
-    /// The machine's data directory
+    /// The machine's data directory; the machine must be stopped
     #[arg(short = 'd', long = "data-dir", value_name = "DIR", default_value = "default.etcd")]
     path: PathBuf,
 }
@@ -240,6 +268,7 @@ impl Cli {
 
 impl ServeArgs {
     fn into_options(self) -> Result<serve::Options, serve::ServeError> {
+        let is_named = self.name.is_some();
         let name = match self.name {
             Some(name) => name,
             None => name_of(&self.data_dir),
@@ -253,6 +282,7 @@ impl ServeArgs {
         }
         Ok(serve::Options {
             name,
+            is_named,
             data_dir: self.data_dir,
             address: self.address,
             client_port: self.client_port,
@@ -303,9 +333,9 @@ impl LogCommand {
                 Self::Replay { dir, to } => log_tool::replay(&dir.path, Index(to), &mut out).await,
                 Self::Verify { dir } => log_tool::verify(&dir.path, &mut out).await,
                 Self::Export { dir } => log_tool::export(&dir.path, &mut out).await,
-                Self::Import { file, dir, name, without_end } => {
+                Self::Import { file, data_dir, name, without_end } => {
                     let import = log_tool::Import { file, name, without_end };
-                    log_tool::import(&import, &dir.path, &mut out)
+                    log_tool::import(&import, &data_dir, &mut out)
                 }
             }
         });
@@ -322,10 +352,13 @@ fn has_seen_enough(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-/// Says on one line why the program ends.
-pub fn complain(error: &dyn Error) {
+/// Says on one line why the program ends; on another one, what can be done about damage.
+pub fn complain(error: &(dyn Error + 'static)) {
     // Nobody is left to hear that this failed.
     let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+    if let Some(advice) = error.downcast_ref().and_then(advice::advice) {
+        let _written = writeln!(io::stderr(), "etcd: what to do: {}", Printable(advice));
+    }
 }
 
 fn start_logging(verbose: bool) {
@@ -410,6 +443,18 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// As a terminal of a hundred columns shows it, without wrapping.
+    #[test]
+    fn help_fits_on_a_screen() {
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            let help = command.render_help().to_string();
+            let long = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(long, None, "{}", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

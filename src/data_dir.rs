@@ -69,7 +69,7 @@ pub enum DataDirError {
     #[error("{} is in use by another process", .0.display())]
     InUse(PathBuf),
     /// There is no machine's data in it.
-    #[error("{} holds no data of a machine: there is no node.json", .0.display())]
+    #[error("{} holds no data of a machine: there is no node.json, and no archive", .0.display())]
     Empty(PathBuf),
     /// There is data in it already.
     #[error("{} holds the data of a machine already", .0.display())]
@@ -281,6 +281,20 @@ impl DataDir {
         sync_dir(&aside)?;
         sync_dir(&self.path)?;
         Ok(Some(aside))
+    }
+
+    /// Brings back what was set aside: the start has come to nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub fn put_back(&self, aside: &Path) -> Result<(), DataDirError> {
+        for name in CONTENTS.iter().filter(|name| aside.join(name).exists()) {
+            let (from, to) = (aside.join(name), self.path.join(name));
+            fs::rename(&from, &to).map_err(IoError::at("bring back", &from))?;
+        }
+        fs::remove_dir(aside).map_err(IoError::at("remove", aside))?;
+        Ok(sync_dir(&self.path)?)
     }
 }
 

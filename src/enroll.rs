@@ -42,6 +42,7 @@ pub(crate) async fn enroll(
         joined: true,
         ..Identity::founder(&options.name)
     });
+    options.insist_on_name(&identity, data_dir)?;
     data_dir.begin_joining(&identity)?;
     let machine = describe(&identity, addresses);
     tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));

@@ -20,6 +20,7 @@
 //! programs behind one command line ([`cli`]): [`serve`], [`log_tool`],
 //! [`machine_tool`] and [`recover`].
 
+mod advice;
 pub mod api;
 mod blocking;
 pub mod checkpoint;

@@ -29,6 +29,12 @@ pub enum MachineError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// That is where machines speak to each other.
+    #[error("{0} is the peer port of a machine: -u wants the client port, 4001 by default")]
+    PeerPort(String),
+    /// That is something else.
+    #[error("{0} answers, but it is no machine of a cluster: {1}")]
+    NoMachine(String, StatusCode),
     /// It may have been done.
     #[error("no answer from {0} in time: it may be done nevertheless")]
     Late(String),
@@ -116,24 +122,46 @@ fn refused(body: &[u8]) -> MachineError {
 }
 
 async fn ask(url: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), MachineError> {
+    let answer = ask_in_time(url, method, path).await?;
+    if answer.is_from_machine {
+        return Ok((answer.status, answer.body));
+    }
+    // To curious people, the peer port tells its version, and nothing else.
+    let version = ask_in_time(url, Method::GET, "/version").await?;
+    if version.status == StatusCode::OK && version.body.starts_with(b"etcd ") {
+        return Err(MachineError::PeerPort(url.to_owned()));
+    }
+    Err(MachineError::NoMachine(url.to_owned(), answer.status))
+}
+
+async fn ask_in_time(url: &str, method: Method, path: &str) -> Result<Answer, MachineError> {
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let failed = |source| MachineError::Unreachable { url: url.to_owned(), source };
     let asked = tokio::time::timeout(LIMIT, ask_at(address, method, path)).await;
     asked.map_err(|_| MachineError::Late(url.to_owned()))?.map_err(failed)
 }
 
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    /// Whether it says of which cluster it is, as all answers of a machine do.
+    is_from_machine: bool,
+}
+
 async fn ask_at(
     address: &str,
     method: Method,
     path: &str,
-) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header(HOST, address);
     let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let status = answer.status();
+    let is_from_machine = answer.headers().contains_key("x-etcd-cluster-id");
     let body = answer.into_body().collect().await?.to_bytes();
     connection.abort();
-    Ok((status, body))
+    Ok(Answer { status, body, is_from_machine })
 }

@@ -77,7 +77,10 @@ pub fn run(dir: &Path, out: &mut impl io::Write) -> Result<(), RecoverError> {
         return Err(RecoverError::Empty(dir.to_owned()));
     }
     let data_dir = DataDir::take(dir)?;
-    let identity = data_dir.identity()?.ok_or_else(|| RecoverError::Empty(dir.to_owned()))?;
+    let Some(identity) = data_dir.identity()? else {
+        data_dir.leave();
+        return Err(RecoverError::Empty(dir.to_owned()));
+    };
     let wal = open(&data_dir, &identity)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("start threads"))?;

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{Index, LogError, Machine, RaftIndex, Retain, Wal};
+use etcd_log::{Index, LogError, Machine, RaftIndex, Recovered, Retain, Wal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -29,7 +29,7 @@ use crate::consensus::{Consensus, ConsensusError, Timing};
 use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::disk::{DiskRoom, Reserve};
 use crate::enroll::{Addresses, describe, enroll};
-use crate::join::JoinRefused;
+use crate::join::{JoinRefused, say_if_elsewhere};
 use crate::machine::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
@@ -49,6 +49,8 @@ const ABANDON_LIMIT: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Its name, if its directory is new.
     pub name: String,
+    /// Whether somebody has given that name, and it does not come from the directory's.
+    pub is_named: bool,
     /// Where its data lies.
     pub data_dir: PathBuf,
     /// Where it listens, and by which address it is known.
@@ -78,6 +80,21 @@ pub struct Options {
     pub start_anew: bool,
 }
 
+impl Options {
+    /// Refuses another name for a machine that has one, if somebody has given it.
+    pub(crate) fn insist_on_name(
+        &self,
+        identity: &Identity,
+        data_dir: &DataDir,
+    ) -> Result<(), ServeError> {
+        if !self.is_named || *identity.name == *self.name {
+            return Ok(());
+        }
+        let (known, wanted) = (Arc::clone(&identity.name), self.name.clone());
+        Err(ServeError::OtherName { dir: data_dir.path().to_owned(), known, wanted })
+    }
+}
+
 /// Why a machine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -89,6 +106,19 @@ pub enum ServeError {
         "machine {0} has begun to join a cluster: say with -C which one, or begin anew with -i"
     )]
     Joining(Arc<str>),
+    /// It has another name already.
+    #[error(
+        "{} is the directory of machine {known}, and -n says {wanted}: leave -n away, take another directory, or begin anew with -i",
+        dir.display()
+    )]
+    OtherName {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        known: Arc<str>,
+        /// Whose it should be.
+        wanted: String,
+    },
     /// The times of Raft do not fit each other.
     #[error("--election must begin with three times --heartbeat, {} ms, at least, not with {} ms", 3 * heartbeat.as_millis(), least.as_millis())]
     Election {
@@ -246,20 +276,62 @@ impl Doors {
     }
 }
 
+/// What a machine has of its own before it meets others.
+struct Beginning {
+    doors: Doors,
+    identity: Identity,
+    /// Whether the directory was its own before.
+    is_known: bool,
+    wal: Wal,
+    recovered: Recovered,
+}
+
+impl Beginning {
+    /// Opens the doors, finds out who the machine is, and opens its log. A start that is
+    /// refused here leaves the directory as it was.
+    async fn find(data_dir: &DataDir, options: &Options) -> Result<Self, ServeError> {
+        let mut aside = None;
+        let begun = Self::try_to_find(data_dir, options, &mut aside).await;
+        if begun.is_err() {
+            if let Some(aside) = aside {
+                data_dir.put_back(&aside)?;
+            }
+            data_dir.leave();
+        }
+        begun
+    }
+
+    async fn try_to_find(
+        data_dir: &DataDir,
+        options: &Options,
+        aside: &mut Option<PathBuf>,
+    ) -> Result<Self, ServeError> {
+        let doors = Doors::open(options).await?;
+        if options.start_anew {
+            *aside = data_dir.set_aside()?;
+        }
+        let (identity, is_known) = identify(data_dir, options, &doors.addresses).await?;
+        if let Some(aside) = aside.take() {
+            tracing::info!("what was there is set aside in {}", aside.display());
+        }
+        announce(&identity, &describe(&identity, &doors.addresses), data_dir);
+        let (wal, recovered) = open_log(data_dir, &identity, options, is_known)?;
+        Ok(Self { doors, identity, is_known, wal, recovered })
+    }
+}
+
 /// Returns whose the directory is; and whether it was so before.
 async fn identify(
     data_dir: &DataDir,
     options: &Options,
     addresses: &Addresses,
 ) -> Result<(Identity, bool), ServeError> {
-    if options.start_anew
-        && let Some(aside) = data_dir.set_aside()?
-    {
-        tracing::info!("what was there is set aside in {}", aside.display());
-    }
     match data_dir.identity()? {
         Some(known) if known.removed => Err(ServeError::WasRemoved(data_dir.path().to_owned())),
-        Some(known) => Ok((known, true)),
+        Some(known) => {
+            options.insist_on_name(&known, data_dir)?;
+            Ok((known, true))
+        }
         None => Ok((enroll(data_dir, options, addresses).await?, false)),
     }
 }
@@ -267,14 +339,17 @@ async fn identify(
 impl Server {
     async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
         let started = Instant::now();
-        let Doors { clients, peers, addresses } = Doors::open(&options).await?;
-        let (identity, is_known) = identify(data_dir, &options, &addresses).await?;
+        let Beginning { doors, identity, is_known, wal, recovered } =
+            Beginning::find(data_dir, &options).await?;
+        let Doors { clients, peers, addresses } = doors;
         let machine = describe(&identity, &addresses);
-        announce(&identity, &machine, data_dir);
-        let (wal, recovered) = open_log(data_dir, &identity, &options, is_known)?;
         if !is_known {
             // The log has been begun, so the directory can be somebody's.
             data_dir.claim(&identity)?;
+        } else if !options.join.is_empty() {
+            // Nobody waits for it: those machines may be down.
+            let (me, through) = ((identity.node, identity.cluster), options.join.clone());
+            tokio::spawn(say_if_elsewhere(me, through, Arc::new(Tcp)));
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;

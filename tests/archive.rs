@@ -132,7 +132,7 @@ fn copy_of_the_archive_is_a_backup() {
 fn dropped_history_is_gone_and_said_to_be() {
     let dir = TempDir::new().unwrap();
     let mut args = ARGS;
-    args[11] = "2000";
+    args[11] = "2000B";
     let server = filled(dir.path(), &args);
     eventually("something is dropped", || server.get("/v1/watch/k?index=3").status == 410);
     let gone = server.get("/v1/watch/k?index=3").body;

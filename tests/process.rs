@@ -12,12 +12,14 @@ use std::time::Instant;
 use support::{Server, etcd};
 use tempfile::TempDir;
 
-/// Runs until the end, which must be a failure, and returns its last words.
+/// Runs until the end, which must be a failure, and returns its last words, save for
+/// advice.
 fn refusal(args: &[&str]) -> String {
     let output = etcd(args).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stderr).unwrap();
-    text.lines().last().unwrap_or_default().to_owned()
+    let mut words = text.lines().filter(|line| !line.starts_with("etcd: what to do: "));
+    words.next_back().unwrap_or_default().to_owned()
 }
 
 fn text(path: &Path) -> &str {
