@@ -80,10 +80,12 @@ impl Tail {
         Self { cache_limit, ..Self::default() }
     }
 
-    /// Forgets that entries were committed which are not there: the note of it
-    /// reached the disk, and they did not.
+    /// Forgets that entries were committed which are not there: earlier versions wrote
+    /// the note of it ahead of them. What the log ends with then need not be committed.
     pub(crate) fn clamp_committed(&mut self) {
-        self.committed = self.committed.min(self.last());
+        if self.committed > self.last() {
+            self.committed = self.purged;
+        }
     }
 
     /// Returns what the log holds besides its entries.

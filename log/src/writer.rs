@@ -126,11 +126,6 @@ impl Writer {
     /// Takes what waits, up to the bounds of a commit; the last one may go over.
     fn collect(&self, mut next: Option<Request>) -> Group {
         let mut group = Group { after: self.written, ..Group::default() };
-        let committed = self.reader.state().committed;
-        if let Some(upto) = committed.filter(|_| committed > self.written.state.committed) {
-            group.items.push(Item::Record(Record::Committed { upto }));
-            group.after.state.committed = committed;
-        }
         while let Some(request) = next {
             match request {
                 Request::Write { write, after, done } => {
@@ -149,7 +144,22 @@ impl Writer {
             let full = group.bytes >= COMMIT_BYTES || group.items.len() >= COMMIT_RECORDS;
             next = if full { None } else { self.requests.try_recv().ok() };
         }
+        self.note_committed(&mut group);
         group
+    }
+
+    /// Notes last what is committed, and only if the log holds it by then. What the log
+    /// ends with otherwise may be overruled by writes that still wait.
+    fn note_committed(&self, group: &mut Group) {
+        let state = &mut group.after.state;
+        let committed = self.reader.state().committed;
+        // Whoever has a later entry in the log has all that was committed before it
+        // (Raft, section 5.4, leader completeness).
+        let is_held = committed <= state.last;
+        if let Some(upto) = committed.filter(|_| is_held && committed > state.committed) {
+            group.items.push(Item::Record(Record::Committed { upto }));
+            state.committed = committed;
+        }
     }
 
     /// Writes a group as one commit, and syncs it.
