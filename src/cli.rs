@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand};
 use etcd_log::{Index, KeyPath, Retain};
 use etcd_projections::WatchRing;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -21,6 +23,7 @@ use crate::disk::Reserve;
 use crate::log_tool;
 use crate::machine_tool;
 use crate::one_line::OneLine;
+use crate::printable::Printable;
 use crate::recover;
 use crate::serve;
 
@@ -200,6 +203,13 @@ enum LogCommand {
         file: PathBuf,
         #[command(flatten)]
         dir: DirArg,
+        /// Name of the new machine [default: that of the first machine in the log]
+        #[arg(short = 'n', long, value_name = "NAME", value_parser = parse_name)]
+        name: Option<String>,
+        /// Take a log that does not say where it ends: one that was cut off, or that an
+        /// earlier version has exported
+        #[arg(long)]
+        without_end: bool,
     },
 }
 
@@ -292,8 +302,11 @@ impl LogCommand {
                 }
                 Self::Replay { dir, to } => log_tool::replay(&dir.path, Index(to), &mut out).await,
                 Self::Verify { dir } => log_tool::verify(&dir.path, &mut out).await,
-                Self::Export { dir } => log_tool::export(&dir.path, &mut out),
-                Self::Import { file, dir } => log_tool::import(&file, &dir.path, &mut out),
+                Self::Export { dir } => log_tool::export(&dir.path, &mut out).await,
+                Self::Import { file, dir, name, without_end } => {
+                    let import = log_tool::Import { file, name, without_end };
+                    log_tool::import(&import, &dir.path, &mut out)
+                }
             }
         });
         let flushed = out.flush();
@@ -319,7 +332,15 @@ fn start_logging(verbose: bool) {
     let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let targets =
         Targets::new().with_target("etcd", level).with_target("openraft", LevelFilter::OFF);
-    let format = tracing_subscriber::fmt::layer().with_target(false).with_writer(io::stderr);
+    // Whatever a line quotes, of a client, a file or another machine, it stays one line.
+    let fields = debug_fn(|out, field, value| match field.name() {
+        "message" => write!(out, "{}", Printable(format_args!("{value:?}"))),
+        name => write!(out, "{name}={}", Printable(format_args!("{value:?}"))),
+    });
+    let format = tracing_subscriber::fmt::layer()
+        .fmt_fields(fields.delimited(" "))
+        .with_target(false)
+        .with_writer(io::stderr);
     tracing_subscriber::registry().with(format).with(targets).init();
 }
 
@@ -369,6 +390,11 @@ fn parse_host_and_port(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("expected a host and a port, like 127.0.0.1:7001".to_owned())
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    let name = etcd_projections::machine_key(text).map(|_| text.to_owned());
+    name.ok_or_else(|| "expected one part of a key".to_owned())
 }
 
 fn parse_key(text: &str) -> Result<KeyPath, String> {

@@ -13,6 +13,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +100,9 @@ pub enum DataDirError {
 pub struct DataDir {
     path: PathBuf,
     _lock: Option<File>,
+    /// What was made to take it, innermost first: to be removed by whoever changes his
+    /// mind.
+    made: Vec<PathBuf>,
 }
 
 impl DataDir {
@@ -108,16 +112,25 @@ impl DataDir {
     ///
     /// If another process uses it, or it cannot be written.
     pub fn take(path: &Path) -> Result<Self, DataDirError> {
+        let mut made = missing(path);
         fs::create_dir_all(path).map_err(IoError::at("create", path))?;
         let lock_path = path.join("LOCK");
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&lock_path);
-        let lock = lock.map_err(IoError::at("write", &lock_path))?;
-        lock_now(&lock, path)?;
+        let lock = loop {
+            let is_new = !lock_path.exists();
+            let lock = OpenOptions::new().create(true).write(true).truncate(false).open(&lock_path);
+            let lock = lock.map_err(IoError::at("write", &lock_path))?;
+            lock_now(&lock, path)?;
+            // Whoever had it before may have taken it away.
+            if is_same(&lock, &lock_path) {
+                made.splice(0..0, is_new.then_some(lock_path));
+                break lock;
+            }
+        };
         // What is there may not be so for good: the last process may have been killed
         // between naming it and syncing the directory.
         sync_dir(path)?;
         sync_parent(path)?;
-        Ok(Self { path: path.to_owned(), _lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), _lock: Some(lock), made })
     }
 
     /// Takes a stopped machine's directory to read it, or a copy of its archive.
@@ -137,11 +150,23 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(IoError::at("read", &lock_path)(error).into()),
         };
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.to_owned(), _lock: lock, made: Vec::new() };
         if dir.identity()?.is_none() && !dir.archive().exists() {
             return Err(DataDirError::Empty(path.to_owned()));
         }
         Ok(dir)
+    }
+
+    /// Removes what taking the directory has made, as far as nothing has come into it
+    /// since: for whoever does not go on. The lock goes first, while it is held.
+    pub fn leave(&self) {
+        for made in &self.made {
+            let removed = if made.is_dir() { fs::remove_dir(made) } else { fs::remove_file(made) };
+            if removed.is_err() {
+                // It holds something, or is none of ours by now.
+                return;
+            }
+        }
     }
 
     /// Returns the directory's path.
@@ -281,6 +306,19 @@ fn sync_parent(path: &Path) -> Result<(), IoError> {
         Err(error) if error.source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         synced => synced,
     }
+}
+
+/// Returns the directories that would have to be made, innermost first.
+fn missing(path: &Path) -> Vec<PathBuf> {
+    let missing =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+    missing.map(Path::to_owned).collect()
+}
+
+/// Returns whether a file is still what stands under its name.
+fn is_same(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (named.dev(), named.ino())
 }
 
 fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {

@@ -38,6 +38,7 @@ pub mod node;
 pub mod one_line;
 pub mod outcomes;
 pub mod peers;
+pub mod printable;
 pub mod published;
 pub mod recover;
 mod recovery;

@@ -10,10 +10,10 @@ use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointW
 use crate::clock::Clock;
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
-use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Timing, Unsynced};
+use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
 use crate::disk::DiskRoom;
 use crate::log_source::LogSource;
-use crate::node::{Fill, Node, NodeOptions, address_of};
+use crate::node::{Fill, LogClock, Node, NodeOptions, address_of};
 use crate::outcomes::Outcomes;
 use crate::peers::{Connect, Peers};
 use crate::published;
@@ -64,6 +64,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
     let peers = Peers::new(machine.node, cluster, parts.network);
     let (publisher, reader) = published::channel(start.state.clone(), start.applied);
+    let log_clock = LogClock::new(clock.clone());
     let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
     let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
@@ -102,6 +103,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         hints: parts.hints,
         timing: parts.timing,
         clock: clock.clone(),
+        doubts: Doubts::new(log_clock.clone(), reader.clone()),
     })
     .await?;
     let node = Node::start(NodeOptions {
@@ -112,6 +114,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         published: reader,
         outcomes,
         clock,
+        log_clock,
         disk,
         log: LogSource::new(log),
         fill: parts.fill,

@@ -13,6 +13,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use crate::printable::Printable;
+
 /// How long an answer may take: the cluster may have to elect a leader first.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -72,7 +74,9 @@ pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
     let lines = serde_json::from_slice::<Vec<Line>>(&body)?;
     let rows = lines.into_iter().map(|line| {
         let Line { name, id, role, peer_url, client_url, index, lag } = line;
-        [name, id, role, peer_url, client_url, number(index), number(lag)]
+        let [name, id, role] = [name, id, role].map(printable);
+        let [peers, clients] = [peer_url, client_url].map(printable);
+        [name, id, role, peers, clients, number(index), number(lag)]
     });
     let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
     let mut widths = [0; 7];
@@ -97,10 +101,14 @@ pub async fn remove(url: &str, name: &str, out: &mut impl Write) -> Result<(), M
     let path = format!("/v1/machines/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
     let (status, body) = ask(url, Method::DELETE, &path).await?;
     match status {
-        StatusCode::NO_CONTENT => Ok(writeln!(out, "machine {name} is removed")?),
+        StatusCode::NO_CONTENT => Ok(writeln!(out, "machine {} is removed", Printable(name))?),
         StatusCode::NOT_FOUND => Err(MachineError::NotFound(name.to_owned())),
         _ => Err(refused(&body)),
     }
+}
+
+fn printable(text: String) -> String {
+    Printable(text).to_string()
 }
 
 fn refused(body: &[u8]) -> MachineError {

@@ -1,20 +1,40 @@
 //! Errors for people: an error and its causes, on one line.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-/// Shows an error with all its causes: `cannot read x: permission denied`.
+use crate::printable::Escaping;
+
+/// Shows an error with all its causes: `cannot read x: permission denied`. It stays on
+/// one line, whatever it quotes.
 #[derive(Clone, Copy, Debug)]
 pub struct OneLine<'a>(pub &'a dyn Error);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut line = Escaping(f);
+        write!(line, "{}", self.0)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            write!(line, ": {error}")?;
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot read {0}")]
+    struct Outer(&'static str, #[source] std::io::Error);
+
+    #[test]
+    fn error_stays_on_one_line_with_its_causes() {
+        let inner = std::io::Error::other("not\u{1b}[1A there\n");
+        let shown = OneLine(&Outer("a\nb", inner)).to_string();
+        assert_eq!(shown, r"cannot read a\nb: not\u{1b}[1A there\n");
     }
 }

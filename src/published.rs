@@ -13,8 +13,8 @@
 
 use std::sync::Arc;
 
-use etcd_log::{KeyPath, LogId};
-use etcd_projections::{Machines, Outcome, State};
+use etcd_log::{Check, KeyPath, LogId, LogTime};
+use etcd_projections::{Diverged, Machines, Outcome, State};
 use tokio::sync::watch;
 
 use crate::watch_hub::{Listener, WatchHub};
@@ -91,6 +91,20 @@ impl Reader {
     /// be copied: whoever waits for something lets go of it first.
     pub fn now(&self) -> Arc<Published> {
         Arc::clone(&self.current.borrow())
+    }
+
+    /// Returns the logged time.
+    pub fn logged(&self) -> LogTime {
+        self.current.borrow().state.position().time
+    }
+
+    /// Compares the state with what a proposer's was.
+    ///
+    /// # Errors
+    ///
+    /// If the two differ.
+    pub fn compare(&self, check: &Check) -> Result<(), Diverged> {
+        self.current.borrow().state.compare(check)
     }
 
     /// Returns the machines of the cluster as they are now.

@@ -17,14 +17,15 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use etcd_log::{
-    Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Membership, Payload,
-    RaftIndex, Term, Vote, Wal, WalOptions, Write,
+    Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Membership, NodeId,
+    Payload, RaftIndex, Term, Vote, Wal, WalOptions, Write,
 };
 use etcd_projections::State;
 
 use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::printable::Printable;
 use crate::recovery::start_state;
 use crate::replay::{Replay, ReplayError};
 use crate::serve::ServeError;
@@ -137,9 +138,7 @@ fn append(
         voters: vec![[node].into()],
         nodes: [(node, Arc::from(crate::node::address_of(&address)))].into(),
     };
-    let others = machines.iter().filter(|machine| machine.node != node);
-    let leaves = others.map(|machine| Command::Leave { name: Arc::clone(&machine.name) });
-    let commands = std::iter::once(Command::Sync { cluster }).chain(leaves).collect();
+    let commands = begin_anew(&survived.state, node, cluster);
     let batch = Batch::new(Clock::default().now().max(survived.state.position().time), commands);
     let entry = |index, payload| Arc::new(Entry { id: LogId { term, node, index }, payload });
     let entries = vec![
@@ -156,6 +155,14 @@ fn append(
     Ok(())
 }
 
+/// Returns the commands with which a history goes on as that of another cluster, whose
+/// only machine is this one.
+pub(crate) fn begin_anew(state: &State, node: NodeId, cluster: ClusterId) -> Vec<Command> {
+    let others = state.machines().iter().filter(|machine| machine.node != node);
+    let leaves = others.map(|machine| Command::Leave { name: Arc::clone(&machine.name) });
+    std::iter::once(Command::Sync { cluster }).chain(leaves).collect()
+}
+
 fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
     let (sender, written) = mpsc::channel();
     wal.write(write, Box::new(move |result| drop(sender.send(result))));
@@ -169,8 +176,8 @@ fn report(
     cluster: ClusterId,
 ) -> io::Result<()> {
     let Survived { state, certain, .. } = survived;
-    let last = state.position().index;
-    writeln!(out, "the history of machine {} is certain up to command {certain}", identity.name)?;
+    let (last, name) = (state.position().index, Printable(&identity.name));
+    writeln!(out, "the history of machine {name} is certain up to command {certain}")?;
     let after = last.0 - certain.0;
     match after {
         0 => {}
@@ -180,7 +187,6 @@ fn report(
             "{after} commands after it, up to {last}, are kept: they may not have been acknowledged"
         )?,
     }
-    let name = &identity.name;
     writeln!(out, "machine {name} is now a cluster of its own, {cluster}, which others can join")
 }
 

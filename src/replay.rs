@@ -1,7 +1,7 @@
 //! Replay: a stream of committed entries in, outcomes out.
 //!
 //! Watches older than the ring and the log's tools read the log this way; the
-//! live machine, at its start too, calls the same [`State::apply`] from Raft's
+//! live machine, at its start too, calls the same [`State::apply_entry`] from Raft's
 //! apply.
 
 use std::sync::Arc;
@@ -72,11 +72,10 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
             compared.map_err(|source| ReplayError::Diverged { raft_index, source })?;
         }
         let outcomes = match entry.batch() {
-            None => Vec::new(),
-            Some(batch) if entry.commands() <= room => self.state.apply(batch),
-            Some(batch) => {
+            Some(batch) if entry.commands() > room => {
                 self.state.apply(&batch.first(usize::try_from(room).unwrap_or(usize::MAX)))
             }
+            batch => self.state.apply_entry(raft_index, batch.map(|batch| &**batch)),
         };
         Ok(Some(Step { entry, outcomes }))
     }

@@ -314,10 +314,12 @@ impl Server {
             let is_new = node.now().state.position().index == Index(0);
             if is_new {
                 node.introduce().await;
+                node.until_it_votes().await;
             }
             serving.spawn(api::serve_clients(clients, node.clone()));
             if !is_new {
                 node.introduce().await;
+                node.until_it_votes().await;
             }
             recovery.report(wal.reader().archived(), &node);
             std::future::pending::<Infallible>().await

@@ -27,6 +27,15 @@ fn raw(server: &Server, bytes: &[u8]) -> String {
     reply
 }
 
+/// Sends a request with a body, and reads the whole answer as it comes.
+fn ask(server: &Server, method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    raw(server, request.as_bytes())
+}
+
 #[test]
 fn bad_requests_get_one_plain_line() {
     let (_dir, server) = fresh();
@@ -58,7 +67,7 @@ fn bad_requests_get_one_plain_line() {
         (
             post("/v1/testAndSet/file", &[("prevValue", "a\nb"), ("value", "b")]),
             400,
-            "Test x==a b fails\n",
+            "Test x==a\\nb fails\n",
         ),
         (post("/v1/keys/file", &[("value", "x"), ("ttl", "0")]), 400, ttl),
         (post("/v1/keys/file", &[("value", "x"), ("ttl", "1.5")]), 400, ttl),
@@ -87,11 +96,99 @@ fn bad_requests_get_one_plain_line() {
     }
 }
 
+/// A field that means nothing may have been meant: as a condition, as a limit, or as
+/// the rest of a value with a `&` in it.
+#[test]
+fn write_with_a_field_that_is_not_known_is_refused() {
+    let (_dir, server) = fresh();
+    let long = "n".repeat(100);
+    let cut = format!("Unknown Field: {}...\n", "n".repeat(64));
+    let cases = [
+        ("POST", "/v1/keys/file", "value=y&prevExist=false", "Unknown Field: prevExist\n"),
+        ("PUT", "/v1/keys/file", "value=y&TTL=5", "Unknown Field: TTL\n"),
+        ("POST", "/v1/keys/file", "value=a&b", "Unknown Field: b\n"),
+        ("POST", "/v1/keys/file", "value=a&=b", "Unknown Field: (No Name)\n"),
+        ("POST", "/v1/keys/file?recursive=true", "value=y", "Unknown Field: recursive\n"),
+        ("POST", "/v1/keys/file", "value=y&a%0A%1B[2Jb=1", "Unknown Field: a\\n\\u{1b}[2Jb\n"),
+        ("POST", "/v1/keys/file", "value=y&%FFa=1", "Unknown Field: \u{fffd}a\n"),
+        ("POST", "/v1/keys/file", &*format!("value=y&{long}"), &*cut),
+        ("POST", "/v1/keys/file", "{\"value\":\"y\"}", "Unknown Field: {\"value\":\"y\"}\n"),
+        // What only reads know means nothing to a write.
+        ("POST", "/v1/keys/file", "value=y&index=3", "Unknown Field: index\n"),
+        ("POST", "/v1/testAndSet/file", "prevValue=x&value=y&ttl=5&x=", "Unknown Field: x\n"),
+        ("DELETE", "/v1/keys/file?prevValue=z", "", "Unknown Field: prevValue\n"),
+        ("DELETE", "/v1/keys/dir?dir=true", "", "Unknown Field: dir\n"),
+        ("DELETE", "/v1/machines/nobody?force=true", "", "Unknown Field: force\n"),
+    ];
+    for (method, path, body, line) in cases {
+        let reply = ask(&server, method, path, body);
+        assert!(reply.starts_with("HTTP/1.1 400") && reply.ends_with(line), "{body}: {reply}");
+    }
+    assert!(server.get("/v1/keys/file").body.contains(r#""value":"x""#));
+    let fields = "value=y&&prevValue=x&ttl=100&timeout=5&";
+    assert!(ask(&server, "POST", "/v1/keys/file", fields).starts_with("HTTP/1.1 200"));
+    assert!(ask(&server, "DELETE", "/v1/keys/file?timeout=5", "").starts_with("HTTP/1.1 200"));
+    // Reads pass over what they do not know.
+    assert_eq!(server.get("/v1/keys/dir?recursive=true&pretty&x=1").status, 200);
+    assert_eq!(server.get("/v1/list/dir?sorted=true").status, 200);
+    assert_eq!(server.post("/v1/watch/dir", &[("index", "3"), ("wait", "true")]).status, 200);
+}
+
+#[test]
+fn field_given_twice_is_taken_from_where_it_stands_first() {
+    let (_dir, server) = fresh();
+    let reply = ask(&server, "POST", "/v1/keys/a", "value=first&value=second&ttl=&ttl=5");
+    assert!(reply.contains(r#""value":"first""#) && !reply.contains("expiration"), "{reply}");
+}
+
+/// Clients of the first etcd send these when they mean nothing.
+#[test]
+fn empty_numbers_and_index_zero_mean_none() {
+    let (_dir, server) = fresh();
+    let set = server.post("/v1/keys/a", &[("value", "x"), ("ttl", "")]);
+    assert!(set.status == 200 && !set.body.contains("expiration"), "{}", set.body);
+    for index in ["", "0"] {
+        // There are events from before: an index of 1 finds one.
+        let nothing = server.get(&format!("/v1/watch/a?timeout=0&index={index}"));
+        assert_eq!((nothing.status, nothing.number("x-etcd-event")), (204, 5));
+    }
+    assert_eq!(server.get("/v1/watch/a?timeout=0&index=1").status, 200);
+}
+
+/// Whatever a client has stored or sent, an error is one line that steers no terminal.
+#[test]
+fn error_text_carries_no_control_bytes() {
+    let (_dir, server) = fresh();
+    let text = "a\n\u{1b}[2J\u{7f}\u{9b}\0\r\t\u{2028}";
+    let path = "%0A%1B%5B2J%7F%C2%9B%00%0D%09%E2%80%A8";
+    let shown = r"\n\u{1b}[2J\u{7f}\u{9b}\u{0}\r\t\u{2028}";
+    server.post("/v1/keys/held", &[("value", text)]);
+    server.post(&format!("/v1/keys/{path}"), &[("value", "x")]);
+    server.post(&format!("/v1/keys/dir/{path}/x"), &[("value", "x")]);
+    let form = [("prevValue", text), ("value", "x")];
+    for (reply, line) in [
+        (server.post("/v1/testAndSet/file", &form), format!("Test x==a{shown} fails\n")),
+        (
+            server.post("/v1/testAndSet/held", &[("prevValue", "x"), ("value", "y")]),
+            format!("Test a{shown}==x fails\n"),
+        ),
+        (server.delete(&format!("/v1/keys/dir/{path}")), format!("Not A File: /dir/{shown}\n")),
+        (server.get(&format!("/v1/list/{path}")), format!("Not A Directory: /{shown}\n")),
+        (
+            server.post(&format!("/v1/keys/_etcd/{path}"), &[("value", "x")]),
+            format!("Reserved For The System: /_etcd/{shown}\n"),
+        ),
+    ] {
+        assert_eq!(reply.body, line);
+    }
+}
+
 #[test]
 fn refused_at_the_door_takes_no_index() {
     let (_dir, server) = fresh();
     let before = server.get("/health").number("x-etcd-index");
     server.post("/v1/keys/file", &[]);
+    server.post("/v1/keys/file", &[("value", "x"), ("TTL", "5")]);
     server.post("/v1/keys/_etcd/x", &[("value", "x")]);
     server.post("/v1/keys/file", &[("value", "x"), ("ttl", "-1")]);
     assert_eq!(server.get("/health").number("x-etcd-index"), before);

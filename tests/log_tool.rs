@@ -6,8 +6,18 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
+use etcd::data_dir::Identity;
+use etcd::log_tool::{self, Import};
+use etcd::one_line::OneLine;
+use etcd_log::{
+    Batch, Check, Digest, Entry, Index, LogId, LogStorage as _, Payload, RaftIndex, Recording, Wal,
+    WalOptions, Write,
+};
+use etcd_projections::{Position, State};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use support::{Server, etcd};
 use tempfile::TempDir;
 
@@ -100,9 +110,18 @@ fn export_and_import_give_the_same_digest() {
     fs::write(&file, &exported).unwrap();
     let copy = TempDir::new().unwrap();
     let imported = tool(&["import", file.to_str().unwrap()], copy.path());
-    assert!(imported.starts_with("imported 8 commands; machine "), "{imported}");
-    assert_eq!(tool(&["replay"], dir.path()), tool(&["replay"], copy.path()));
-    assert_eq!(tool(&["export"], copy.path()), exported);
+    assert!(imported.starts_with("imported 8 commands, the last is #8 at 20"), "{imported}");
+    let replay = |dir: &Path| tool(&["replay", "--to", "8"], dir);
+    assert_eq!(replay(dir.path()), replay(copy.path()));
+    let (history, end) = exported.trim_end().rsplit_once('\n').unwrap();
+    assert!(end.starts_with(r#"{"end":{"index":8,"time":"20"#), "{end}");
+    // What comes behind it makes a cluster of one.
+    let again = tool(&["export"], copy.path());
+    assert!(again.starts_with(history), "{again}");
+    let shown = tool(&["show", "--from", "9"], copy.path());
+    let shown: Vec<_> = shown.lines().map(behind_time).collect();
+    assert!(shown[0].starts_with("sync cluster") && shown[0].contains(", was \""), "{shown:#?}");
+    assert!(shown[1].starts_with("leave ") && shown.len() == 2, "{shown:#?}");
     // A machine goes on from there.
     let server = Server::start(copy.path());
     assert!(server.get("/v1/keys/d").body.contains(r#""value":"three""#));
@@ -113,25 +132,71 @@ fn export_and_import_give_the_same_digest() {
     );
 }
 
+/// What a tool or a machine says that refuses a directory.
+fn refusal(args: &[&str], dir: &Path) -> String {
+    let output = etcd(args).arg("-d").arg(dir).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    text
+}
+
+/// Adds a batch to the log of a machine that has stopped.
+fn append(dir: &Path, batch: impl FnOnce(&State) -> Batch) {
+    let identity: Identity =
+        serde_json::from_slice(&fs::read(dir.join("node.json")).unwrap()).unwrap();
+    let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
+    let options = WalOptions::new(dir.join("wal"), dir.join("archive"), identity.node, on_fatal);
+    let (wal, _) = Wal::open(&options).unwrap();
+    let mut state = State::new(1);
+    let reader = wal.reader();
+    let entries = reader.iter(RaftIndex(0)..RaftIndex(u64::MAX)).map(Result::unwrap);
+    let mut last = LogId::default();
+    for entry in entries {
+        last = entry.id;
+        entry.batch().into_iter().for_each(|batch| drop(state.apply(batch)));
+    }
+    let id = LogId { index: last.index.next(), ..last };
+    let entry = Entry { id, payload: Payload::Batch(Arc::new(batch(&state))) };
+    let (sender, written) = mpsc::channel();
+    wal.write(Write::Append(vec![Arc::new(entry)]), Box::new(move |done| drop(sender.send(done))));
+    written.recv().unwrap().unwrap();
+    wal.close().unwrap();
+}
+
 #[test]
 fn log_that_leads_to_another_state_is_noticed() {
     let dir = stopped();
-    let exported = tool(&["export"], dir.path());
-    let (before, digest) =
-        exported.split_once(r#""digest":""#).expect("the first batch has a check");
-    let (digest, after) = digest.split_once('"').unwrap();
-    let wrong = "badbadbadbadbadbadbadbadbadbadba";
-    let file = dir.path().join("recorded.jsonl");
-    fs::write(&file, format!(r#"{before}"digest":"{wrong}"{after}"#)).unwrap();
-    let copy = TempDir::new().unwrap();
-    tool(&["import", file.to_str().unwrap()], copy.path());
-    let copy = copy.path().to_str().unwrap();
-    for args in [vec!["log", "verify"], vec!["log", "replay"], vec!["-c", "0", "-s", "0"]] {
-        let output = etcd(&[args, vec!["-d", copy]].concat()).output().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        let expected = format!("has digest {digest}, the proposer's had {wrong}");
+    let (exported, wrong) = (tool(&["export"], dir.path()), Digest(0xbad));
+    let mut right = None;
+    append(dir.path(), |state| {
+        let Position { index, event, time } = state.position();
+        right = Some(state.digest());
+        let check = Some(Check { index, event, time, digest: wrong });
+        Batch { check, ..Batch::new(time, Vec::new()) }
+    });
+    let expected = format!("has digest {}, the proposer's had {wrong}", right.unwrap());
+    let serve = ["-c", "0", "-s", "0"];
+    for args in [&["log", "verify"][..], &["log", "replay"], &["log", "export"], &serve] {
+        let text = refusal(args, dir.path());
         assert!(text.contains(&expected), "{text}");
+    }
+    // A recording is not believed either, in the middle or at its end.
+    let (batches, end) = exported.split_at(exported.find("{\"end\"").unwrap());
+    for (altered, expected) in
+        [(batches, "the proposer's had"), (end, "the file says 00000000000000000000000000000bad")]
+    {
+        let at = altered.find(r#""digest":""#).unwrap() + 10;
+        let altered = format!("{}{wrong}{}", &altered[..at], &altered[at + 32..]);
+        let whole = if altered.starts_with("{\"end") {
+            format!("{batches}{altered}")
+        } else {
+            format!("{altered}{end}")
+        };
+        let (file, copy) = (dir.path().join("recorded.jsonl"), TempDir::new().unwrap());
+        fs::write(&file, whole).unwrap();
+        let text = refusal(&["log", "import", file.to_str().unwrap()], copy.path());
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 0);
     }
 }
 
@@ -139,18 +204,94 @@ fn log_that_leads_to_another_state_is_noticed() {
 fn import_refuses_what_is_no_recording_and_what_is_not_empty() {
     let dir = stopped();
     let file = dir.path().join("recorded.jsonl");
-    let import = |into: &Path| {
-        let args = ["log", "import", file.to_str().unwrap(), "-d", into.to_str().unwrap()];
-        let output = etcd(&args).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).unwrap()
-    };
+    let import = |into: &Path| refusal(&["log", "import", file.to_str().unwrap()], into);
     fs::write(&file, "{\"index\":1,\"time\":\"1970-01-01T00:00:00Z\",\"commands\":[]}\nnonsense\n")
         .unwrap();
     let empty = TempDir::new().unwrap();
     assert!(import(empty.path()).contains("line 2: not a batch of commands"));
-    assert!(!empty.path().join("node.json").exists());
+    fs::write(&file, "\n").unwrap();
+    assert!(import(empty.path()).contains("holds no command"));
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    assert!(import(&empty.path().join("not/there")).contains("holds no command"));
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    let before = contents(dir.path());
     assert!(import(dir.path()).contains("holds the data of a machine already"));
+    assert!(before == contents(dir.path()));
+}
+
+/// Cut off anywhere, a recording is not taken for a whole one, and the last command that
+/// is there is named.
+#[test]
+fn recording_that_was_cut_off_is_refused() {
+    let dir = stopped();
+    let exported = tool(&["export"], dir.path());
+    let (empty, file) = (TempDir::new().unwrap(), dir.path().join("recorded.jsonl"));
+    let import = |text: &[u8], without_end| {
+        fs::write(&file, text).unwrap();
+        let import = Import { file: file.clone(), name: None, without_end };
+        log_tool::import(&import, empty.path(), &mut Vec::new())
+    };
+    let without_end = exported.trim_end().len();
+    // Between any two lines, and in the middle of each.
+    let is_cut = |at: &usize| at.is_multiple_of(17) || exported[..*at].ends_with('\n');
+    for length in (0..without_end).filter(is_cut) {
+        let cut = &exported[..length];
+        let whole_lines = &cut[..cut.rfind('\n').map_or(0, |at| at + 1)];
+        let commands = Recording::read(whole_lines.as_bytes()).unwrap().last;
+        let rest = &exported[whole_lines.len()..length];
+        let line = exported[whole_lines.len()..].lines().next().unwrap();
+        let is_whole = rest == line;
+        let last = if is_whole { Recording::read(cut.as_bytes()).unwrap().last } else { commands };
+        let Err(error) = import(cut.as_bytes(), false) else { panic!("{length} bytes are taken") };
+        let text = OneLine(&error).to_string();
+        let is_named = text.contains(&format!("command {last},"))
+            || text.contains(&format!("command is {last}:"));
+        assert!(is_named || (last == Index(0) && text.contains("holds no command")), "{text}");
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "{text}");
+    }
+    // Whoever knows why it has no end can have it.
+    let batches = &exported[..exported.find("{\"end\"").unwrap()];
+    import(batches.as_bytes(), true).unwrap();
+    assert!(tool(&["verify"], empty.path()).contains(" 10 commands, "));
+}
+
+#[test]
+fn nothing_is_not_good() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("archive")).unwrap();
+    for args in [["log", "verify"], ["log", "export"]] {
+        let text = refusal(&args, dir.path());
+        assert!(text.contains("holds no command"), "{text}");
+    }
+}
+
+/// Whatever a client writes, the log's lines are ours.
+#[test]
+fn what_clients_write_forges_no_line() {
+    const NASTY: &str = "x\n       9  2026-01-01T00:00:00Z  set /forged = \"1\"\r\u{1b}[2J\u{7f}\u{85}\u{9b}1A\u{2028}\u{202e}";
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let encoded = utf8_percent_encode(NASTY, NON_ALPHANUMERIC);
+    for path in [format!("/v1/keys/{encoded}"), format!("/v1/keys/d/{encoded}/k")] {
+        assert_eq!(server.post(&path, &[("value", NASTY), ("ttl", "1000")]).status, 200);
+    }
+    let tested = server.post(
+        &format!("/v1/testAndSet/{encoded}"),
+        &[("prevValue", &format!("{NASTY}!")), ("value", NASTY)],
+    );
+    assert_eq!(tested.status, 400);
+    assert_eq!(server.delete(&format!("/v1/keys/d/{encoded}/k")).status, 200);
+    assert!(server.stop("-TERM").0.success());
+    for args in [&["show"][..], &["show", "--json"], &["replay"], &["verify"]] {
+        let text = tool(args, dir.path());
+        let acted_on = |c: char| c != '\n' && c != ' ' && c.escape_debug().len() > 1;
+        let found = text.chars().find(|c| acted_on(*c) && !"\"'\\".contains(*c));
+        assert_eq!(found, None, "{args:?}: {text}");
+        assert!(!text.lines().any(|line| line.trim_start().starts_with("9  2026-01-01")), "{text}");
+    }
+    let shown = tool(&["show", "--from", "3", "--json"], dir.path());
+    let line: serde_json::Value = serde_json::from_str(shown.lines().next().unwrap()).unwrap();
+    assert_eq!(line["command"]["set"]["value"], NASTY);
 }
 
 #[test]
@@ -161,6 +302,7 @@ fn verify_finds_a_log_good() {
         verified.starts_with("good: ") && verified.contains(" 8 commands, 8 events; "),
         "{verified}"
     );
+    assert!(verified.contains("; the last command is #8 at 20"), "{verified}");
 }
 
 #[test]

@@ -236,3 +236,19 @@ fn start_anew_that_cannot_listen_sets_nothing_aside() {
     assert!(line.contains("cannot listen on"), "{line}");
     assert!(dir.path().join("node.json").exists() && dir.path().join("wal").exists());
 }
+
+/// A directory keeps its name alone: what deep keys take grows with what was sent, not
+/// with its square.
+#[test]
+fn deep_keys_take_no_more_memory_than_was_sent() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    let below = "/0123456789012345678901234567890".repeat(127);
+    let before = server.resident_kib();
+    for number in 0..500 {
+        server.post(&format!("/v1/keys/{number:031}{below}"), &[("value", "x")]);
+    }
+    // 2 MiB were sent; the paths of all directories on the way are 127 MiB.
+    let taken = server.resident_kib() - before;
+    assert!(taken < 64 << 10, "{taken} KiB");
+}

@@ -114,14 +114,39 @@ fn live_watch_sees_the_next_event() {
 #[test]
 fn cluster_and_program_tell_who_they_are() {
     let (_dir, server) = fresh();
+    // Programs read these as they are: a newline would become a part of an address.
     for path in ["/leader", "/v1/leader"] {
-        assert_eq!(server.get(path).body, format!("{}\n", server.peer_url));
+        assert_eq!(server.get(path).body, server.peer_url);
     }
-    assert_eq!(server.get("/v1/machines").body, format!("{}\n", server.url));
+    assert_eq!(server.get("/v1/machines").body, server.url);
     assert_eq!(server.get("/version").body, format!("etcd {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(server.get("/health").body, "{\"health\":\"true\"}\n");
     let machine = server.get("/v1/keys/_etcd/machines/node").body;
     assert!(machine.contains(&server.url) && machine.contains(&server.peer_url), "{machine}");
+}
+
+/// As Go's `encoding/json` wrote it in 2013, wherever text of a client stands in JSON.
+#[test]
+fn text_is_escaped_as_the_first_etcd_did() {
+    let (_dir, server) = fresh();
+    let text = "<a&b>\u{2028}\u{2029}\t\n";
+    let escaped = r"\u003ca\u0026b\u003e\u2028\u2029\u0009\n";
+    let path = "/v1/keys/dir/%3Ca%26b%3E%E2%80%A8%E2%80%A9%09%0A";
+    server.post(path, &[("value", text)]);
+    let set = server.post(path, &[("value", text)]).body;
+    let expected = format!(
+        "{{\"action\":\"SET\",\"key\":\"/dir/{escaped}\",\"prevValue\":\"{escaped}\",\"value\":\"{escaped}\",\"index\":4}}\n"
+    );
+    assert_eq!(set, expected);
+    let got = format!("\"key\":\"/dir/{escaped}\",\"value\":\"{escaped}\"");
+    assert!(server.get(path).body.contains(&got));
+    assert!(server.get("/v1/keys/dir").body.contains(&got));
+    let listed = format!("{{\"Key\":\"{escaped}\",\"Value\":\"{escaped}\",\"Type\":\"f\"}}\n");
+    assert_eq!(server.get("/v1/list/dir").body, listed);
+    // A watch and a stream, now and from history, give the bytes that the set gave.
+    assert_eq!(server.get("/v1/watch/dir?index=4").body, set);
+    let line = server.lines("/v1/watch/dir?index=4&stream=true", &[]).next().unwrap();
+    assert!(line.starts_with(set.trim_end().trim_end_matches('}')), "{line}");
 }
 
 #[test]

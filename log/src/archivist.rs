@@ -290,4 +290,37 @@ mod tests {
         wal.wait_for_archivist();
         assert_eq!(wal.reader().archived().0, 1);
     }
+
+    /// What is old by the logged time alone, for a clock has jumped, stays.
+    #[test]
+    fn only_what_was_written_long_ago_is_dropped_for_its_age() {
+        let dir = TempDir::new().unwrap();
+        let retain = Retain::Age(Duration::from_hours(30 * 24));
+        let options = crate::WalOptions { retain, ..options(dir.path(), 1024) };
+        let (wal, _) = Wal::open(&options).unwrap();
+        // All of it is from 1970, but for the last entry.
+        let write_at = |index, time| {
+            let mut last = (*entry(index, 1, "v")).clone();
+            last.payload = crate::Payload::Batch(Arc::new(crate::Batch::new(time, Vec::new())));
+            write(&wal, Write::Append(vec![Arc::new(last)])).unwrap();
+        };
+        for index in 0..40 {
+            write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
+        }
+        write_at(40, crate::LogTime(1_800_000_000_000_000_000));
+        let last = entry(40, 1, "").id;
+        wal.note_committed(last);
+        write(&wal, Write::Purge { upto: last }).unwrap();
+        wal.note_checkpoints(Some(last.index), Some(last.index));
+        wal.wait_for_archivist();
+        assert_eq!(wal.first(), RaftIndex(0));
+        let files = wal.reader().archive().sealed();
+        assert!(files.len() > 3, "{} files", files.len());
+        for file in &files[..2] {
+            let file = std::fs::File::options().write(true).open(&file.path).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        }
+        wal.wait_for_archivist();
+        assert_eq!(wal.first(), files[2].footer.first);
+    }
 }

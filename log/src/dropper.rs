@@ -7,14 +7,25 @@
 //! In this order what is missing is always known to be. Files that a crash leaves in
 //! between go at the next start.
 
+use std::fs;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
+use crate::retention::{Aged, Now};
+use crate::sealed::Sealed;
 use crate::wal::Submitter;
 use crate::{
     IoError, LogError, LogId, LogReader, LogTime, Notice, OnNotice, RaftIndex, Retain, Write,
 };
+
+/// This machine's time: what the clock said once, and the time since. It goes on evenly,
+/// whatever happens to the clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EvenClock {
+    then: SystemTime,
+    since: Instant,
+}
 
 /// Drops the oldest history. Cloning gives another handle.
 #[derive(Clone)]
@@ -23,6 +34,7 @@ pub(crate) struct Dropper {
     pub(crate) reader: LogReader,
     pub(crate) submitter: Submitter,
     pub(crate) retain: Retain,
+    pub(crate) clock: EvenClock,
     pub(crate) on_notice: OnNotice,
 }
 
@@ -52,8 +64,11 @@ impl Dropper {
     /// As [`Self::forget`].
     pub(crate) fn drop_excess(&self, superfluous: RaftIndex) -> Result<(), LogError> {
         let files = self.reader.archive().sealed();
-        let kept: Vec<_> = files.iter().map(|file| (file.bytes, file.footer.time)).collect();
-        let excess = self.retain.excess(&kept, now()).min(files.len().saturating_sub(1));
+        let Some(newest) = files.last() else { return Ok(()) };
+        let (logged, here) = (self.newest_time().max(newest.footer.time), self.clock.now());
+        let kept: Vec<_> = files.iter().map(|file| self.aged(file, here)).collect();
+        let now = Now { logged, here };
+        let excess = self.retain.excess(&kept, now).min(files.len() - 1);
         let excess = files[..excess].iter();
         let excess = excess.take_while(|file| file.footer.last.index <= superfluous);
         let Some(newest) = excess.last() else { return Ok(()) };
@@ -61,9 +76,41 @@ impl Dropper {
         (self.on_notice)(Notice::Dropped { files, last: newest.footer.index });
         Ok(())
     }
+
+    /// Returns the logged time of the last entry that is committed; zero, if it has none
+    /// or cannot be read.
+    fn newest_time(&self) -> LogTime {
+        let Some(last) = self.reader.state().committed else { return LogTime::default() };
+        let entries = self.reader.entries(last.index..last.index.next(), 0).unwrap_or_default();
+        let batch = entries.first().and_then(|entry| entry.batch());
+        batch.map_or(LogTime::default(), |batch| batch.time)
+    }
+
+    fn aged(&self, file: &Sealed, now: LogTime) -> Aged {
+        let written = match self.retain {
+            Retain::Age(_) => {
+                fs::metadata(&file.path).and_then(|metadata| metadata.modified()).ok()
+            }
+            Retain::Forever | Retain::Bytes(_) => None,
+        };
+        // What nobody knows the age of is new.
+        let written = written.map_or(now, since_epoch);
+        Aged { bytes: file.bytes, logged: file.footer.time, written }
+    }
 }
 
-fn now() -> LogTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+impl EvenClock {
+    /// Looks at the clock.
+    pub(crate) fn start() -> Self {
+        Self { then: SystemTime::now(), since: Instant::now() }
+    }
+
+    fn now(self) -> LogTime {
+        since_epoch(self.then + self.since.elapsed())
+    }
+}
+
+fn since_epoch(time: SystemTime) -> LogTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     LogTime(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -110,6 +110,22 @@ impl KeyPath {
         }
     }
 
+    /// Returns the key of this name in this directory: the name is one part of a key.
+    pub fn child(&self, name: &str) -> Self {
+        let directory = if self.is_root() { "" } else { &*self.text };
+        Self { text: SmolStr::from(format!("{directory}/{name}")), slash: to_u32(directory.len()) }
+    }
+
+    /// Returns the parts, from the first one to the name; of the root, none.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        self.text[1..].split('/').filter(|part| !part.is_empty())
+    }
+
+    /// Returns the key that the first bytes of this one are: whole parts.
+    pub fn first_bytes(&self, length: usize) -> Self {
+        Self::from_clean(SmolStr::from(&self.text[..length]))
+    }
+
     /// Returns whether this is `/`.
     pub fn is_root(&self) -> bool {
         self.text.len() == 1
@@ -270,6 +286,15 @@ mod tests {
         let above: Vec<_> = key("/a/b/c").ancestors().map(str::to_owned).collect();
         assert_eq!(above, ["/a/b/c", "/a/b", "/a", "/"]);
         assert_eq!(KeyPath::root().ancestors().count(), 1);
+    }
+
+    #[test]
+    fn parts_make_the_key_again() {
+        let all = key("/a/b-c/d");
+        assert_eq!(all.parts().collect::<Vec<_>>(), ["a", "b-c", "d"]);
+        assert_eq!(all.parts().fold(KeyPath::root(), |above, name| above.child(name)), all);
+        assert_eq!(KeyPath::root().parts().count(), 0);
+        assert_eq!(all.first_bytes(6), key("/a/b-c"));
     }
 
     #[test]

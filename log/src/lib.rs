@@ -68,7 +68,7 @@ pub use memory::MemoryLog;
 pub use notice::Notice;
 pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
 pub use reader::LogReader;
-pub use recording::{RecordedBatch, RecordingError};
+pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use retention::{InvalidRetain, Retain};
 pub use scan::{Recovered, TornTail, Visit};
 pub use storage::{Done, LogState, LogStorage, Write};

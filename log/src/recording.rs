@@ -1,19 +1,24 @@
-//! Recorded logs: the commands of a log as JSON lines, one batch a line.
+//! Recorded logs: the commands of a log as JSON lines, one batch a line, and an end.
 //!
 //! ```text
 //! {"index":1,"time":"2026-11-22T10:00:00.000000000Z","commands":[{"sync":{…}},{"join":{…}}]}
 //! {"index":3,"time":"2026-11-22T10:00:07.250000000Z","commands":[{"set":{…}}]}
+//! {"end":{"index":3,"time":"2026-11-22T10:00:07.250000000Z","digest":"…"}}
 //! ```
 //!
 //! `index` is that of the batch's first command; of a tick, that of the command
 //! that would come next. It is there for people and as a check: a line that does
 //! not follow the one before is refused.
+//!
+//! The end names the last command and what the state was there: a recording without
+//! one was cut off, or made by a version that wrote none. Whether such a one will do is
+//! for whoever reads it to say.
 
 use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Check, Command, Index, LogTime};
+use crate::{Batch, Check, Command, Digest, Index, LogTime};
 
 /// The longest line, in bytes. A batch of 4 MiB grows sixfold at worst when JSON
 /// escapes all of it.
@@ -29,22 +34,58 @@ pub struct RecordedBatch {
     pub time: LogTime,
     /// The commands.
     pub commands: Vec<Command>,
-    /// What the proposer's state was before; absent from most batches.
+    /// What the proposer's state was before; absent from most batches. A recording has
+    /// no entries, so that it names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+}
+
+/// The last line of a recorded log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedEnd {
+    /// What there is to say at the end.
+    pub end: End,
+}
+
+/// How a recorded log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct End {
+    /// The index of the last command.
+    pub index: Index,
+    /// The logged time.
+    pub time: LogTime,
+    /// The hash over all outcomes; absent if the beginning was no longer kept, and
+    /// nobody could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+/// A recorded log, read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// The batches, from the first command on.
+    pub batches: Vec<Batch>,
+    /// The index of the last command; zero, if there is none.
+    pub last: Index,
+    /// Its end, if it has one.
+    pub end: Option<End>,
 }
 
 /// A recorded log that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
-    /// The operating system refused, or the text is not UTF-8.
+    /// The operating system refused.
     #[error("cannot be read")]
     Io(#[from] io::Error),
-    /// It is not a batch.
-    #[error("line {line}: not a batch of commands")]
+    /// It is neither a batch nor an end.
+    #[error("line {line}: not a batch of commands; the last good command is {last}")]
     Unreadable {
         /// The line's number, from 1.
         line: usize,
+        /// The last command before it.
+        last: Index,
         /// What is wrong with it.
         source: serde_json::Error,
     },
@@ -66,52 +107,113 @@ pub enum RecordingError {
         /// The index that comes next.
         expected: Index,
     },
+    /// It speaks of another end.
+    #[error("line {line}: the end is said to be command {found}, but the last command is {last}")]
+    OtherEnd {
+        /// The line's number, from 1.
+        line: usize,
+        /// The last command that it names.
+        found: Index,
+        /// The last one there is.
+        last: Index,
+    },
+    /// Something stands behind the end.
+    #[error("line {line}: stands behind the end")]
+    BehindEnd {
+        /// The line's number, from 1.
+        line: usize,
+    },
+}
+
+/// What a line holds.
+enum Line {
+    Batch(RecordedBatch),
+    End(End),
 }
 
 impl RecordedBatch {
     /// Records a batch whose first command has this index.
     pub fn new(index: Index, batch: &Batch) -> Self {
         let Batch { time, commands, check } = batch.clone();
-        Self { index, time, commands, check }
+        Self { index, time, commands, check: check.map(without_entry) }
     }
 
     fn into_batch(self) -> Batch {
         let Self { index: _, time, commands, check } = self;
-        Batch { time, commands, check }
+        // Whoever takes the batch over numbers the entries anew.
+        Batch { time, commands, check: check.map(without_entry) }
     }
 
-    /// Reads a recorded log, from its first line to its last.
+    /// Reads the batches of a recorded log, with an end or without.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recording::read`].
+    pub fn read_all(lines: impl BufRead) -> Result<Vec<Batch>, RecordingError> {
+        Ok(Recording::read(lines)?.batches)
+    }
+}
+
+impl Recording {
+    /// Reads a recorded log, from its first line to its last. It need not have an end.
     ///
     /// # Errors
     ///
     /// If a line cannot be read, is not a batch, or not the next one.
-    pub fn read_all(lines: impl BufRead) -> Result<Vec<Batch>, RecordingError> {
-        let (mut batches, mut next) = (Vec::new(), Index(1));
-        for (at, line) in lines.lines().enumerate() {
-            if let Some(recorded) = Self::read(at + 1, &line?, next)? {
-                next = Index(next.0 + recorded.commands.len() as u64);
-                batches.push(recorded.into_batch());
-            }
+    pub fn read(lines: impl BufRead) -> Result<Self, RecordingError> {
+        let mut recording = Self::default();
+        for (at, line) in lines.split(b'\n').enumerate() {
+            recording.take(at + 1, &line?)?;
         }
-        Ok(batches)
+        Ok(recording)
     }
 
-    /// Reads the next line, whose first command must be `expected`. An empty line
-    /// is none.
-    fn read(line: usize, text: &str, expected: Index) -> Result<Option<Self>, RecordingError> {
-        if text.trim().is_empty() {
-            return Ok(None);
+    /// Takes in the next line. An empty one says nothing.
+    fn take(&mut self, line: usize, text: &[u8]) -> Result<(), RecordingError> {
+        if text.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        if self.end.is_some() {
+            return Err(RecordingError::BehindEnd { line });
         }
         if text.len() > LINE_BYTES {
             return Err(RecordingError::TooLong { line, length: text.len() });
         }
-        let batch: Self = serde_json::from_str(text)
-            .map_err(|source| RecordingError::Unreadable { line, source })?;
-        if batch.index != expected {
-            return Err(RecordingError::Gap { line, found: batch.index, expected });
+        let last = self.last;
+        let read = Line::read(text);
+        match read.map_err(|source| RecordingError::Unreadable { line, last, source })? {
+            Line::Batch(batch) if batch.index != last.next() => {
+                let (found, expected) = (batch.index, last.next());
+                Err(RecordingError::Gap { line, found, expected })
+            }
+            Line::Batch(batch) => {
+                self.last = Index(last.0 + batch.commands.len() as u64);
+                self.batches.push(batch.into_batch());
+                Ok(())
+            }
+            Line::End(end) if end.index != last => {
+                Err(RecordingError::OtherEnd { line, found: end.index, last })
+            }
+            Line::End(end) => {
+                self.end = Some(end);
+                Ok(())
+            }
         }
-        Ok(Some(batch))
     }
+}
+
+impl Line {
+    fn read(text: &[u8]) -> Result<Self, serde_json::Error> {
+        // The first word of a batch is enough to see that it is no end.
+        match serde_json::from_slice::<RecordedEnd>(text) {
+            Ok(RecordedEnd { end }) => Ok(Self::End(end)),
+            Err(_) => serde_json::from_slice(text).map(Self::Batch),
+        }
+    }
+}
+
+fn without_entry(check: Check) -> Check {
+    Check { entry: None, ..check }
 }
 
 #[cfg(test)]
@@ -120,19 +222,55 @@ mod tests {
 
     use super::*;
 
+    const FIRST: &str = r#"{"index":1,"time":"1970-01-01T00:00:01Z","commands":[{"delete":{"key":"/a"}},{"delete":{"key":"/b"}}]}"#;
+    const TICK: &str = r#"{"index":3,"time":"1970-01-01T00:00:02Z","commands":[]}"#;
+    const END: &str = r#"{"end":{"index":2,"time":"1970-01-01T00:00:02.000000000Z"}}"#;
+
+    fn read(lines: &[&str]) -> Result<Recording, String> {
+        Recording::read(lines.join("\n").as_bytes()).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn line_that_does_not_follow_is_refused() {
-        let line = r#"{"index":3,"time":"1970-01-01T00:00:01Z","commands":[]}"#;
-        assert!(RecordedBatch::read(1, line, Index(3)).unwrap().is_some());
-        let error = RecordedBatch::read(7, line, Index(4)).unwrap_err();
-        assert_eq!(error.to_string(), "line 7: batch begins with command #3, expected #4");
+        assert_eq!(read(&[FIRST, "", TICK, TICK]).unwrap().batches.len(), 3);
+        for lines in [&[TICK][..], &[FIRST, FIRST]] {
+            let error = read(lines).unwrap_err();
+            assert!(error.contains("batch begins with command #"), "{error}");
+        }
+    }
+
+    #[test]
+    fn end_is_the_last_line_and_names_the_last_command() {
+        let whole = read(&[FIRST, TICK, END]).unwrap();
+        let end = whole.end.unwrap();
+        assert_eq!((whole.last, end.index, end.digest), (Index(2), Index(2), None));
+        assert_eq!(serde_json::to_string(&RecordedEnd { end }).unwrap(), END);
+        assert_eq!(read(&[FIRST, TICK]).unwrap().end, None);
+        let wrong = read(&[END]).unwrap_err();
+        assert_eq!(wrong, "line 1: the end is said to be command #2, but the last command is #0");
+        assert_eq!(read(&[FIRST, END, TICK]).unwrap_err(), "line 3: stands behind the end");
+    }
+
+    #[test]
+    fn line_that_was_cut_off_names_the_last_command() {
+        let whole = [FIRST, TICK, END].join("\n");
+        for length in 0..whole.len() {
+            match Recording::read(&whole.as_bytes()[..length]) {
+                Ok(read) => assert_eq!(read.end, None, "{length} bytes"),
+                Err(RecordingError::Unreadable { last, .. }) => {
+                    let last_whole = if length > FIRST.len() { 2 } else { 0 };
+                    assert_eq!(last, Index(last_whole), "{length} bytes");
+                }
+                Err(error) => panic!("{length} bytes: {error}"),
+            }
+        }
     }
 
     proptest! {
-        /// Whatever the text, reading it does not panic.
+        /// Whatever the bytes, reading them does not panic.
         #[test]
-        fn any_text_is_judged(text in ".*") {
-            let _read = RecordedBatch::read(1, &text, Index(1));
+        fn any_text_is_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in ".*") {
+            let _read = (Recording::read(&bytes[..]), Recording::read(text.as_bytes()));
         }
     }
 }

@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
-use crate::dropper::Dropper;
+use crate::dropper::{Dropper, EvenClock};
 use crate::keeper::{Covered, Keeper};
 use crate::repair::repair;
 use crate::scan::{self, Scanned};
@@ -172,6 +172,7 @@ impl Wal {
             reader: reader.clone(),
             submitter: submitter.clone(),
             retain: options.retain,
+            clock: EvenClock::start(),
             on_notice: Arc::clone(&options.on_notice),
         };
         let archivist = Archivist {

@@ -36,6 +36,21 @@ impl ExpiryIndex {
         self.by_time.iter().take(most).take_while(|(deadline, _)| *deadline <= time).count()
     }
 
+    /// Returns the latest time up to `time` at which not more keys than these are due;
+    /// or else more by as many as share the deadline of the last one. That is later
+    /// than any time that has been reached: the next key is due at it, at least.
+    ///
+    /// # Panics
+    ///
+    /// If not even one may be.
+    pub fn time_for(&self, time: LogTime, most: usize) -> LogTime {
+        assert!(most > 0, "time would stand still");
+        if self.due(time, most + 1) <= most {
+            return time;
+        }
+        self.by_time.iter().nth(most - 1).map_or(time, |(deadline, _)| *deadline)
+    }
+
     /// Returns all deadlines, soonest first.
     pub fn iter(&self) -> impl Iterator<Item = (LogTime, &KeyPath)> {
         self.by_time.iter().map(|(deadline, key)| (*deadline, key))

@@ -14,17 +14,21 @@
 //! * Children are ordered by name, so listings are equal on all machines.
 //! * The root is a directory that is always there.
 //!
-//! All nodes lie in one persistent map from key to node; the order of keys
-//! ([`KeyPath`]) makes the children of a directory neighbours.
+//! The files lie in one persistent map from key to node; the order of keys
+//! ([`KeyPath`]) makes those of a directory neighbours. The directories lie in another
+//! one ([`directories`]), each with its name alone.
 //!
 //! Deliberately not here: whether a command may run (`decide`), when a key
 //! expires (`expiry`), who waits for a change.
 
+use std::cmp::Ordering;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use etcd_log::{KeyPath, LogTime};
 use imbl::OrdMap;
 
+use crate::directories::Directories;
 use crate::{Change, Outcome, Position, Projection, What};
 
 /// What stands at a key.
@@ -42,78 +46,111 @@ pub enum Node {
 }
 
 /// A child of a directory.
-pub type Child<'a> = (&'a KeyPath, &'a Node);
+pub type Child<'a> = (KeyPath, &'a Node);
 
 /// What every key holds right now.
 #[derive(Clone, Debug, Default)]
 pub struct KeyTree {
     position: Position,
-    nodes: OrdMap<KeyPath, Node>,
+    /// The files; no directory.
+    files: OrdMap<KeyPath, Node>,
+    directories: Directories,
 }
 
 impl KeyTree {
     /// Returns what stands at a key.
     pub fn get(&self, key: &KeyPath) -> Option<&Node> {
-        if key.is_root() { Some(&Node::Directory) } else { self.nodes.get(key) }
+        let directory = || self.directories.find(key).map(|_| &Node::Directory);
+        self.files.get(key).or_else(directory)
     }
 
     /// Returns the children of a directory, ordered by name; none if it is not
     /// there, or is a file.
     pub fn children(&self, directory: &KeyPath) -> impl Iterator<Item = Child<'_>> {
-        let directory = directory.clone();
-        self.nodes
-            .range(directory.before_children()..)
-            .take_while(move |(key, _)| directory.is_parent_of(key))
+        let (above, below) = (directory.clone(), directory.clone());
+        let files = self.files.range(directory.before_children()..);
+        let files = files.take_while(move |(key, _)| above.is_parent_of(key));
+        let number = self.directories.find(directory).into_iter();
+        let directories = number.flat_map(|number| self.directories.children(number));
+        let directories = directories.map(move |(name, _)| below.child(name));
+        merged(files, directories)
     }
 
     /// Returns the closest file above a key: what keeps the key from being made.
     pub fn file_above(&self, key: &KeyPath) -> Option<KeyPath> {
-        let mut above = key.parent();
-        while let Some(key) = above {
-            match self.get(&key) {
-                Some(Node::Directory) => return None,
-                Some(Node::File { .. }) => return Some(key),
-                None => above = key.parent(),
-            }
-        }
-        None
+        // Above a file there are directories alone.
+        let missing = self.directories.first_missing(&key.parent()?)?;
+        self.files.contains_key(&missing).then_some(missing)
     }
 
     /// Returns all nodes but the root, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = Child<'_>> {
-        self.nodes.iter()
+        let below = self.directories.in_order().flat_map(|(path, number)| {
+            self.directories.children(number).map(move |(name, _)| path.child(name))
+        });
+        merged(self.files.iter(), below)
+    }
+
+    /// Returns all files, in the order of their keys.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&KeyPath, &Node)> {
+        self.files.iter()
     }
 
     /// Returns how many nodes there are, without the root.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.files.len() + self.directories.len()
     }
 
     /// Returns whether there is nothing but the root.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.len() == 0
     }
 
     /// Restores a tree from its nodes.
-    pub(crate) fn restore(position: Position, nodes: OrdMap<KeyPath, Node>) -> Self {
-        Self { position, nodes }
+    pub(crate) fn restore(
+        position: Position,
+        nodes: impl IntoIterator<Item = (KeyPath, Node)>,
+    ) -> Self {
+        let mut tree = Self { position, ..Self::default() };
+        for (key, node) in nodes {
+            match node {
+                Node::File { .. } => drop(tree.files.insert(key, node)),
+                Node::Directory => tree.directories.make(&key),
+            }
+        }
+        tree
     }
 
     fn set(&mut self, key: &KeyPath, value: Arc<str>, deadline: Option<LogTime>) {
-        if self.nodes.insert(key.clone(), Node::File { value, deadline }).is_none() {
-            self.make_directories(key);
+        if self.files.insert(key.clone(), Node::File { value, deadline }).is_none()
+            && let Some(directory) = key.parent()
+        {
+            self.directories.make(&directory);
         }
     }
+}
 
-    /// Makes the directories above a new key, from the lowest one up to the
-    /// first that is there.
-    fn make_directories(&mut self, key: &KeyPath) {
-        let mut above = key.parent();
-        while let Some(directory) = above.filter(|key| self.get(key).is_none()) {
-            above = directory.parent();
-            self.nodes.insert(directory, Node::Directory);
-        }
+/// Returns files and directories together, both of which are in the order of their keys.
+fn merged<'a>(
+    files: impl Iterator<Item = (&'a KeyPath, &'a Node)>,
+    directories: impl Iterator<Item = KeyPath>,
+) -> impl Iterator<Item = Child<'a>> {
+    let (mut files, mut directories) = (files.peekable(), directories.peekable());
+    std::iter::from_fn(move || next_of(&mut files, &mut directories))
+}
+
+fn next_of<'a>(
+    files: &mut Peekable<impl Iterator<Item = (&'a KeyPath, &'a Node)>>,
+    directories: &mut Peekable<impl Iterator<Item = KeyPath>>,
+) -> Option<Child<'a>> {
+    let is_file_next = match (files.peek(), directories.peek()) {
+        (Some((file, _)), Some(directory)) => (*file).cmp(directory) == Ordering::Less,
+        (file, _) => file.is_some(),
+    };
+    if is_file_next {
+        return files.next().map(|(key, node)| (key.clone(), node));
     }
+    directories.next().map(|key| (key, &Node::Directory))
 }
 
 impl Projection for KeyTree {
@@ -129,7 +166,7 @@ impl Projection for KeyTree {
                 self.set(&event.key, Arc::clone(value), *deadline);
             }
             Change::Delete { .. } | Change::Expire { .. } => {
-                self.nodes.remove(&event.key);
+                self.files.remove(&event.key);
             }
         }
     }

@@ -19,6 +19,7 @@
 
 mod decide;
 mod digest;
+mod directories;
 mod event;
 mod expiry;
 mod key_tree;
@@ -26,6 +27,7 @@ mod machines;
 mod outcome;
 mod piece;
 mod state;
+mod trail;
 mod watch_ring;
 
 pub use decide::{CLUSTER_KEY, decide, is_reserved, machine_key};

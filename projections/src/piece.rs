@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use etcd_log::{Digest, Index, KeyPath, LogTime};
-use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digester;
@@ -80,10 +79,9 @@ impl State {
     pub fn pieces(&self) -> impl Iterator<Item = Piece> {
         let nodes = self.tree.iter().map(|(key, node)| match node {
             Node::File { value, deadline } => {
-                let (key, value) = (key.clone(), Arc::clone(value));
-                Piece::File { key, value, deadline: *deadline }
+                Piece::File { key, value: Arc::clone(value), deadline: *deadline }
             }
-            Node::Directory => Piece::Directory { key: key.clone() },
+            Node::Directory => Piece::Directory { key },
         });
         nodes.chain(self.ring.iter().map(|event| Piece::Event(Arc::clone(event))))
     }
@@ -102,23 +100,22 @@ impl State {
         pieces: impl IntoIterator<Item = Piece>,
         ring_capacity: usize,
     ) -> Result<Self, RestoreError> {
-        let (mut nodes, mut events) = (OrdMap::new(), Vec::new());
-        for piece in pieces {
-            match piece {
-                Piece::File { key, value, deadline } => {
-                    nodes.insert(key, Node::File { value, deadline });
-                }
-                Piece::Directory { key } => drop(nodes.insert(key, Node::Directory)),
-                Piece::Event(event) => events.push(event),
+        let mut events = Vec::new();
+        let nodes = pieces.into_iter().filter_map(|piece| match piece {
+            Piece::File { key, value, deadline } => Some((key, Node::File { value, deadline })),
+            Piece::Directory { key } => Some((key, Node::Directory)),
+            Piece::Event(event) => {
+                events.push(event);
+                None
             }
-        }
-        check("nodes of the tree", nodes.len(), summary.nodes)?;
-        check("events of the ring", events.len(), summary.events)?;
+        });
         let position = summary.position;
-        let expiry = ExpiryIndex::restore(position, deadlines(&nodes));
-        let machines = Machines::restore(position, machine_values(&nodes));
-        let ring = WatchRing::restore(ring_capacity, position, summary.dropped, events);
         let tree = KeyTree::restore(position, nodes);
+        check("nodes of the tree", tree.len(), summary.nodes)?;
+        check("events of the ring", events.len(), summary.events)?;
+        let expiry = ExpiryIndex::restore(position, deadlines(&tree));
+        let machines = Machines::restore(position, machine_values(&tree));
+        let ring = WatchRing::restore(ring_capacity, position, summary.dropped, events);
         let digester = Digester::restore(position, summary.digest);
         Ok(Self::restore(position, tree, ring, expiry, machines, digester))
     }
@@ -128,15 +125,15 @@ fn check(what: &'static str, found: usize, expected: usize) -> Result<(), Restor
     if found == expected { Ok(()) } else { Err(RestoreError { what, found, expected }) }
 }
 
-fn deadlines(nodes: &OrdMap<KeyPath, Node>) -> impl Iterator<Item = (LogTime, KeyPath)> {
-    nodes.iter().filter_map(|(key, node)| match node {
+fn deadlines(tree: &KeyTree) -> impl Iterator<Item = (LogTime, KeyPath)> {
+    tree.files().filter_map(|(key, node)| match node {
         Node::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
         Node::File { deadline: None, .. } | Node::Directory => None,
     })
 }
 
-fn machine_values(nodes: &OrdMap<KeyPath, Node>) -> impl Iterator<Item = (&KeyPath, &str)> {
-    nodes.iter().filter_map(|(key, node)| match node {
+fn machine_values(tree: &KeyTree) -> impl Iterator<Item = (&KeyPath, &str)> {
+    tree.files().filter_map(|(key, node)| match node {
         Node::File { value, .. } if is_machine(key) => Some((key, &**value)),
         Node::File { .. } | Node::Directory => None,
     })

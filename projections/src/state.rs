@@ -3,23 +3,58 @@
 //! A live machine, a start, an old watch and the log's tools all call
 //! [`State::apply`]: there is no second implementation of it.
 
+use std::fmt;
 use std::sync::Arc;
 
-use etcd_log::{Batch, Check, Command, Digest, Index, LogTime};
+use etcd_log::{Batch, Check, Command, Digest, Index, LogTime, RaftIndex};
 
 use crate::digest::Digester;
+use crate::trail::Trail;
 use crate::{
     Change, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _, WatchRing,
     What, decide,
 };
 
 /// A state that is not the proposer's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the state at command {index} has digest {found}, the proposer's had {expected}")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{at} the state has digest {}, the proposer's had {}; it is at {}, that was at {}",
+    stands.0.digest, stands.1.digest, stands.0, stands.1
+)]
 pub struct Diverged {
-    index: Index,
-    found: Digest,
-    expected: Digest,
+    at: At,
+    /// What was found, and what was expected.
+    stands: Box<(Stand, Stand)>,
+}
+
+/// Where two states differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Entry(RaftIndex),
+    Command(Index),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(entry) => write!(f, "after entry {entry}"),
+            Self::Command(index) => write!(f, "after command {index}"),
+        }
+    }
+}
+
+/// Where a state stands, and its digest there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stand {
+    position: Position,
+    digest: Digest,
+}
+
+impl fmt::Display for Stand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Position { index, event, time } = self.position;
+        write!(f, "command {index}, event {event}, {time}")
+    }
 }
 
 /// Everything that the log says, up to some position. Cloning it is O(1).
@@ -31,6 +66,7 @@ pub struct State {
     pub(crate) expiry: ExpiryIndex,
     pub(crate) machines: Machines,
     pub(crate) digester: Digester,
+    trail: Trail,
 }
 
 impl State {
@@ -47,6 +83,7 @@ impl State {
             expiry: ExpiryIndex::default(),
             machines: Machines::default(),
             digester: Digester::default(),
+            trail: Trail::default(),
         }
     }
 
@@ -59,7 +96,17 @@ impl State {
         machines: Machines,
         digester: Digester,
     ) -> Self {
-        Self { position, tree, ring, expiry, machines, digester }
+        Self { position, tree, ring, expiry, machines, digester, trail: Trail::default() }
+    }
+
+    /// Notes which entry of the log has led here, if one has: a state that comes from
+    /// elsewhere does not know.
+    #[must_use]
+    pub fn led_to_by(mut self, entry: Option<RaftIndex>) -> Self {
+        if let Some(entry) = entry {
+            self.trail.note(entry, self.position, self.digest());
+        }
+        self
     }
 
     /// Returns how far the state has come.
@@ -92,6 +139,22 @@ impl State {
         self.digester.digest()
     }
 
+    /// Returns the last command before the last check that has come by.
+    pub fn checked(&self) -> Option<Index> {
+        self.trail.checked()
+    }
+
+    /// Applies the next entry of the log: its batch, if it carries one. Whoever does so
+    /// has compared the state with the batch's check, if it has one.
+    pub fn apply_entry(&mut self, entry: RaftIndex, batch: Option<&Batch>) -> Vec<Outcome> {
+        if let Some(check) = batch.and_then(|batch| batch.check.as_ref()) {
+            self.trail.note_check(check);
+        }
+        let outcomes = batch.map_or_else(Vec::new, |batch| self.apply(batch));
+        self.trail.note(entry, self.position, self.digest());
+        outcomes
+    }
+
     /// Applies the next committed batch: moves the logged clock on, lets due keys
     /// expire, and decides each command. Returns all outcomes, in order; those of
     /// the commands are the last ones, one each.
@@ -120,19 +183,26 @@ impl State {
         outcomes
     }
 
-    /// Compares the state with what a proposer's was at the same position; says
-    /// nothing if the state stands elsewhere.
+    /// Compares the state with what a proposer's was after the same entry: there, both
+    /// the position and the digest must be the same. Says nothing of an entry that is
+    /// no longer remembered; and of a check that names none, only if the state stands
+    /// where the proposer's did.
     ///
     /// # Errors
     ///
     /// If the two differ: this machine, or the proposer, is not what the log says.
     pub fn compare(&self, check: &Check) -> Result<(), Diverged> {
-        let Check { index, event, time, digest } = *check;
-        let found = self.digest();
-        if self.position != (Position { index, event, time }) || found == digest {
+        let Check { entry, index, event, time, digest } = *check;
+        let expected = Stand { position: Position { index, event, time }, digest };
+        let here = || (self.position == expected.position).then(|| (self.position, self.digest()));
+        let found = entry.map_or_else(here, |entry| self.trail.find(entry));
+        let Some((position, digest)) = found else { return Ok(()) };
+        let found = Stand { position, digest };
+        if found == expected {
             return Ok(());
         }
-        Err(Diverged { index, found, expected: digest })
+        let at = entry.map_or(At::Command(index), At::Entry);
+        Err(Diverged { at, stands: Box::new((found, expected)) })
     }
 
     /// Returns the expiry of the next key that is due, if one is.

@@ -5,9 +5,9 @@
 //! ··· e41 e42 │ e43  e44  e45  …  e1041  e1042 │ (e1043 comes)
 //! ```
 //!
-//! A ring of 1000 events, unless the machine was told otherwise. Its length is a
-//! machine's own business, so the state's digest does not cover it. A watch that
-//! wants an older event has the log replayed.
+//! A ring of 1000 events, unless the machine was told otherwise, and of fewer if they
+//! are large. Its length is a machine's own business, so the state's digest does not
+//! cover it. A watch that wants an older event has the log replayed.
 //!
 //! Deliberately not here: who waits, and for which prefix.
 
@@ -24,6 +24,8 @@ pub struct WatchRing {
     position: Position,
     capacity: usize,
     events: Vector<Arc<Event>>,
+    /// How many bytes of memory the events take, about.
+    bytes: usize,
     /// The index of the newest event that is no longer in the ring; 0 if none is.
     dropped: Index,
 }
@@ -31,6 +33,10 @@ pub struct WatchRing {
 impl WatchRing {
     /// How many events the first etcd kept.
     pub const DEFAULT_CAPACITY: usize = 1000;
+
+    /// How many bytes of events are kept, about: room for 1000 of them as long as the
+    /// first etcd's could be, and for 30 of the largest. The newest one is always kept.
+    pub const MAX_BYTES: usize = 64 << 20;
 
     /// Makes an empty ring.
     ///
@@ -40,7 +46,7 @@ impl WatchRing {
     pub fn new(capacity: usize) -> Self {
         assert!(capacity > 0, "a ring holds at least one event");
         let (position, dropped) = (Position::default(), Index::default());
-        Self { position, capacity, events: Vector::new(), dropped }
+        Self { position, capacity, events: Vector::new(), bytes: 0, dropped }
     }
 
     /// Returns the oldest event kept.
@@ -124,12 +130,15 @@ impl WatchRing {
     }
 
     fn push(&mut self, event: Arc<Event>) {
-        if self.events.len() == self.capacity
-            && let Some(oldest) = self.events.pop_front()
+        self.bytes += event.size();
+        self.events.push_back(event);
+        while self.events.len() > self.capacity
+            || (self.bytes > Self::MAX_BYTES && self.events.len() > 1)
         {
+            let oldest = self.events.pop_front().expect("there is more than one");
+            self.bytes -= oldest.size();
             self.dropped = oldest.index;
         }
-        self.events.push_back(event);
     }
 }
 
@@ -142,6 +151,46 @@ impl Projection for WatchRing {
         self.position.follow(outcome);
         if let What::Event(event) = &outcome.what {
             self.push(Arc::clone(event));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{Batch, Command, KeyPath, LogTime};
+
+    use super::*;
+    use crate::State;
+
+    #[test]
+    fn large_events_are_bounded_by_their_bytes() {
+        let mut state = State::new(1000);
+        let value = Arc::<str>::from("v".repeat(1 << 20));
+        for number in 1..=100 {
+            let key = KeyPath::root().child(&number.to_string());
+            let command = Command::Set { key, value: Arc::clone(&value), ttl: None };
+            state.apply(&Batch::new(LogTime(number), vec![command]));
+            let ring = state.ring();
+            let bytes: usize = ring.iter().map(|event| event.size()).sum();
+            assert!(bytes == ring.bytes && bytes <= WatchRing::MAX_BYTES, "{bytes} bytes");
+        }
+        // What is dropped is known, as it is where there are too many.
+        let ring = state.ring();
+        assert_eq!(ring.len(), 63);
+        assert_eq!(ring.first_at(Index(38)), EventNumber(38));
+        assert!(ring.holds_from(EventNumber(38)) && !ring.holds_from(EventNumber(37)));
+        assert!(ring.reaches_back_to(Index(38)) && !ring.reaches_back_to(Index(37)));
+    }
+
+    #[test]
+    fn newest_event_is_kept_however_large() {
+        let mut ring = WatchRing::new(10);
+        for number in 1..=2 {
+            let value = Arc::<str>::from("v".repeat(WatchRing::MAX_BYTES));
+            let change = crate::Change::Set { value, prev: None, deadline: None };
+            let (number, index, key) = (EventNumber(number), Index(number), KeyPath::root());
+            ring.push(Arc::new(Event { number, index, time: LogTime(1), key, change }));
+            assert_eq!((ring.len(), ring.first_number()), (1, number));
         }
     }
 }

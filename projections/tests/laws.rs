@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Batch, Check, Command, Digest, KeyPath, LogTime, TestAndSet, Ttl};
+use etcd_log::{Batch, Check, Command, Digest, KeyPath, LogTime, RaftIndex, TestAndSet, Ttl};
 use etcd_projections::{Node, Outcome, Piece, Position, State, What};
 use proptest::prelude::*;
 
@@ -53,6 +53,24 @@ fn restored(state: &State) -> State {
     let text = serde_json::to_string(&pieces).unwrap();
     let pieces: Vec<Piece> = serde_json::from_str(&text).unwrap();
     State::from_pieces(&state.summary(), pieces, RING).unwrap()
+}
+
+/// The state, but for a key that it has lost.
+fn without(state: &State, lost: &KeyPath) -> State {
+    let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if key == lost);
+    let pieces: Vec<Piece> = state.pieces().filter(|piece| !is_lost(piece)).collect();
+    let mut summary = state.summary();
+    summary.nodes = pieces.len() - summary.events;
+    State::from_pieces(&summary, pieces, RING).unwrap()
+}
+
+fn other_key() -> KeyPath {
+    KeyPath::clean("/nowhere").unwrap()
+}
+
+fn check_at(entry: Option<RaftIndex>, state: &State) -> Check {
+    let Position { index, event, time } = state.position();
+    Check { entry, index, event, time, digest: state.digest() }
 }
 
 fn assert_equal(left: &State, right: &State) {
@@ -108,15 +126,51 @@ proptest! {
         let mut checks = Vec::new();
         for batch in &log {
             let Position { index, event, time } = state.position();
-            checks.push(Check { index, event, time, digest: state.digest() });
+            checks.push(Check { entry: None, index, event, time, digest: state.digest() });
             prop_assert!(state.compare(&checks[checks.len() - 1]).is_ok());
             state.apply(batch);
         }
         let mut check = checks[at.index(checks.len())];
         prop_assert!(state.compare(&check).is_ok(), "of an earlier position there is nothing to say");
         let Position { index, event, time } = state.position();
-        check = Check { index, event, time, digest: Digest(!state.digest().0) };
+        check = Check { entry: None, index, event, time, digest: Digest(!state.digest().0) };
         prop_assert!(state.compare(&check).is_err());
+    }
+
+    /// A check that names its entry speaks wherever that entry has been applied, also when
+    /// others lie between: a state that has lost a key is found out as soon as a command
+    /// has touched it, though it stands elsewhere from then on.
+    #[test]
+    fn lost_key_is_noticed_at_the_entry_that_a_check_names(log in log(), later in 0..4_u64) {
+        let mut entries = (0..).map(RaftIndex);
+        let mut state = State::new(RING);
+        for batch in &log {
+            state.apply_entry(entries.next().unwrap(), Some(batch));
+        }
+        let lost = state.tree().iter().find_map(|(key, node)| match node {
+            Node::File { .. } => Some(key),
+            Node::Directory => None,
+        });
+        prop_assume!(lost.is_some());
+        let lost = lost.unwrap();
+        let mut other = without(&state, &lost);
+        let delete = Batch::new(state.position().time, vec![Command::Delete { key: lost }]);
+        let entry = entries.next().unwrap();
+        for state in [&mut state, &mut other] {
+            state.apply_entry(entry, Some(&delete));
+        }
+        let check = check_at(Some(entry), &state);
+        // One that names no entry has nothing to say of another position.
+        let unnamed = Check { entry: None, ..check };
+        prop_assert!(other.compare(&unnamed).is_ok());
+        for entry in entries.take(usize::try_from(later).unwrap()) {
+            state.apply_entry(entry, None);
+            other.apply_entry(entry, None);
+        }
+        prop_assert!(state.compare(&check).is_ok());
+        prop_assert!(other.compare(&check).is_err());
+        // What it does not remember, it does not judge.
+        prop_assert!(without(&state, &other_key()).compare(&check).is_ok());
     }
 
     /// No key outlives its deadline, and none with a deadline is forgotten.
@@ -150,6 +204,14 @@ proptest! {
         for (key, _) in state.tree().iter() {
             let parent = key.parent().expect("the root is not listed");
             prop_assert_eq!(state.tree().get(&parent), Some(&Node::Directory));
+        }
+        let keys: Vec<_> = state.tree().iter().map(|(key, _)| key).collect();
+        prop_assert_eq!(keys.len(), state.tree().len());
+        prop_assert!(keys.is_sorted(), "{:?}", keys);
+        for directory in keys.iter().chain([&KeyPath::root()]) {
+            let listed = state.tree().children(directory).map(|(key, _)| key);
+            let below = keys.iter().filter(|key| directory.is_parent_of(key));
+            prop_assert!(listed.eq(below.cloned()), "children of {}", directory);
         }
     }
 }

@@ -22,8 +22,8 @@ pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer
     if !matches!(path, "/leader" | "/v1/leader" | "/v1/machines" | "/version" | "/health") {
         return Err(Problem::NotFound);
     }
-    if request.method() != Method::GET {
-        return Err(Problem::Method("GET"));
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::Method("GET, HEAD"));
     }
     match path {
         "/leader" | "/v1/leader" => leader(node),
@@ -36,7 +36,9 @@ pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer
 
 /// Removes a machine from the cluster.
 async fn remove<B>(node: &Node, name: &str, request: &Request<B>) -> Result<Answer, Problem> {
-    let limit = Fields::of_query(request).limit()?.unwrap_or(REQUEST_LIMIT);
+    let fields = Fields::of_query(request);
+    fields.allow_only(&["timeout"])?;
+    let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
     let name = percent_decode_str(name).decode_utf8().map_err(|_| Bad::KeyText)?;
     match node.leave(&Arc::from(name), limit).await {
         Ok(()) => Ok(Answer::nothing()),
@@ -61,17 +63,20 @@ pub(super) fn version() -> Answer {
 
 fn leader(node: &Node) -> Result<Answer, Problem> {
     let leader = node.leader().ok_or(Unavailable::NoLeader)?;
-    Ok(Answer::text(leader.peer_url))
+    Ok(Answer::bare(leader.peer_url.as_bytes().to_vec()))
 }
 
 fn machines(node: &Node) -> Answer {
     let now = node.now();
     let urls: Vec<_> = now.state.machines().iter().map(|machine| &*machine.client_url).collect();
-    Answer::text(urls.join(", "))
+    Answer::bare(urls.join(", "))
 }
 
 async fn health<B>(node: &Node, request: &Request<B>) -> Result<Answer, Problem> {
     let limit = Fields::of_query(request).limit()?.unwrap_or(REQUEST_LIMIT);
     node.read(Freshness::Linearizable, limit).await?;
+    if !node.has_vote() {
+        return Err(Problem::NoVote);
+    }
     Ok(Answer::json(br#"{"health":"true"}"#.to_vec()))
 }

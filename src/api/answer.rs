@@ -13,6 +13,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio_stream::Stream;
 
+use super::head::Refusal;
 use crate::node::{Cursor, Node, Unavailable, WriteError};
 use crate::published::Published;
 
@@ -32,6 +33,9 @@ const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
 const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
+
+/// How much of a name that is not known is shown, in characters.
+const FIELD_NAME_CHARS: usize = 64;
 
 /// An answer, before the headers that all answers have.
 pub struct Answer {
@@ -73,9 +77,14 @@ impl Answer {
         Self::line(StatusCode::OK, line)
     }
 
+    /// Makes an answer that programs read as it is: nothing stands behind it, not
+    /// even a newline.
+    pub fn bare(text: impl Into<Bytes>) -> Self {
+        Self::new(StatusCode::OK, Some(TEXT), Either::Left(Full::new(text.into())))
+    }
+
     fn line(status: StatusCode, line: impl fmt::Display) -> Self {
-        // Values and keys may have several lines; an answer like this has one.
-        let line = line.to_string().replace(['\n', '\r'], " ");
+        let line = on_one_line(line.to_string());
         Self::new(status, Some(TEXT), Either::Left(Full::from(line + "\n")))
     }
 
@@ -106,6 +115,11 @@ impl Answer {
     /// Adds which state the answer was read from.
     pub fn read_from(self, state: Arc<Published>) -> Self {
         Self { state: Some(state), ..self }
+    }
+
+    /// Ends the connection with the answer.
+    pub fn closing(self) -> Self {
+        Self { closes: true, ..self }
     }
 
     /// Adds the headers that say which state answered.
@@ -147,12 +161,20 @@ pub enum Problem {
     Bad(Bad),
     /// A command was refused.
     Rejected(Rejection),
+    /// The request is refused for its form.
+    Refused(Refusal),
+    /// All places for clients are taken.
+    NoPlace,
     /// The body is over the limit.
     TooLarge,
     /// The body did not come in time.
     Slow,
     /// Nobody could answer within the limit.
     Unavailable(Unavailable),
+    /// The same; and which machines are missing, by name.
+    Missing(Unavailable, Vec<Arc<str>>),
+    /// The machine has not got its vote yet.
+    NoVote,
     /// The disk is short of room.
     DiskFull,
     /// The write may or may not have happened.
@@ -191,6 +213,8 @@ pub enum Bad {
     Timeout,
     /// A flag that is neither true nor false.
     Flag(&'static str),
+    /// A field that a write does not know: its name, as the client wrote it.
+    UnknownField(String),
     /// A key that is not UTF-8.
     KeyText,
     /// A key that is too long or too deep.
@@ -213,6 +237,7 @@ impl fmt::Display for Bad {
             Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
             Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
             Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
+            Self::UnknownField(name) => unknown_field(f, name),
             Self::KeyText => f.write_str("Key Must Be UTF-8"),
             Self::KeySize => write!(
                 f,
@@ -226,7 +251,47 @@ impl fmt::Display for Bad {
     }
 }
 
+/// Writes that a field is not known. Whoever sends no form at all sends one field
+/// with a very long name: its beginning is enough to see what happened.
+fn unknown_field(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    let end = name.char_indices().nth(FIELD_NAME_CHARS).map_or(name.len(), |(at, _)| at);
+    let rest = if end < name.len() { "..." } else { "" };
+    let name = if name.is_empty() { "(No Name)" } else { &name[..end] };
+    write!(f, "Unknown Field: {name}{rest}")
+}
+
+/// Writes what could end a line, or steer a terminal, as an escape. Keys, values and
+/// names of fields are any text; an error shows them, and is one line nevertheless.
+fn on_one_line(line: String) -> String {
+    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !line.contains(is_unsafe) {
+        return line;
+    }
+    let mut escaped = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        if is_unsafe(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 impl Problem {
+    /// Adds which machines are missing, where that is why.
+    pub fn explained(self, node: &Node) -> Self {
+        match self {
+            Self::Unavailable(which @ (Unavailable::NoLeader | Unavailable::NoMajority)) => {
+                match node.missing() {
+                    names if names.is_empty() => self,
+                    names => Self::Missing(which, names),
+                }
+            }
+            other => other,
+        }
+    }
+
     /// Returns the answer to a problem: its status, and its one line.
     pub fn into_answer(self) -> Answer {
         match self {
@@ -237,17 +302,22 @@ impl Problem {
             },
             Self::Bad(bad) => Answer::line(StatusCode::BAD_REQUEST, bad),
             Self::Rejected(rejection) => rejected(&rejection),
-            Self::TooLarge => Answer {
-                closes: true,
-                ..Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")
-            },
-            Self::Slow => Answer {
-                closes: true,
-                ..Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time")
-            },
-            Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
-            Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
-            Self::Unavailable(Unavailable::NotReached) => unavailable("Index Not Reached"),
+            Self::Refused(refusal) => refused(refusal).closing(),
+            Self::NoPlace => unavailable("Too Many Connections").closing(),
+            Self::TooLarge => {
+                Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")
+                    .closing()
+            }
+            Self::Slow => {
+                Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time").closing()
+            }
+            Self::Unavailable(which) => unavailable(which.text()),
+            Self::Missing(which, names) => {
+                let verb = if names.len() == 1 { "Does" } else { "Do" };
+                let (which, names) = (which.text(), names.join(", "));
+                unavailable(&format!("{which}: {names} {verb} Not Answer"))
+            }
+            Self::NoVote => unavailable("This Machine Has No Vote Yet"),
             Self::DiskFull => Answer::line(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "Disk Nearly Full: Writes Are Refused Until There Is Room",
@@ -265,6 +335,29 @@ impl Problem {
     }
 }
 
+fn refused(refusal: Refusal) -> Answer {
+    let bad = StatusCode::BAD_REQUEST;
+    match refusal {
+        Refusal::Malformed => Answer::line(bad, "Malformed Request"),
+        Refusal::Host => Answer::line(bad, "One Host Required"),
+        Refusal::BareLineFeed => Answer::line(bad, "Lines Of The Head Must End With CR LF"),
+        Refusal::Length => Answer::line(bad, "Content-Length Must Be One Number"),
+        Refusal::Coding => Answer::line(bad, "Transfer-Encoding Must Be chunked, In HTTP/1.1"),
+        Refusal::LengthAndCoding => {
+            Answer::line(bad, "Content-Length And Transfer-Encoding Exclude Each Other")
+        }
+        Refusal::Version => Answer::line(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "HTTP Version Not Supported: Use HTTP/1.1",
+        ),
+        Refusal::TooLarge => Answer::line(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Head Must Be Of At Most 16 KiB And 100 Fields",
+        ),
+        Refusal::Slow => Answer::line(StatusCode::REQUEST_TIMEOUT, "Head Did Not Come In Time"),
+    }
+}
+
 fn gone(cursor: Cursor, oldest: Index) -> Answer {
     let (from, wanted) = match cursor {
         Cursor::Index(index) => ("From Index", index.0),
@@ -272,6 +365,16 @@ fn gone(cursor: Cursor, oldest: Index) -> Answer {
     };
     let text = format_args!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0);
     Answer::line(StatusCode::GONE, text)
+}
+
+impl Unavailable {
+    fn text(self) -> &'static str {
+        match self {
+            Self::NoLeader => "No Leader",
+            Self::NoMajority => "No Majority",
+            Self::NotReached => "Index Not Reached",
+        }
+    }
 }
 
 fn unavailable(which: &str) -> Answer {
@@ -324,5 +427,32 @@ impl From<WriteError> for Problem {
             WriteError::DiskFull => Self::DiskFull,
             WriteError::Unknown => Self::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_text_is_left_as_it_is() {
+        for line in ["", "Test one==two fails", r"a\nb \u{1b}", "Not A File: /wörter/🗝"] {
+            assert_eq!(on_one_line(line.to_owned()), line);
+        }
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let line = "a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
+        let escaped = r"a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
+        assert_eq!(on_one_line(line.to_owned()), escaped);
+    }
+
+    #[test]
+    fn name_of_a_field_is_cut_between_characters() {
+        let text = |name: String| Bad::UnknownField(name).to_string();
+        assert_eq!(text(String::new()), "Unknown Field: (No Name)");
+        assert_eq!(text("ä".repeat(64)), format!("Unknown Field: {}", "ä".repeat(64)));
+        assert_eq!(text("ä".repeat(65)), format!("Unknown Field: {}...", "ä".repeat(64)));
     }
 }

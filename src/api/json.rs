@@ -6,6 +6,7 @@ use etcd_log::{Index, KeyPath, LogTime};
 use etcd_projections::{Change, Event, Node};
 use serde::Serialize;
 
+use super::escapes::to_vec;
 use crate::node::Listed;
 
 /// One line: an event, or what a key holds.
@@ -87,10 +88,6 @@ pub fn machine(listed: &Listed, newest: Index) -> Vec<u8> {
         index,
         lag: index.map(|index| newest.0.saturating_sub(index)),
     })
-}
-
-fn to_vec(line: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(line).expect("a line is plain data")
 }
 
 /// Writes an event as the v1 API shows it: an expiry looks like a delete. The

@@ -13,6 +13,9 @@ use super::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
 use crate::published::Published;
 
+/// The fields that a set knows, with or without a test.
+const SET: [&str; 4] = ["value", "prevValue", "ttl", "timeout"];
+
 /// How many children of a directory are written before others are let in.
 const CHILDREN_AT_ONCE: usize = 256;
 
@@ -60,7 +63,7 @@ pub(super) async fn set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request).await?;
+    let fields = fields_of_write(&key, request, &SET).await?;
     let value = fields.value()?.ok_or(Bad::SetValue)?;
     let ttl = fields.ttl()?;
     let command = match fields.prev_value()? {
@@ -76,7 +79,7 @@ pub(super) async fn test_and_set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request).await?;
+    let fields = fields_of_write(&key, request, &SET).await?;
     let prev_value = fields.prev_value()?.ok_or(Bad::PrevValue)?;
     let value = fields.value()?.ok_or(Bad::TestAndSetValue)?;
     let ttl = fields.ttl()?;
@@ -89,7 +92,7 @@ pub(super) async fn delete(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request).await?;
+    let fields = fields_of_write(&key, request, &["timeout"]).await?;
     propose(node, Command::Delete { key }, &fields).await
 }
 
@@ -101,8 +104,15 @@ async fn read<B>(node: &Node, request: &Request<B>) -> Result<Arc<Published>, Pr
 }
 
 /// Reads what a request for writing says, and refuses what no client may write.
-async fn fields_of_write(key: &KeyPath, request: Request<Incoming>) -> Result<Fields, Problem> {
+/// A field that is not known is refused too: it may be a condition that would not
+/// have been tested, or the rest of a value with a `&` in it.
+async fn fields_of_write(
+    key: &KeyPath,
+    request: Request<Incoming>,
+    known: &[&str],
+) -> Result<Fields, Problem> {
     let fields = Fields::of_request(request).await?;
+    fields.allow_only(known)?;
     if is_reserved(key) {
         return Err(Rejection::Reserved(key.clone()).into());
     }
@@ -135,7 +145,7 @@ async fn join_children(
         if at > 0 {
             joined.extend_from_slice(separator);
         }
-        joined.extend(write(key, node));
+        joined.extend(write(&key, node));
         if at % CHILDREN_AT_ONCE == CHILDREN_AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }

@@ -34,7 +34,10 @@ const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
 /// The longest time to live: a thousand years are beyond every calendar here.
 const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 
-/// The fields that mean something; others are passed over.
+/// How much of a name that means nothing is noted: more than is ever shown.
+const NOTED_BYTES: usize = 512;
+
+/// The fields that mean something somewhere; of the others, the first is noted.
 const NAMES: [&str; 10] = [
     "value",
     "prevValue",
@@ -48,10 +51,13 @@ const NAMES: [&str; 10] = [
     "detail",
 ];
 
-/// The fields of a request, each once: a body's first, then the query's.
+/// The fields of a request, each once: a body's before the query's, and the first of
+/// those that have one name.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     fields: Vec<(&'static str, Vec<u8>)>,
+    /// The name of the first field that means nothing anywhere.
+    unknown: Option<String>,
 }
 
 impl Fields {
@@ -86,13 +92,30 @@ impl Fields {
 
     /// Adds the fields of an urlencoded text.
     fn add(&mut self, text: &[u8]) {
-        for field in text.split(|byte| *byte == b'&') {
+        // Nothing between two signs, or behind the last one, is no field.
+        for field in text.split(|byte| *byte == b'&').filter(|field| !field.is_empty()) {
             let mut halves = field.splitn(2, |byte| *byte == b'=');
             let name = decode(halves.next().unwrap_or_default());
             let known = NAMES.iter().find(|known| known.as_bytes() == name);
-            if let Some(name) = known.filter(|name| self.get(name).is_none()) {
-                self.fields.push((name, decode(halves.next().unwrap_or_default())));
+            match known {
+                Some(name) if self.get(name).is_none() => {
+                    self.fields.push((name, decode(halves.next().unwrap_or_default())));
+                }
+                None if self.unknown.is_none() => {
+                    let beginning = &name[..name.len().min(NOTED_BYTES)];
+                    self.unknown = Some(String::from_utf8_lossy(beginning).into_owned());
+                }
+                Some(_) | None => {}
             }
+        }
+    }
+
+    /// Refuses a request that has any other field than these.
+    pub(super) fn allow_only(&self, names: &[&str]) -> Result<(), Problem> {
+        let other = self.fields.iter().map(|(name, _)| *name).find(|name| !names.contains(name));
+        match self.unknown.as_deref().or(other) {
+            Some(name) => Err(Bad::UnknownField(name.to_owned()).into()),
+            None => Ok(()),
         }
     }
 
@@ -122,12 +145,15 @@ impl Fields {
     }
 
     pub(super) fn ttl(&self) -> Result<Option<Ttl>, Problem> {
-        let ttl = self.number("ttl", Bad::Ttl)?;
+        let ttl = self.number_or_nothing("ttl", Bad::Ttl)?;
         ttl.map(|ttl| Ttl::new(ttl.min(LONGEST_TTL)).ok_or(Bad::Ttl.into())).transpose()
     }
 
+    /// Returns from where a watch wants to begin; nothing for 0, before which there is
+    /// nothing, as clients of the first etcd say it.
     pub(super) fn index(&self) -> Result<Option<Index>, Problem> {
-        Ok(self.number("index", Bad::Index)?.map(Index))
+        let index = self.number_or_nothing("index", Bad::Index)?;
+        Ok(index.filter(|index| *index > 0).map(Index))
     }
 
     pub(super) fn after(&self) -> Result<Option<EventNumber>, Problem> {
@@ -163,6 +189,14 @@ impl Fields {
     fn number(&self, name: &str, bad: Bad) -> Result<Option<u64>, Problem> {
         let Some(bytes) = self.get(name) else { return Ok(None) };
         number(bytes).map(Some).ok_or(bad.into())
+    }
+
+    /// Returns a number; nothing if the field is empty, as with the first etcd.
+    fn number_or_nothing(&self, name: &str, bad: Bad) -> Result<Option<u64>, Problem> {
+        if self.get(name).is_some_and(<[u8]>::is_empty) {
+            return Ok(None);
+        }
+        self.number(name, bad)
     }
 
     fn flag(&self, name: &'static str) -> Result<bool, Problem> {
@@ -254,18 +288,12 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in [
-            "ttl=0",
-            "ttl=",
-            "ttl=1.5",
-            "ttl=-1",
-            "ttl=%2B5",
-            "ttl=abc",
-            "ttl=99999999999999999999",
-        ] {
+        for text in
+            ["ttl=0", "ttl=1.5", "ttl=-1", "ttl=%2B5", "ttl=abc", "ttl=99999999999999999999"]
+        {
             assert_eq!(fields(text).ttl(), Err(Bad::Ttl.into()), "{text}");
         }
-        for text in ["index=x", "index=", "index=-1"] {
+        for text in ["index=x", "index=-1", "index=+"] {
             assert_eq!(fields(text).index(), Err(Bad::Index.into()), "{text}");
         }
         assert_eq!(fields("prevValue=").prev_value(), Err(Bad::PrevValue.into()));
@@ -273,6 +301,32 @@ mod tests {
             assert_eq!(fields(text).limit(), Err(Bad::Timeout.into()), "{text}");
         }
         assert_eq!(fields("stream=maybe").stream(), Err(Bad::Flag("stream").into()));
+    }
+
+    #[test]
+    fn what_is_empty_means_none_where_the_first_etcd_took_it_so() {
+        assert_eq!(fields("ttl=").ttl(), Ok(None));
+        for text in ["index=", "index=0", "index=00", ""] {
+            assert_eq!(fields(text).index(), Ok(None), "{text}");
+        }
+        assert_eq!(fields("index=1").index(), Ok(Some(Index(1))));
+    }
+
+    #[test]
+    fn first_field_that_is_not_known_is_named() {
+        let refused = |text: &str| fields(text).allow_only(&["value", "ttl"]);
+        assert_eq!(refused("value=a&ttl=5&&value=b&"), Ok(()));
+        for (text, name) in [
+            ("value=a&TTL=5&other=x", "TTL"),
+            ("value=a&b", "b"),
+            ("ttl=5&=x", ""),
+            ("value=a&prevExist=false", "prevExist"),
+            ("value=a&index=3", "index"),
+            ("value=a&%FF", "\u{fffd}"),
+        ] {
+            let bad = Bad::UnknownField(name.to_owned());
+            assert_eq!(refused(text), Err(bad.into()), "{text}");
+        }
     }
 
     #[test]

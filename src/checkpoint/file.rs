@@ -185,6 +185,7 @@ pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, Chec
     }
     let state =
         state.map_err(|source| CheckpointError::Incomplete { path: path.to_owned(), source })?;
+    let state = state.led_to_by(meta.applied.map(|id| id.index));
     let membership = (meta.membership_at, meta.membership);
     Ok(Checkpoint { applied: meta.applied, membership, state })
 }

@@ -1,8 +1,5 @@
 //! What this machine answers to the Raft of another one.
 
-use std::pin::pin;
-use std::time::Duration;
-
 use bytes::Bytes;
 use etcd_log::{Entry, EventNumber, Index, LogId, RaftIndex, Vote};
 use openraft::Snapshot;
@@ -14,9 +11,6 @@ use super::snapshot::{Image, meta_of};
 use super::types::{from_entry, from_log_id, from_vote, to_log_id, to_vote};
 use crate::one_line::OneLine;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
-
-/// How often a machine shows that it is still busy with a checkpoint.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// How many appends may wait for the disk at a time. A leader that gets no answer in
 /// time sends again, and every one of them is held in memory.
@@ -48,8 +42,10 @@ impl Consensus {
         committed: Option<LogId>,
         entries: &Bytes,
     ) -> Result<Answer, Refusal> {
-        // Its word counts from when it came, not from when the disk has it.
-        self.heard(vote);
+        if !self.doubts.remain(vote, committed) {
+            // Its word counts from when it came, not from when the disk has it.
+            self.heard(vote);
+        }
         // Heartbeats are small, and need no disk.
         let place = (!entries.is_empty()).then(|| self.appends.try_acquire());
         let _place = place.transpose().map_err(|_| Refusal::NotReady)?;
@@ -59,6 +55,7 @@ impl Consensus {
         if !entries.iter().zip(first.0..).all(follows) {
             return Err(Refusal::NotUnderstood("the entries have a hole".to_owned()));
         }
+        self.doubts.judge(vote, committed, &entries).map_err(Refusal::Impossible)?;
         let request = AppendEntriesRequest {
             vote: from_vote(vote),
             prev_log_id: previous.map(from_log_id),
@@ -83,11 +80,17 @@ impl Consensus {
     fn heard(&self, vote: Vote) {
         let known = self.known_vote();
         if (vote.term, vote.node) >= (known.term, known.node) {
-            self.contact.heard_leader(vote.node);
+            self.contact.heard_leader(vote);
         }
     }
 
-    fn known_vote(&self) -> Vote {
+    /// Takes a leader's sign of life. What its entries would say is left to them.
+    pub fn pulse(&self, vote: Vote) -> Answer {
+        self.heard(vote);
+        Answer::Pulse { vote: self.known_vote() }
+    }
+
+    pub(super) fn known_vote(&self) -> Vote {
         to_vote(self.raft.server_metrics().borrow().vote)
     }
 
@@ -129,20 +132,11 @@ impl Consensus {
             Refusal::Impossible(OneLine(&error).to_string())
         };
         let coming = self.received.take(asked, offer).await.map_err(failed)?;
-        let mut installing = pin!(async {
+        let installing = async {
             let image = self.received.check(coming, applied).await.map_err(failed)?;
             self.install_image(vote, image).await
-        });
-        let installed = loop {
-            tokio::select! {
-                installed = installing.as_mut() => break installed?,
-                // Whoever waits for the answer wants to see that there is somebody.
-                () = tokio::time::sleep(SIGN_OF_LIFE) => {
-                    // If nobody waits any longer, it is installed all the same.
-                    let _heard = asked.tell(&[]).await;
-                }
-            }
         };
+        let installed = asked.busy(installing).await?;
         tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
         Ok(Answer::Installed { vote: installed })
     }

@@ -1,14 +1,14 @@
 //! Contact: which machines have been heard, and when.
 //!
 //! A follower that has heard its leader votes for nobody else for a while, and a
-//! leader that has not been heard by a majority for a while stops answering. Both
+//! leader that has not heard a majority for a while falls silent (`pulse`). Both
 //! are judged here, by the clock that only goes on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_log::NodeId;
+use etcd_log::{NodeId, Term, Vote};
 use openraft::BasicNode;
 use openraft::Membership;
 use tokio::sync::watch;
@@ -23,24 +23,37 @@ pub(crate) struct Contact {
 
 #[derive(Debug, Default)]
 struct Heard {
-    /// The leader that spoke last, and when.
-    leader: Option<(NodeId, Instant)>,
+    /// The leader that spoke last, in which term, and when.
+    leader: Option<(Vote, Instant)>,
     /// The leader that another machine hears.
     hearsay: Option<NodeId>,
     /// When what each machine answered last was asked.
     answered: BTreeMap<NodeId, Instant>,
+    /// When each machine said anything last.
+    reached: BTreeMap<NodeId, Instant>,
+    /// The term in which this machine leads no longer, whatever openraft thinks.
+    silent: Option<Term>,
+    /// Until when this machine leaves it to others to lead.
+    stands_back: Option<Instant>,
 }
 
 impl Contact {
     /// Notes that a leader has spoken, and was accepted.
-    pub(crate) fn heard_leader(&self, leader: NodeId) {
-        self.lock().leader = Some((leader, Instant::now()));
+    pub(crate) fn heard_leader(&self, vote: Vote) {
+        self.lock().leader = Some((vote, Instant::now()));
     }
 
     /// Returns the leader that was heard within this time.
     pub(crate) fn leader(&self, within: Duration) -> Option<NodeId> {
-        let (leader, at) = self.lock().leader?;
-        (at.elapsed() < within).then_some(leader)
+        let (vote, at) = self.lock().leader?;
+        (at.elapsed() < within).then_some(vote.node)
+    }
+
+    /// Returns the leader that was heard within this time, if it overrules this vote.
+    pub(crate) fn leader_beyond(&self, vote: Vote, within: Duration) -> Option<NodeId> {
+        let (heard, _) = self.lock().leader?;
+        let leader = self.leader(within)?;
+        ((heard.term, heard.node) > (vote.term, vote.node)).then_some(leader)
     }
 
     /// Returns when a leader was heard last.
@@ -63,6 +76,37 @@ impl Contact {
         let mut heard = self.lock();
         let at = heard.answered.entry(node).or_insert(asked);
         *at = asked.max(*at);
+        heard.reached.insert(node, Instant::now());
+    }
+
+    /// Notes that a machine has said something, be it that it votes for another one.
+    pub(crate) fn reached(&self, node: NodeId) {
+        self.lock().reached.insert(node, Instant::now());
+    }
+
+    /// Returns whether a machine has said anything within this time.
+    pub(crate) fn has_reached(&self, node: NodeId, within: Duration) -> bool {
+        self.lock().reached.get(&node).is_some_and(|at| at.elapsed() < within)
+    }
+
+    /// Notes that this machine leads no longer in a term: nothing is sent in it.
+    pub(crate) fn fall_silent(&self, term: Term) {
+        self.lock().silent = Some(term);
+    }
+
+    /// Returns whether this machine leads no longer in a term.
+    pub(crate) fn is_silent(&self, term: Term) -> bool {
+        self.lock().silent.is_some_and(|silent| silent >= term)
+    }
+
+    /// Leaves it to others to lead for a while.
+    pub(crate) fn stand_back(&self, time: Duration) {
+        self.lock().stands_back = Some(Instant::now() + time);
+    }
+
+    /// Returns whether this machine leaves it to others to lead.
+    pub(crate) fn stands_back(&self) -> bool {
+        self.lock().stands_back.is_some_and(|until| Instant::now() < until)
     }
 
     /// Returns whether a machine has answered what was asked within this time.
@@ -180,7 +224,20 @@ mod tests {
         assert!(!contact.has_majority(NodeId(1), &membership, within));
         assert!(!contact.has_answered(NodeId(2), within));
         assert!(contact.has_majority(NodeId(1), &membership, LATELY));
-        contact.heard_leader(NodeId(3));
+        let vote = |term, node| Vote { term: Term(term), node: NodeId(node), committed: true };
+        contact.heard_leader(vote(2, 3));
         assert_eq!((contact.leader(LATELY), contact.leader(within)), (Some(NodeId(3)), None));
+        // Whoever led before is known from before it led itself.
+        assert_eq!(contact.leader_beyond(vote(3, 1), LATELY), None);
+        assert_eq!(contact.leader_beyond(vote(1, 1), LATELY), Some(NodeId(3)));
+    }
+
+    #[test]
+    fn silence_is_kept_for_a_term() {
+        let contact = Contact::default();
+        assert!(!contact.is_silent(Term(1)));
+        contact.fall_silent(Term(3));
+        assert!(contact.is_silent(Term(2)) && contact.is_silent(Term(3)));
+        assert!(!contact.is_silent(Term(4)), "it was elected again");
     }
 }

@@ -55,7 +55,10 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
         } else {
             since = Instant::now();
             // A leader without a majority asks around, too: it may have been overruled.
-            if consensus.role() != Role::Leader && consensus.would_be_elected(&hints).await {
+            let may_stand = consensus.role() != Role::Leader;
+            let would_be_elected = may_stand && consensus.would_be_elected(&hints).await;
+            // Whoever has just given way leaves the first tries to others.
+            if would_be_elected && !consensus.contact.stands_back() {
                 let _stood = consensus.raft.trigger().elect().await;
             }
         }
@@ -64,8 +67,8 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
 }
 
 impl Consensus {
-    /// Whether this machine has the only vote.
-    fn is_alone(&self) -> bool {
+    /// Returns whether this machine has the only vote.
+    pub fn is_alone(&self) -> bool {
         self.membership().voters.iter().all(|voters| voters.iter().all(|node| *node == self.me))
             && self.has_vote()
     }
@@ -74,7 +77,7 @@ impl Consensus {
         self.membership().voters.iter().any(|voters| voters.contains(&self.me))
     }
 
-    fn has_stopped(&self) -> bool {
+    pub(super) fn has_stopped(&self) -> bool {
         self.raft.metrics().borrow().running_state.is_err()
     }
 
@@ -100,6 +103,9 @@ impl Consensus {
         };
         while !elected(&granted) {
             let Some((node, answer)) = asking.next().await else { break };
+            if matches!(answer, Ok(_) | Err(CallError::Refused { .. })) {
+                self.contact.reached(node);
+            }
             if self.heed(answer) {
                 granted.push(node);
             }

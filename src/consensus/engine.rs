@@ -13,10 +13,12 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::answers::APPENDS;
 use super::contact::Contact;
+use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
 use super::log_store::LogStore;
 use super::network::Network;
+use super::pulse;
 use super::received::{self, Received};
 use super::state_machine::StateMachine;
 use super::timing::Timing;
@@ -36,6 +38,7 @@ pub struct Consensus {
     pub(super) peers: Peers,
     pub(super) contact: Contact,
     pub(super) timing: Timing,
+    pub(super) clock: Clock,
     pub(super) received: Received,
     pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
@@ -44,6 +47,7 @@ pub struct Consensus {
     pub(super) appends: Arc<Semaphore>,
     in_flight: InFlight,
     pub(super) unsynced: Unsynced,
+    pub(super) doubts: Doubts,
 }
 
 /// How to start.
@@ -77,6 +81,8 @@ pub struct ConsensusOptions<L> {
     pub timing: Timing,
     /// The time.
     pub clock: Clock,
+    /// What it thinks of leaders.
+    pub doubts: Doubts,
 }
 
 /// Why the engine failed. All such failures stop the machine.
@@ -128,7 +134,7 @@ impl Consensus {
             peers: peers.clone(),
             contact: contact.clone(),
             unsynced: unsynced.clone(),
-            clock,
+            clock: clock.clone(),
             encoded: Arc::default(),
             trouble: Arc::default(),
         };
@@ -144,12 +150,14 @@ impl Consensus {
             peers,
             contact,
             timing,
+            clock,
             received,
             log_state,
             note_checkpoints,
             appends: Arc::new(Semaphore::new(APPENDS)),
             in_flight,
             unsynced,
+            doubts: options.doubts,
         };
         if options.founds {
             consensus.found(options.address.clone()).await?;
@@ -160,6 +168,7 @@ impl Consensus {
         tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
         let hints = Hints { address: options.address.into(), others: options.hints };
         tokio::spawn(election::run(consensus.clone(), hints));
+        tokio::spawn(pulse::run(consensus.clone()));
         Ok(consensus)
     }
 

@@ -14,19 +14,23 @@
 //! an election after a restart, so the machine's own vote is demoted when it is
 //! read back ([`log_store`]); it would elect on its own timer and depose healthy
 //! leaders, so that timer is off, and ours asks first (`election`); a leader that is
-//! cut off believes in itself for ever, so it is asked when it was heard last
-//! (`contact`); a failed snapshot build is its end, so it is handed checkpoints that
+//! cut off, or whose disk hangs, stays in office for ever, so it is made to give way; and
+//! nothing is said to a machine while entries are on their way to it, so a sign of life
+//! goes beside them (`pulse`); an append that takes longer than a heartbeat is given up
+//! and sent again, for ever, so it is finished instead (`network`); a failed snapshot build is its end, so it is handed checkpoints that
 //! are there already ([`state_machine`]); it says "ask the leader" of proposals that
 //! may yet be committed, so we look whether they were appended (`in_flight`).
 
 mod answers;
 mod contact;
+mod doubt;
 mod election;
 mod engine;
 mod in_flight;
 pub mod log_store;
 mod membership;
 mod network;
+mod pulse;
 mod received;
 pub mod snapshot;
 mod standing;
@@ -36,6 +40,7 @@ pub mod types;
 mod unsynced;
 
 pub use answers::Offer;
+pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
 pub use standing::Role;
 pub use timing::Timing;

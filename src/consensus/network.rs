@@ -1,10 +1,15 @@
 //! openraft's network, over the peers.
+//!
+//! openraft gives an append one heartbeat, gives it up, and asks for it again, as long
+//! as it takes. So what was given up goes on where it was: whoever asks again awaits the
+//! append that is under way. How long that may take depends on how much it carries.
 
+use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,7 +34,7 @@ use crate::clock::Clock;
 use crate::consensus::snapshot::Image;
 use crate::one_line::OneLine;
 use crate::peers::{
-    Answer, Appended, CallError, Conversation, Heard, Peers, Question, encode_entries,
+    Answer, Appended, CallError, Conversation, Heard, Peers, Question, encode_entries, travel,
 };
 use crate::seldom::Seldom;
 
@@ -42,6 +47,10 @@ const ROUNDS: usize = 8;
 
 /// How long to wait before a machine that could not be reached is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How long a machine may take to answer entries, or to show that it is at it, once they
+/// have come: a connection may be dead, and only silence says so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// How much of a checkpoint goes in one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -75,11 +84,53 @@ pub(crate) struct Connection {
     heartbeat: Option<JoinHandle<AppendResult>>,
     /// Whether the machine has answered what was sent last on this way.
     has_answered: bool,
+    /// The entries that are on their way.
+    under_way: Option<UnderWay>,
     /// How many appends that were no heartbeats have begun.
     appends: Arc<AtomicU64>,
 }
 
 type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
+
+/// An append that goes on when openraft has given it up.
+struct UnderWay {
+    vote: Vote<u64>,
+    previous: Option<openraft::LogId<u64>>,
+    /// The last entry that it carries.
+    last: openraft::LogId<u64>,
+    /// A mutex for the compiler's sake: only one at a time may look into a future.
+    appending: Mutex<Pin<Box<dyn Future<Output = AppendResult> + Send>>>,
+}
+
+impl UnderWay {
+    fn begin(
+        network: Network,
+        target: NodeId,
+        request: AppendEntriesRequest<TypeConfig>,
+        last: openraft::LogId<u64>,
+        option: RPCOption,
+    ) -> Self {
+        let (vote, previous) = (request.vote, request.prev_log_id);
+        let appending = Box::pin(append(network, target, request, option));
+        Self { vote, previous, last, appending: Mutex::new(appending) }
+    }
+
+    async fn appended(&mut self) -> AppendResult {
+        self.appending.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().await
+    }
+
+    /// Returns whether a request asks for what is under way, and perhaps for more.
+    fn is_part_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let carries_last = || request.entries.iter().any(|entry| entry.log_id == self.last);
+        self.vote == request.vote && self.previous == request.prev_log_id && carries_last()
+    }
+}
+
+impl fmt::Debug for UnderWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnderWay").field("last", &self.last).finish_non_exhaustive()
+    }
+}
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
@@ -95,28 +146,18 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
             heartbeat: None,
             has_answered: false,
+            under_way: None,
             appends: Arc::default(),
         }
     }
 }
 
 impl Network {
-    async fn ask(
-        &self,
-        target: NodeId,
-        question: &Question,
-        behind: &[u8],
-        option: &RPCOption,
-    ) -> RpcResult<Answer> {
-        let asked = self.peers.ask(target, question, behind, option.hard_ttl()).await;
-        asked.map_err(|error| {
-            if error.is_late() {
-                NetworkError::new(&error).into()
-            } else {
-                // To wait a little before the next try is better than to spin.
-                Unreachable::new(&error).into()
-            }
-        })
+    /// Returns why nothing may be sent, if this machine leads no longer in the term of a
+    /// vote.
+    fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
+        let is_silent = self.contact.is_silent(to_vote(*vote).term);
+        is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
     }
 
     /// Writes entries as they are sent. A single one is written once for all followers.
@@ -142,6 +183,16 @@ impl Network {
     }
 }
 
+/// Tells openraft why a machine has not answered.
+fn failed(error: &CallError) -> RPCError<u64, BasicNode, RaftError<u64>> {
+    if error.is_late() {
+        NetworkError::new(error).into()
+    } else {
+        // To wait a little before the next try is better than to spin.
+        Unreachable::new(error).into()
+    }
+}
+
 /// Sends entries to a machine, and returns what it answers.
 async fn append(
     network: Network,
@@ -149,6 +200,9 @@ async fn append(
     request: AppendEntriesRequest<TypeConfig>,
     option: RPCOption,
 ) -> AppendResult {
+    if let Some(given_way) = network.given_way(&request.vote) {
+        return Err(given_way.into());
+    }
     let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
     let asked = Instant::now();
     let question = Question::Append {
@@ -158,8 +212,11 @@ async fn append(
         time: network.clock.now(),
     };
     let entries = request.entries.into_iter().map(|entry| Arc::new(to_entry(entry)));
-    let bytes = network.encode(&entries.collect::<Vec<_>>());
-    let answer = network.ask(target, &question, &bytes, &option).await?;
+    let entries = entries.collect::<Vec<_>>();
+    let bytes = network.encode(&entries);
+    let limit = if entries.is_empty() { option.hard_ttl() } else { ANSWER_LIMIT };
+    let answered = network.peers.ask(target, &question, &bytes, limit + travel(bytes.len())).await;
+    let answer = answered.map_err(|error| failed(&error))?;
     let Answer::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
@@ -184,6 +241,32 @@ enum SendError {
 }
 
 impl Connection {
+    /// Appends entries, or goes on with the append that is under way.
+    async fn append_once(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> AppendResult {
+        let Some(last) = request.entries.last().map(|entry| entry.log_id) else {
+            return append(self.network.clone(), self.target, request, option).await;
+        };
+        let under_way = match self.under_way.take_if(|under_way| under_way.is_part_of(&request)) {
+            Some(under_way) => under_way,
+            None => UnderWay::begin(self.network.clone(), self.target, request, last, option),
+        };
+        let sent = under_way.last;
+        // Here it stays when openraft gives this call up.
+        let under_way = self.under_way.insert(under_way);
+        let appended = under_way.appended().await;
+        self.under_way = None;
+        match appended? {
+            AppendEntriesResponse::Success if sent < last => {
+                Ok(AppendEntriesResponse::PartialSuccess(Some(sent)))
+            }
+            appended => Ok(appended),
+        }
+    }
+
     /// Sends a checkpoint in pieces, if it is wanted.
     async fn send(&self, vote: Vote<u64>, image: &Image) -> Result<Vote<u64>, SendError> {
         let path = image.file.path.clone();
@@ -267,8 +350,8 @@ impl RaftNetwork<TypeConfig> for Connection {
                 return before;
             }
         }
-        let appending = append(self.network.clone(), self.target, request, option);
         if is_heartbeat && self.has_answered {
+            let appending = append(self.network.clone(), self.target, request, option);
             let appends = Arc::clone(&self.appends);
             let before = appends.load(Ordering::Relaxed);
             self.heartbeat = Some(tokio::spawn(async move {
@@ -283,7 +366,7 @@ impl RaftNetwork<TypeConfig> for Connection {
             return Ok(AppendEntriesResponse::Success);
         }
         self.appends.fetch_add(1, Ordering::Relaxed);
-        let appended = appending.await;
+        let appended = self.append_once(request, option).await;
         self.has_answered = matches!(appended, Ok(AppendEntriesResponse::Success));
         appended
     }
@@ -301,7 +384,8 @@ impl RaftNetwork<TypeConfig> for Connection {
         let asked = Instant::now();
         let last = request.last_log_id.map(to_log_id);
         let question = Question::Vote { vote: to_vote(request.vote), last };
-        match self.network.ask(self.target, &question, &[], &option).await? {
+        let asked_for = self.network.peers.ask(self.target, &question, &[], option.hard_ttl());
+        match asked_for.await.map_err(|error| failed(&error))? {
             Answer::Voted { vote, last, granted } => {
                 if granted {
                     self.network.contact.answered(self.target, asked);
@@ -319,6 +403,9 @@ impl RaftNetwork<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal<u64>>> {
+        if let Some(given_way) = self.network.given_way(&vote) {
+            return Err(given_way.into());
+        }
         let sending = self.send(vote, &snapshot.snapshot);
         let mut cancel = pin!(cancel);
         let sent = tokio::select! {

@@ -1,20 +1,25 @@
 //! How this machine stands to the others: who leads, and who the members are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use etcd_log::{LogId, Membership, NodeId, RaftIndex, Term};
+use etcd_log::{LogId, Membership, NodeId, RaftIndex, Term, Vote};
 use openraft::ServerState;
 
 use super::engine::Consensus;
 use super::timing::Timing;
-use super::types::to_membership;
+use super::types::{to_membership, to_vote};
+
+/// A machine that has said nothing for so long is missing: it has been asked a few times.
+const LATELY: Duration = Duration::from_secs(3);
 
 /// How this machine stands to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It leads, and a majority has said so lately.
     Leader,
-    /// It led when it heard of the others last, which is too long ago.
+    /// It led when it heard of the others last, which is too long ago; or it has given way
+    /// because of its disk.
     Cut,
     /// It hears this leader.
     Follower(NodeId),
@@ -27,16 +32,59 @@ impl Consensus {
     pub fn role(&self) -> Role {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();
-        if metrics.state == ServerState::Leader {
-            let membership = metrics.membership_config.membership();
-            let within = self.timing.election.1;
-            let heard = self.contact.has_majority(self.me, membership, within);
-            return if heard { Role::Leader } else { Role::Cut };
+        let within = self.timing.election.1;
+        if metrics.state != ServerState::Leader {
+            return self.contact.leader(within).map_or(Role::Lost, Role::Follower);
         }
-        match self.contact.leader(self.timing.election.1) {
-            Some(leader) => Role::Follower(leader),
-            None => Role::Lost,
+        let vote = to_vote(metrics.vote);
+        let membership = metrics.membership_config.membership();
+        if !self.contact.is_silent(vote.term)
+            && self.contact.has_majority(self.me, membership, within)
+        {
+            return Role::Leader;
         }
+        // Another one may lead by now: a disk that hangs lets this one take no note of it.
+        self.contact.leader_beyond(vote, within).map_or(Role::Cut, Role::Follower)
+    }
+
+    /// Returns the vote by which this machine leads, as openraft has it: it may have been
+    /// overruled.
+    pub(super) fn leads_by(&self) -> Option<Vote> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        (metrics.state == ServerState::Leader).then(|| to_vote(metrics.vote))
+    }
+
+    /// Returns whether a majority has answered this leader lately.
+    pub(super) fn hears_majority(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        self.contact.has_majority(self.me, membership, self.timing.election.1)
+    }
+
+    /// Returns which of the others that have a vote have said nothing lately, whether or
+    /// not a leader is there.
+    pub fn missing(&self) -> Vec<NodeId> {
+        let within = LATELY.max(2 * self.timing.election.1);
+        let is_missing = |node: &NodeId| {
+            *node != self.me
+                && !self.contact.has_reached(*node, within)
+                && self.contact.leader(within) != Some(*node)
+        };
+        let voters: BTreeSet<_> = self.membership().voters.into_iter().flatten().collect();
+        voters.into_iter().filter(is_missing).collect()
+    }
+
+    /// Returns whether this machine has a vote for good: it has applied the change of the
+    /// group that gave it one.
+    pub fn has_vote_for_good(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = &metrics.membership_config;
+        let config = membership.membership().get_joint_config();
+        let votes = matches!(&config[..], [voters] if voters.contains(&self.me.0));
+        votes && metrics.last_applied >= *membership.log_id()
     }
 
     /// Returns whether the others are a majority of themselves, as far as this leader
@@ -51,6 +99,11 @@ impl Consensus {
     /// Returns whether a machine has answered this leader lately.
     pub fn hears(&self, node: NodeId) -> bool {
         self.contact.has_answered(node, self.timing.election.1)
+    }
+
+    /// Returns whether a machine wanted something appended that seems wrong here.
+    pub fn doubts(&self, node: NodeId) -> bool {
+        self.doubts.of(node)
     }
 
     /// Returns the machine that leads, as far as this one knows.

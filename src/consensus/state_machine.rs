@@ -77,7 +77,7 @@ impl StateMachine {
         }
         let mut reply = Reply::default();
         let EntryPayload::Normal(batch) = &entry.payload else {
-            self.publisher.apply(id, false, |_| Vec::new());
+            self.publisher.apply(id, false, |state| state.apply_entry(id.index, None));
             return Ok(reply);
         };
         let takes_long = {
@@ -89,7 +89,7 @@ impl StateMachine {
         };
         self.uncovered_bytes += batch.size();
         self.publisher.apply(id, takes_long, |state| {
-            let outcomes = state.apply(batch);
+            let outcomes = state.apply_entry(id.index, Some(batch));
             // The commands' outcomes are the last ones, one each.
             reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();
             // Before anybody can see that the entry is applied.
@@ -118,7 +118,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut replies = Vec::new();
         for entry in entries {
-            self.unsynced.wait_for(RaftIndex(entry.log_id.index)).await;
+            self.unsynced.wait_to_apply(RaftIndex(entry.log_id.index)).await;
             let applied = self.apply_entry(&entry);
             replies.push(applied.map_err(|error| StorageIOError::apply(entry.log_id, &error))?);
         }

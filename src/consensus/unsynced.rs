@@ -15,12 +15,21 @@
 //! * agreeing, as a follower later on, that the entry is here.
 //!
 //! A vote needs no wait of its own: it is written behind the batch.
+//!
+//! Applying waits for this disk alone: others have the batch by then. How long it has
+//! to is counted, for a leader whose disk keeps all waiting had better not lead.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use etcd_log::RaftIndex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Up to here a wait for the disk is an ordinary one, and does not count: other machines'
+/// disks take as long now and then.
+const ORDINARY: Duration = Duration::from_millis(100);
 
 /// The entries that are not on this machine's disk yet. Cloning gives another
 /// handle.
@@ -33,6 +42,16 @@ pub struct Unsynced {
 struct Shared {
     entries: Mutex<VecDeque<RaftIndex>>,
     synced: Notify,
+    delays: Mutex<Delays>,
+}
+
+/// How long applying has waited for the disk.
+#[derive(Debug, Default)]
+struct Delays {
+    /// Since when it waits now.
+    since: Option<Instant>,
+    /// When each wait ended that was no ordinary one, and how long it was.
+    past: VecDeque<(Instant, Duration)>,
 }
 
 impl Unsynced {
@@ -51,6 +70,31 @@ impl Unsynced {
     /// Waits until the entries up to this one are on disk.
     pub(crate) async fn wait_for(&self, entry: RaftIndex) {
         self.wait_until(|entries| entries.iter().all(|unsynced| *unsynced > entry)).await;
+    }
+
+    /// Waits until the entries up to this one are on disk, to apply them.
+    pub(crate) async fn wait_to_apply(&self, entry: RaftIndex) {
+        if self.lock().iter().all(|unsynced| *unsynced > entry) {
+            return;
+        }
+        let since = Instant::now();
+        self.delays().since = Some(since);
+        self.wait_for(entry).await;
+        let mut delays = self.delays();
+        delays.since = None;
+        if since.elapsed() > ORDINARY {
+            delays.past.push_back((Instant::now(), since.elapsed()));
+        }
+    }
+
+    /// Returns how long applying has been waiting for this disk by now; and how long in
+    /// all, of the time that has passed lately.
+    pub(crate) fn delay(&self, lately: Duration) -> (Duration, Duration) {
+        let mut delays = self.delays();
+        delays.past.retain(|(ended, _)| ended.elapsed() < lately);
+        let now = delays.since.map(|since| since.elapsed()).unwrap_or_default();
+        let past = delays.past.iter().map(|(_, delay)| *delay).sum::<Duration>();
+        (now, now + past)
     }
 
     /// Waits until all entries are on disk.
@@ -72,6 +116,10 @@ impl Unsynced {
             }
             synced.await;
         }
+    }
+
+    fn delays(&self) -> MutexGuard<'_, Delays> {
+        self.shared.delays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<RaftIndex>> {
@@ -102,5 +150,28 @@ mod tests {
         assert!(unsynced.wait_for_all().now_or_never().is_none());
         unsynced.end();
         assert!(unsynced.wait_for_all().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_applying_waits_for_the_disk_is_counted() {
+        let (unsynced, lately) = (Unsynced::default(), Duration::from_secs(10));
+        let wait = async |millis| {
+            unsynced.begin(RaftIndex(1));
+            let waiting = unsynced.clone();
+            let waiting = tokio::spawn(async move { waiting.wait_to_apply(RaftIndex(1)).await });
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            let (now, _) = unsynced.delay(lately);
+            assert_eq!(now.as_millis(), u128::from(millis), "it is waiting");
+            unsynced.end();
+            waiting.await.unwrap();
+        };
+        wait(50).await;
+        assert_eq!(unsynced.delay(lately), Default::default(), "that was an ordinary wait");
+        wait(3000).await;
+        wait(2000).await;
+        let (now, in_all) = unsynced.delay(lately);
+        assert_eq!((now.as_millis(), in_all.as_millis()), (0, 5000));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(unsynced.delay(lately).1.as_millis(), 2000, "the first one is long ago");
     }
 }

@@ -1,23 +1,32 @@
 //! `etcd log import`: a data directory out of a recorded log.
 //!
-//! The directory gets a machine of its own: a new node id, the name and the
-//! cluster that the recording begins with. A machine that starts there goes on
-//! where the recording ends.
+//! The directory gets a machine of its own, the only one of a cluster of its own. The
+//! recorded history stays as it is; behind it the log says what has become of it:
+//!
+//! ```text
+//! the group is this machine │ recorded history … │ sync of a new cluster, leaves
+//! ```
+//!
+//! For the cluster that was recorded may still run: under its name, this machine would
+//! take its members for its own, and they what it says for their leader's word.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use etcd_log::{
-    Batch, Command, Entry, IoError, LogError, LogId, LogStorage as _, Membership, NodeId, Payload,
-    RaftIndex, RecordedBatch, Term, Vote, Wal, WalOptions, Write as LogWrite,
+    Batch, Command, Entry, Index, IoError, LogError, LogId, LogStorage as _, Membership, NodeId,
+    Payload, RaftIndex, Recording, Term, Vote, Wal, WalOptions, Write as LogWrite,
 };
+use etcd_projections::{Position, State};
 
 use super::ToolError;
 use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::printable::Printable;
+use crate::recover::begin_anew;
 
 /// How many bytes of batches are written with one fsync, about: one batch more may
 /// go over.
@@ -26,49 +35,116 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// How long a write may take. The log itself gives up before.
 const WRITE_LIMIT: Duration = Duration::from_mins(2);
 
+/// What to import, and as whom.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// The recording; `-` for the standard input.
+    pub file: PathBuf,
+    /// The machine's name, if not that of the recording's first.
+    pub name: Option<String>,
+    /// Whether the recording may be without an end.
+    pub without_end: bool,
+}
+
 /// Makes a data directory out of a recorded log.
 ///
 /// # Errors
 ///
-/// If the recording cannot be read, or the directory is in use or not empty.
-pub fn import(file: &Path, dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
+/// If the recording cannot be read, has no end or does not add up, or if the directory
+/// is in use or not empty. Then nothing is left in it.
+pub fn import(import: &Import, dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let data_dir = DataDir::take(dir)?;
-    if data_dir.identity()?.is_some() || data_dir.wal().exists() || data_dir.archive().exists() {
-        return Err(DataDirError::NotEmpty(dir.to_owned()).into());
-    }
-    let batches = read(file)?;
-    let identity = identity(&batches);
-    let failure = Arc::new(Mutex::new(None));
-    let failed = Arc::clone(&failure);
-    let on_fatal = Arc::new(move |error| *lock(&failed) = Some(error));
-    let (wal, _) = Wal::open(&WalOptions {
-        cache_bytes: 0,
-        ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
-    })?;
-    if let Err(error) = write_all(&wal, identity.node, batches) {
-        // Half a log is nobody's. Why it was closed says more than that it was.
-        for half in [data_dir.wal(), data_dir.archive()] {
-            fs::remove_dir_all(&half).map_err(IoError::at("remove", &half))?;
+    match import_into(&data_dir, import) {
+        Ok((identity, recorded)) => {
+            let Position { index, time, .. } = recorded;
+            let Identity { name, cluster, .. } = identity;
+            writeln!(out, "imported {} commands, the last is {index} at {time}", index.0)?;
+            let what = "is now a cluster of its own";
+            let name = Printable(name);
+            Ok(writeln!(out, "machine {name} {what}, {cluster}, which others can join")?)
         }
-        return Err(lock(&failure).take().unwrap_or(error).into());
+        Err(error) => {
+            data_dir.leave();
+            Err(error)
+        }
     }
-    let last = wal.reader().last_command().0;
-    wal.close()?;
-    // Only a directory that is whole belongs to somebody.
-    data_dir.claim(&identity)?;
-    let Identity { name, cluster, .. } = identity;
-    writeln!(out, "imported {last} commands; machine {name} of cluster {cluster}")?;
-    Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<Batch>, ToolError> {
+/// Returns who the directory belongs to by then, and where the recording ended.
+fn import_into(data_dir: &DataDir, import: &Import) -> Result<(Identity, Position), ToolError> {
+    if data_dir.identity()?.is_some() || data_dir.wal().exists() || data_dir.archive().exists() {
+        return Err(DataDirError::NotEmpty(data_dir.path().to_owned()).into());
+    }
+    let recording = read(import)?;
+    let state = replay(&import.file, &recording)?;
+    let recorded = state.position();
+    let identity = identity(&recording.batches, import.name.as_deref());
+    let mut batches = recording.batches;
+    // At the recording's own time: an import lets nothing expire.
+    batches.push(Batch::new(recorded.time, begin_anew(&state, identity.node, identity.cluster)));
+    write_log(data_dir, identity.node, batches)?;
+    // Only a directory that is whole belongs to somebody.
+    data_dir.claim(&identity)?;
+    Ok((identity, recorded))
+}
+
+/// Reads a recording to its end.
+fn read(import: &Import) -> Result<Recording, ToolError> {
+    let path = &import.file;
     let lines: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(BufReader::new(io::stdin()))
     } else {
         Box::new(BufReader::new(File::open(path).map_err(IoError::at("read", path))?))
     };
-    RecordedBatch::read_all(lines)
-        .map_err(|source| ToolError::Recording { path: path.to_owned(), source })
+    let recording = Recording::read(lines)
+        .map_err(|source| ToolError::Recording { path: path.clone(), source })?;
+    if recording.last == Index(0) {
+        return Err(ToolError::Nothing(path.clone()));
+    }
+    if recording.end.is_none() && !import.without_end {
+        return Err(ToolError::NoEnd { path: path.clone(), last: recording.last });
+    }
+    Ok(recording)
+}
+
+/// Replays a recording, and compares what comes of it with what it says.
+fn replay(path: &Path, recording: &Recording) -> Result<State, ToolError> {
+    let mut state = State::new(1);
+    for batch in &recording.batches {
+        if let Some(check) = &batch.check {
+            let compared = state.compare(check);
+            compared.map_err(|source| ToolError::Elsewhere { path: path.to_owned(), source })?;
+        }
+        state.apply(batch);
+    }
+    let (index, found) = (state.position().index, state.digest());
+    match recording.end.and_then(|end| end.digest) {
+        Some(expected) if expected != found => {
+            Err(ToolError::OtherEnd { path: path.to_owned(), index, found, expected })
+        }
+        _ => Ok(state),
+    }
+}
+
+/// Writes a log, whole or not at all.
+fn write_log(data_dir: &DataDir, node: NodeId, batches: Vec<Batch>) -> Result<(), ToolError> {
+    let failure = Arc::new(Mutex::new(None));
+    let failed = Arc::clone(&failure);
+    let on_fatal = Arc::new(move |error| *lock(&failed) = Some(error));
+    let written = Wal::open(&WalOptions {
+        cache_bytes: 0,
+        ..WalOptions::new(data_dir.wal(), data_dir.archive(), node, on_fatal)
+    })
+    .and_then(|(wal, _)| {
+        write_all(&wal, node, batches)?;
+        wal.close()
+    });
+    let Err(error) = written else { return Ok(()) };
+    // Half a log is nobody's. Why it was closed says more than that it was.
+    for half in [data_dir.wal(), data_dir.archive()].iter().filter(|half| half.exists()) {
+        fs::remove_dir_all(half).map_err(IoError::at("remove", half))?;
+    }
+    Err(lock(&failure).take().unwrap_or(error).into())
 }
 
 fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
@@ -88,21 +164,14 @@ fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogErro
     Ok(())
 }
 
-/// The recording's own cluster and first machine, with a new node id.
-fn identity(batches: &[Batch]) -> Identity {
-    let mut identity = Identity::founder("imported");
-    let mut named = false;
-    for command in batches.iter().flat_map(|batch| &batch.commands) {
-        match command {
-            Command::Sync { cluster } => identity.cluster = *cluster,
-            Command::Join(machine) if !named => {
-                identity.name = Arc::clone(&machine.name);
-                named = true;
-            }
-            _ => {}
-        }
-    }
-    identity
+/// A new machine of a new cluster, under this name or that of the recording's first.
+fn identity(batches: &[Batch], name: Option<&str>) -> Identity {
+    let commands = batches.iter().flat_map(|batch| &batch.commands);
+    let first = commands.into_iter().find_map(|command| match command {
+        Command::Join(machine) => Some(&*machine.name),
+        _ => None,
+    });
+    Identity::founder(name.or(first).unwrap_or("imported"))
 }
 
 fn entries(node: NodeId, batches: Vec<Batch>) -> impl Iterator<Item = Arc<Entry>> {

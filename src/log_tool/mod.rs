@@ -12,14 +12,15 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 
-use etcd_log::{IoError, LogError, RecordingError};
+use etcd_log::{Digest, Index, IoError, LogError, RecordingError};
+use etcd_projections::Diverged;
 
 use crate::checkpoint::CheckpointError;
 use crate::data_dir::DataDirError;
 use crate::replay::ReplayError;
 
 pub use export::export;
-pub use import::import;
+pub use import::{Import, import};
 pub use replay::replay;
 pub use show::{Selection, show};
 pub use verify::verify;
@@ -45,7 +46,7 @@ pub enum ToolError {
         /// The checkpoint.
         path: PathBuf,
         /// The last command that it contains.
-        index: etcd_log::Index,
+        index: Index,
         /// What differs.
         what: &'static str,
         /// What the checkpoint says.
@@ -73,6 +74,37 @@ pub enum ToolError {
         path: PathBuf,
         /// What is wrong with it.
         source: RecordingError,
+    },
+    /// There is nothing that could be good.
+    #[error("{}: holds no command", .0.display())]
+    Nothing(PathBuf),
+    /// A recorded log breaks off.
+    #[error("{}: breaks off after command {last}, without a line that says that this is the end: cut off, or made by an earlier version; --without-end takes it as it is", path.display())]
+    NoEnd {
+        /// The file.
+        path: PathBuf,
+        /// Its last command.
+        last: Index,
+    },
+    /// A recorded log does not lead to the state that its machine had.
+    #[error("{}", path.display())]
+    Elsewhere {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what the two digests are.
+        source: Diverged,
+    },
+    /// A recorded log leads to another state than it says at its end.
+    #[error("{}: the state at its end, command {index}, has digest {found}, the file says {expected}", path.display())]
+    OtherEnd {
+        /// The file.
+        path: PathBuf,
+        /// Its last command.
+        index: Index,
+        /// The digest that its commands lead to.
+        found: Digest,
+        /// The one that it names.
+        expected: Digest,
     },
     /// A file cannot be read.
     #[error(transparent)]

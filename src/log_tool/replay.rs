@@ -8,6 +8,7 @@ use etcd_projections::{KeyTree, Node, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
+use crate::printable::Printable;
 
 /// Replays a log up to a command, and prints the state.
 ///
@@ -35,7 +36,7 @@ fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     }
     writeln!(out, "deadlines: {}", state.expiry().len())?;
     for (deadline, key) in state.expiry().iter() {
-        writeln!(out, "  {deadline} {key}")?;
+        writeln!(out, "  {deadline} {}", Printable(key))?;
     }
     let position = state.position();
     writeln!(out, "index: {}", position.index.0)?;
@@ -48,14 +49,15 @@ fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
 /// Prints what lies below a directory, each directory before its children.
 fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Result<(), ToolError> {
     for (key, node) in tree.children(directory) {
+        let shown = Printable(&key);
         match node {
-            Node::File { value, deadline: None } => writeln!(out, "  {key} = {value:?}")?,
+            Node::File { value, deadline: None } => writeln!(out, "  {shown} = {value:?}")?,
             Node::File { value, deadline: Some(deadline) } => {
-                writeln!(out, "  {key} = {value:?} until {deadline}")?;
+                writeln!(out, "  {shown} = {value:?} until {deadline}")?;
             }
             Node::Directory => {
-                writeln!(out, "  {key}/")?;
-                print_below(tree, key, out)?;
+                writeln!(out, "  {shown}/")?;
+                print_below(tree, &key, out)?;
             }
         }
     }

@@ -10,9 +10,12 @@ use etcd_log::{
 };
 use etcd_projections::{Change, Outcome, What, machine_key};
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 
 use super::ToolError;
 use super::opened::Opened;
+use crate::printable::{Printable, is_printable};
 use crate::replay::Step;
 
 /// What to show, and how.
@@ -75,7 +78,8 @@ fn show_batch(
         }
         if selection.json {
             let line = Line::new(entry, command, outcome);
-            serde_json::to_writer(&mut *out, &line).map_err(std::io::Error::from)?;
+            let mut json = Serializer::with_formatter(&mut *out, PrintableJson);
+            line.serialize(&mut json).map_err(std::io::Error::from)?;
             writeln!(out)?;
         } else if let Some(command) = command {
             let (index, time, what) =
@@ -83,7 +87,7 @@ fn show_batch(
             writeln!(out, "{index:>8}  {time}  {}{what}", Shown(command))?;
         } else if let What::Event(event) = &outcome.what {
             let (time, what) = (outcome.position.time, Came(outcome));
-            writeln!(out, "{:>8}  {time}  expire {}{what}", "", event.key)?;
+            writeln!(out, "{:>8}  {time}  expire {}{what}", "", Printable(&event.key))?;
         }
     }
     Ok(())
@@ -163,6 +167,26 @@ fn key_of_event(outcome: &Outcome) -> Option<KeyPath> {
     }
 }
 
+/// JSON without what a terminal would act on: JSON itself asks for less.
+struct PrintableJson;
+
+impl Formatter for PrintableJson {
+    fn write_string_fragment<W>(&mut self, out: &mut W, fragment: &str) -> std::io::Result<()>
+    where
+        W: ?Sized + Write,
+    {
+        let mut rest = fragment;
+        while let Some((at, found)) = rest.char_indices().find(|(_, found)| !is_printable(*found)) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            for unit in found.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            rest = &rest[at + found.len_utf8()..];
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
 /// A command, for people.
 struct Shown<'a>(&'a Command);
 
@@ -174,19 +198,20 @@ impl fmt::Display for Shown<'_> {
         };
         match self.0 {
             Command::Set { key, value, ttl: seconds } => {
-                write!(f, "set {key} = {value:?}")?;
+                write!(f, "set {} = {value:?}", Printable(key))?;
                 ttl(f, seconds)
             }
             Command::TestAndSet(TestAndSet { key, prev_value, value, ttl: seconds }) => {
-                write!(f, "testAndSet {key} = {value:?} if it is {prev_value:?}")?;
+                write!(f, "testAndSet {} = {value:?} if it is {prev_value:?}", Printable(key))?;
                 ttl(f, seconds)
             }
-            Command::Delete { key } => write!(f, "delete {key}"),
+            Command::Delete { key } => write!(f, "delete {}", Printable(key)),
             Command::Sync { cluster } => write!(f, "sync cluster {cluster}"),
             Command::Join(Machine { name, node, peer_url, client_url }) => {
-                write!(f, "join {name} ({node}) at {peer_url} and {client_url}")
+                let [name, peers, clients] = [name, peer_url, client_url].map(Printable);
+                write!(f, "join {name} ({node}) at {peers} and {clients}")
             }
-            Command::Leave { name } => write!(f, "leave {name}"),
+            Command::Leave { name } => write!(f, "leave {}", Printable(name)),
         }
     }
 }
@@ -203,7 +228,7 @@ impl fmt::Display for Came<'_> {
                 | Change::Delete { prev, .. }
                 | Change::Expire { prev, .. } => write!(f, ", was {prev:?}"),
             },
-            What::Rejection(rejection) => write!(f, ", refused: {rejection}"),
+            What::Rejection(rejection) => write!(f, ", refused: {}", Printable(rejection)),
             What::Tick => Ok(()),
         }
     }

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use etcd_log::Index;
 use etcd_projections::{Position, State, WatchRing};
 
 use super::ToolError;
@@ -38,17 +39,22 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let state = replay.state();
     let recovered = &opened.recovered;
     let position = state.position();
+    if position.index == Index(0) {
+        return Err(ToolError::Nothing(dir.to_owned()));
+    }
     let (files, bytes) = opened.log.archived();
     writeln!(
         out,
-        "good: {bytes} bytes in {files} sealed files, {} bytes in {} segments, {} frames; \
-         {} entries, {} commands, {} events; {} checkpoints",
-        recovered.bytes,
-        recovered.segments,
-        recovered.frames,
+        "good: {} entries, {} commands, {} events; the last command is {} at {}; \
+         {bytes} bytes in {files} sealed files, {} bytes in {} segments, {} frames; {} checkpoints",
         opened.settled.end.0 - opened.settled.start.0,
         position.index.0,
         position.event.0,
+        position.index,
+        position.time,
+        recovered.bytes,
+        recovered.segments,
+        recovered.frames,
         checkpoints.len(),
     )?;
     writeln!(out, "digest: {}", state.digest())?;
@@ -69,7 +75,7 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
     let mut truth = expected.tree().iter();
     for (key, node) in found.state.tree().iter() {
         let expected = truth.next();
-        if expected != Some((key, node)) {
+        if expected.as_ref() != Some(&(key.clone(), node)) {
             let expected =
                 expected.map_or("nothing there".to_owned(), |(key, _)| format!("another at {key}"));
             return Err(differs(file, "node", format!("at {key}"), expected));

@@ -30,7 +30,12 @@ impl Answerer for Node {
         match std::mem::replace(&mut asked.question, Question::Standing) {
             Question::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
-                consensus.append(vote, previous, committed, &asked.behind).await
+                let entries = std::mem::take(&mut asked.behind);
+                asked.busy(consensus.append(vote, previous, committed, &entries)).await
+            }
+            Question::Pulse { vote, time } => {
+                self.compare_clocks(vote.node, time);
+                Ok(consensus.pulse(vote))
             }
             Question::Vote { vote, last } => consensus.vote(vote, last).await,
             Question::WouldVote { last, address } => {
@@ -91,7 +96,8 @@ impl Node {
                 return Err(Refusal::Removed);
             }
         }
-        Ok(consensus.would_vote(last))
+        // Whoever is doubted counts as one that has nothing.
+        Ok(consensus.would_vote(last.filter(|_| !consensus.doubts(from))))
     }
 
     pub(super) fn is_member(&self, node: NodeId) -> bool {

@@ -14,8 +14,10 @@ use crate::peers::HistoryQuestion;
 /// How many events a replay is ahead of its reader.
 const AHEAD: usize = 256;
 
-/// How many KiB of events a replay is ahead of its reader, about.
-const AHEAD_KIB: usize = 16 << 10;
+/// How many KiB of events a replay is ahead of its reader, about: one that is larger
+/// goes alone. It waits here for as long as a client does not read, so that a thousand
+/// such clients must not cost much.
+const AHEAD_KIB: usize = 1 << 10;
 
 /// How long a replay waits for its reader.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -146,7 +148,7 @@ impl Audience {
     /// Tells what was found. Returns whether to go on.
     pub(super) async fn tell(&self, found: Found) -> bool {
         let kib = match &found {
-            Found::Event(event) => event.size() / 1024,
+            Found::Event(event) => event.size().div_ceil(1024),
             Found::Reached(_) | Found::GivenUp => 0,
         };
         let kib = u32::try_from(kib.min(AHEAD_KIB)).expect("bounded");
@@ -189,4 +191,35 @@ fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
         What::Event(event) => Some(event),
         What::Rejection(_) | What::Tick => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::LogTime;
+    use etcd_projections::Change;
+
+    use super::*;
+
+    fn event(number: u64, bytes: usize) -> Found {
+        let change =
+            Change::Set { value: Arc::from("v".repeat(bytes)), prev: None, deadline: None };
+        let (number, index, key) = (EventNumber(number), Index(number), KeyPath::root());
+        Found::Event(Arc::new(Event { number, index, time: LogTime(1), key, change }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_a_reader_is_bounded_by_its_bytes() {
+        let cursor = Cursor::Number(EventNumber(1));
+        let (audience, mut replaying) = new(cursor, KeyPath::root(), Index(0), None);
+        assert!(audience.tell(event(1, 600 << 10)).await);
+        assert!(audience.tell(event(2, 400 << 10)).await);
+        assert!(!audience.tell(event(3, 100 << 10)).await, "there is no room for it");
+        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
+        assert!(audience.tell(event(3, 100 << 10)).await);
+        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
+        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
+        // One that is larger than all the room goes alone.
+        assert!(audience.tell(event(4, 3 << 20)).await);
+        assert!(!audience.tell(event(5, 1)).await);
+    }
 }

@@ -8,8 +8,10 @@ mod backfill;
 mod barrier;
 mod elsewhere;
 mod history;
+mod hold;
 mod log_clock;
 mod members;
+mod news;
 mod proposer;
 mod tell;
 mod watch;
@@ -35,15 +37,20 @@ use crate::seldom::Seldom;
 use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
-use log_clock::LogClock;
+use hold::Hold;
 use proposer::{Means, Proposer};
 
 pub use backfill::{Fill, FillHistory};
+pub(crate) use log_clock::JUMP;
+pub use log_clock::LogClock;
 pub use members::{JoinError, LeaveError, Listed, address_of};
 pub use watch::{Cursor, Seen, Start, Watch, WatchError};
 
 /// How long one try of a machine to introduce itself may take.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(3);
+
+/// How often a machine looks whether it has got its vote.
+const VOTE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a machine says that it waits for others.
 const WAITING_WORD: Duration = Duration::from_secs(3);
@@ -81,7 +88,8 @@ pub enum WriteError {
 pub enum Freshness {
     /// It sees every write that was answered before it was asked for.
     Linearizable,
-    /// It sees what this machine has applied.
+    /// It sees what this machine has applied, and nothing from before what it had
+    /// acknowledged when it was stopped last, unless the others are silent.
     Stale,
     /// It sees this command, at least.
     AtLeast(Index),
@@ -104,6 +112,8 @@ pub struct NodeOptions {
     pub outcomes: Outcomes,
     /// The time.
     pub clock: Clock,
+    /// The time for the log.
+    pub log_clock: LogClock,
     /// The room on its disk.
     pub disk: DiskRoom,
     /// Its log, for those who watch from an old index.
@@ -134,6 +144,7 @@ struct Inner {
     disk: DiskRoom,
     proposer: Proposer,
     barrier: Barrier,
+    hold: Hold,
     history: History,
     /// Held by the one change of the members that is under way.
     changing_members: Mutex<()>,
@@ -146,7 +157,7 @@ impl Node {
     pub fn start(options: NodeOptions) -> Self {
         let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
             options;
-        let log_clock = LogClock::new(clock.clone());
+        let log_clock = options.log_clock;
         let proposer = Proposer::start(Means {
             consensus: consensus.clone(),
             peers: peers.clone(),
@@ -155,6 +166,7 @@ impl Node {
             clock: log_clock.clone(),
         });
         let barrier = Barrier::start(consensus.clone(), peers.clone(), published.clone());
+        let hold = Hold::start(consensus.clone(), barrier.clone());
         let elsewhere =
             Elsewhere { me: machine.node, peers: peers.clone(), published: published.clone() };
         let history = History::new(
@@ -176,6 +188,7 @@ impl Node {
             disk,
             proposer,
             barrier,
+            hold,
             history,
             changing_members: Mutex::default(),
             skew_told: Seldom::default(),
@@ -184,6 +197,7 @@ impl Node {
         let node = Self { inner: Arc::new(inner) };
         tokio::spawn(node.clone().follow_addresses());
         tokio::spawn(node.clone().reconcile());
+        tokio::spawn(node.clone().tell_news());
         tokio::spawn(node.clone().backfill(options.fill));
         node
     }
@@ -251,19 +265,36 @@ impl Node {
         freshness: Freshness,
         limit: Duration,
     ) -> Result<Arc<Published>, Unavailable> {
+        let deadline = Instant::now() + limit;
         match freshness {
-            Freshness::Stale => Ok(self.now()),
+            Freshness::Stale => {
+                self.inner.hold.is_over(limit).await?;
+                Ok(self.now())
+            }
             Freshness::Linearizable => {
                 self.inner.barrier.pass(limit).await?;
                 Ok(self.now())
             }
             Freshness::AtLeast(index) => {
+                self.inner.hold.is_over(limit).await?;
                 let reached = |published: &Published| published.state.position().index >= index;
                 let waiting = self.inner.published.wait_for(reached);
-                let reached = tokio::time::timeout(limit, waiting).await;
+                let reached = tokio::time::timeout_at(deadline, waiting).await;
                 reached.ok().flatten().ok_or(Unavailable::NotReached)
             }
         }
+    }
+
+    /// Waits until this machine has its vote: whoever counts on it may lose another one.
+    pub async fn until_it_votes(&self) {
+        while !self.has_vote() {
+            tokio::time::sleep(VOTE_INTERVAL).await;
+        }
+    }
+
+    /// Returns whether this machine has its vote, for good.
+    pub fn has_vote(&self) -> bool {
+        self.inner.consensus.has_vote_for_good()
     }
 
     /// Watches a prefix.

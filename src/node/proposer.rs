@@ -12,19 +12,20 @@
 //! the larger the batches, and the fewer fsyncs a command costs.
 //!
 //! A request that nobody waits for any longer is not proposed. Who wins, the
-//! request's time limit or the proposer, is settled by one atomic flag. A command
+//! request's time limit or the proposer, is settled by its claim (`queue`). A command
 //! is tried again only where it is certain that it was not proposed.
 
 mod due;
 mod forward;
+mod queue;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_log::{Batch, Check, Command};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::log_clock::LogClock;
 use super::{Unavailable, WriteError, unavailable};
@@ -32,22 +33,25 @@ use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::outcomes::Outcomes;
 use crate::peers::{NotProposed, Peers, Placed};
 use crate::published::Reader;
-use due::due;
-
-/// How many requests may wait. Beyond it, requests wait to wait.
-const QUEUE: usize = 16 << 10;
+use due::{batch_time, due, make_up_for};
+use queue::{Place, Queue, Request, queue};
 
 /// How many commands go into a batch at most: so many that an fsync costs each
 /// of them nothing, and so few that applying them holds nobody up.
 const BATCH_COMMANDS: usize = 2048;
 
-/// How many bytes of commands go into a batch, about: one request more may go
-/// over. Bounds an entry, and so what a reader of the log has in memory.
-const BATCH_BYTES: usize = 4 << 20;
+/// How many bytes of commands go into a batch, as they are written; one request that is
+/// larger goes alone. Bounds an entry, and so what a reader of the log has in memory, and
+/// how long a small write waits behind others on a slow link.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How many bytes one command takes at most: more than any that a client may send, a
+/// body of 1 MiB of control characters.
+const COMMAND_BYTES: usize = 8 << 20;
 
 /// After how many commands a batch says what the state was, for all machines to
 /// compare with. The digest contains all of history, so none is left out.
-const CHECK_COMMANDS: usize = 1000;
+const CHECK_COMMANDS: u64 = 1000;
 
 /// How long to wait before trying again where nobody leads.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
@@ -63,45 +67,18 @@ const BATCH_LIMIT: Duration = Duration::from_mins(1);
 /// leader may have it by then, or never will.
 const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
 
-/// Returns whether another machine has sent more at once than any would: a full batch,
-/// and the request that goes over. Together with what waits here, and written as JSON
-/// at its worst, it still has to fit into an entry.
+/// Returns whether another machine has sent more at once than any would.
 pub(super) fn is_too_large(commands: &[Command]) -> bool {
-    let size = commands.iter().map(Command::size).sum::<usize>();
-    commands.len() > BATCH_COMMANDS || size > BATCH_BYTES + BATCH_BYTES / 2
+    let bytes = commands.iter().map(Command::size).sum::<usize>();
+    let most = if commands.len() > 1 { BATCH_BYTES } else { COMMAND_BYTES };
+    commands.len() > BATCH_COMMANDS || bytes > most
 }
 
 /// The sending end of the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Proposer {
-    queue: mpsc::Sender<Request>,
+    queue: Queue,
     consensus: Consensus,
-}
-
-/// What waits to be proposed.
-#[derive(Debug)]
-enum Request {
-    /// A command of this machine's.
-    Command {
-        command: Command,
-        /// Set by whoever is first: the proposer, which takes the request, or the
-        /// waiting side, which gives it up.
-        settled: Arc<AtomicBool>,
-        answer: oneshot::Sender<Result<Outcome, WriteError>>,
-    },
-    /// The commands that waited on another machine.
-    Group { commands: Vec<Command>, answer: oneshot::Sender<Result<Placed, NotProposed>> },
-}
-
-impl Request {
-    fn size(&self) -> (usize, usize) {
-        match self {
-            Self::Command { command, .. } => (1, command.size()),
-            Self::Group { commands, .. } => {
-                (commands.len(), commands.iter().map(Command::size).sum())
-            }
-        }
-    }
 }
 
 /// Who waits for what came of a part of a batch.
@@ -123,15 +100,9 @@ pub(super) struct Means {
 impl Proposer {
     /// Starts the proposer's task.
     pub(super) fn start(means: Means) -> Self {
-        let (queue, requests) = mpsc::channel(QUEUE);
+        let (queue, requests) = queue();
         let consensus = means.consensus.clone();
-        let task = Task {
-            means,
-            requests,
-            waiting: Vec::new(),
-            // The first batch says what this machine starts from.
-            unchecked: CHECK_COMMANDS,
-        };
+        let task = Task { means, requests, waiting: Vec::new() };
         tokio::spawn(task.run());
         Self { queue, consensus }
     }
@@ -143,32 +114,30 @@ impl Proposer {
         command: Command,
         limit: Duration,
     ) -> Result<Outcome, WriteError> {
-        let settled = Arc::new(AtomicBool::new(false));
+        let mut place = None;
         let trying = async {
             loop {
-                match self.try_once(command.clone(), &settled).await {
-                    Err(WriteError::Unavailable(_)) => settled.store(false, Ordering::Release),
+                match self.try_once(command.clone(), &mut place).await {
+                    Err(WriteError::Unavailable(_)) => place = None,
                     result => return result,
                 }
                 tokio::time::sleep(RETRY).await;
             }
         };
-        match tokio::time::timeout(limit, trying).await {
-            Ok(outcome) => outcome,
-            Err(_) if settled.swap(true, Ordering::AcqRel) => Err(WriteError::Unknown),
-            Err(_) => Err(unavailable(&self.consensus).into()),
+        if let Ok(outcome) = tokio::time::timeout(limit, trying).await {
+            return outcome;
         }
+        let is_proposed = place.is_some_and(|place| !place.give_up());
+        Err(if is_proposed { WriteError::Unknown } else { unavailable(&self.consensus).into() })
     }
 
     async fn try_once(
         &self,
         command: Command,
-        settled: &Arc<AtomicBool>,
+        place: &mut Option<Place>,
     ) -> Result<Outcome, WriteError> {
-        let (answer, outcome) = oneshot::channel();
-        let request = Request::Command { command, settled: Arc::clone(settled), answer };
-        // The queue and the answer end only with the proposer's task.
-        self.queue.send(request).await.map_err(|_| Unavailable::NoLeader)?;
+        let (entered, outcome) = self.queue.enter(command).await?;
+        *place = Some(entered);
         outcome.await.unwrap_or(Err(WriteError::Unknown))
     }
 
@@ -178,9 +147,7 @@ impl Proposer {
         &self,
         commands: Vec<Command>,
     ) -> Result<Placed, NotProposed> {
-        let (answer, placed) = oneshot::channel();
-        let request = Request::Group { commands, answer };
-        self.queue.send(request).await.map_err(|_| NotProposed::NotLeader)?;
+        let placed = self.queue.enter_group(commands).await?;
         placed.await.unwrap_or(Err(NotProposed::Unknown))
     }
 }
@@ -190,8 +157,6 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
-    /// How many commands were proposed since the last check.
-    unchecked: usize,
 }
 
 impl Task {
@@ -242,24 +207,17 @@ impl Task {
 
     /// Packs the requests that somebody still waits for, up to the bounds.
     fn pack(&mut self) -> (Vec<Command>, Vec<Waiting>) {
-        let (mut commands, mut bytes, mut taken) = (0, 0, 0);
-        for request in &self.waiting {
-            if commands >= BATCH_COMMANDS || bytes >= BATCH_BYTES {
-                break;
-            }
-            let (count, size) = request.size();
-            (commands, bytes, taken) = (commands + count, bytes + size, taken + 1);
-        }
-        let (mut packed, mut waiting) = (Vec::with_capacity(commands), Vec::new());
-        for request in self.waiting.drain(..taken) {
+        let (mut packed, mut waiting) = (Vec::new(), Vec::new());
+        let fitting = self.fitting();
+        for request in self.waiting.drain(..fitting) {
             match request {
-                Request::Command { command, settled, answer } => {
-                    if !answer.is_closed() && !settled.swap(true, Ordering::AcqRel) {
+                Request::Command { claim, answer, .. } => {
+                    if let Some(command) = claim.take() {
                         packed.push(command);
                         waiting.push(Waiting::Command(answer));
                     }
                 }
-                Request::Group { commands, answer } => {
+                Request::Group { commands, answer, .. } => {
                     waiting.push(Waiting::Group { count: commands.len(), answer });
                     packed.extend(commands);
                 }
@@ -268,18 +226,37 @@ impl Task {
         (packed, waiting)
     }
 
-    /// Makes a batch: with the time, which never goes back, and now and then with
-    /// what the state is that this machine proposes from.
-    fn batch(&mut self, commands: Vec<Command>) -> Batch {
+    /// Returns how many of the requests that wait go into one batch: the first in any
+    /// case.
+    fn fitting(&self) -> usize {
+        let (mut commands, mut bytes) = (0, 0);
+        let fits = |request: &&Request| {
+            let (more_commands, more_bytes) = request.size();
+            let is_first = commands == 0;
+            (commands, bytes) = (commands + more_commands, bytes + more_bytes);
+            is_first || (commands <= BATCH_COMMANDS && bytes <= BATCH_BYTES)
+        };
+        self.waiting.iter().take_while(fits).count()
+    }
+
+    /// Makes a batch: with the time, which never goes back, nor so far on that too many
+    /// keys would expire at once; and now and then with what the state is that this
+    /// machine proposes from.
+    fn batch(&self, mut commands: Vec<Command>) -> Batch {
         let now = self.means.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
-        let time = self.means.clock.now(position.time);
-        self.unchecked += commands.len();
+        let clock = self.means.clock.now(position.time);
+        let time = batch_time(now.state.expiry(), clock);
+        make_up_for(Duration::from_nanos(clock.0 - time.0), &mut commands);
+        let last = position.index.0 + commands.len() as u64;
         let mut batch = Batch::new(time, commands);
-        if self.unchecked >= CHECK_COMMANDS {
-            self.unchecked = 0;
+        // Counted from the last check that was applied: one that was proposed may have
+        // been lost. After a start none is known, and the first batch says what this
+        // machine starts from.
+        if now.state.checked().is_none_or(|checked| last - checked.0 >= CHECK_COMMANDS) {
             let Position { index, event, time } = position;
-            batch.check = Some(Check { index, event, time, digest });
+            let entry = now.applied.map(|id| id.index);
+            batch.check = Some(Check { entry, index, event, time, digest });
         }
         batch
     }
@@ -372,12 +349,15 @@ fn refuse_all(waiting: Vec<Waiting>, error: NotProposed) {
     }
 }
 
-/// Waits until another machine leads, and for a while longer.
+/// Waits until this machine has not led for a while: another one may lead by then, or
+/// the majority is gone.
 async fn overruled(consensus: &Consensus) {
+    let mut since = None;
     loop {
-        tokio::time::sleep(OVERRULED_LIMIT).await;
-        if matches!(consensus.role(), Role::Follower(_)) {
-            tokio::time::sleep(OVERRULED_LIMIT).await;
+        tokio::time::sleep(consensus.timing().heartbeat).await;
+        if consensus.leads() {
+            since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() >= OVERRULED_LIMIT {
             return;
         }
     }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
@@ -9,6 +10,9 @@ use etcd_log::{ClusterId, NodeId};
 use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
 use super::message::{self, Answer, Question, Refusal};
 use super::network::{self, Stream};
+
+/// How often a machine shows that it is still busy with an answer.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 
 /// Who answers the questions of other machines.
 pub trait Answerer: Clone + Send + Sync + 'static {
@@ -46,6 +50,18 @@ impl Asked<'_> {
             Some(Frame { kind: Kind::Piece, body, .. }) => Ok(Some(body)),
             Some(Frame { kind: Kind::End, .. }) => Ok(None),
             Some(_) | None => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+
+    /// Works on the answer, and shows meanwhile that somebody is at it.
+    pub async fn busy<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = work.as_mut() => return done,
+                // If nobody waits any longer, it is done all the same.
+                () = tokio::time::sleep(SIGN_OF_LIFE) => drop(self.tell(&[]).await),
+            }
         }
     }
 

@@ -34,6 +34,13 @@ pub enum Question {
         /// The leader's clock.
         time: LogTime,
     },
+    /// A leader is there, and will say more: its entries may be long on their way.
+    Pulse {
+        /// Who leads, and in which term.
+        vote: Vote,
+        /// The leader's clock.
+        time: LogTime,
+    },
     /// Vote for the sender (Raft, section 5.2).
     Vote {
         /// Who stands, and in which term.
@@ -117,6 +124,11 @@ pub struct HistoryQuestion {
 pub enum Answer {
     /// What came of an append.
     Appended(Appended),
+    /// A sign of life was heard.
+    Pulse {
+        /// The sender's vote by now.
+        vote: Vote,
+    },
     /// A vote, given or not.
     Voted {
         /// The sender's vote by now.

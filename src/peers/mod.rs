@@ -24,5 +24,5 @@ pub use message::{
     Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,
     decode_entries, encode_entries, split_entries,
 };
-pub use network::{Connect, Connecting, Stream, Tcp};
+pub use network::{Connect, Connecting, Stream, Tcp, travel};
 pub use pool::{CallError, Conversation, Heard, Peers};

@@ -27,6 +27,14 @@ pub trait Connect: fmt::Debug + Send + Sync {
 /// For how long what was sent may go without a sign that it has come.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
 
+/// How many bytes a second the slowest link carries that machines are made for.
+const SLOWEST_LINK: u64 = 256 << 10;
+
+/// Returns how long so many bytes may be on their way, besides what anything takes.
+pub fn travel(bytes: usize) -> Duration {
+    Duration::from_micros(bytes as u64 * 1_000_000 / SLOWEST_LINK)
+}
+
 /// How much is read at once: most messages whole.
 const BUFFER_BYTES: usize = 16 << 10;
 

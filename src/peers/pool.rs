@@ -22,6 +22,10 @@ const IDLE: usize = 4;
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a machine that is busy with an answer may say nothing: three times as long as
+/// one does that has much to do.
+const SILENCE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The way to the other machines. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Peers {
@@ -118,7 +122,8 @@ impl Peers {
         self.book().get(&node).map(|peer| Arc::clone(&peer.address))
     }
 
-    /// Asks a machine, and waits for its answer.
+    /// Asks a machine, and waits for its answer: up to `limit`; and as long as it shows
+    /// that it is busy with it.
     ///
     /// # Errors
     ///
@@ -133,26 +138,35 @@ impl Peers {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
         let body = message::encode(question, behind);
         let mut sent = false;
-        let exchange = self.exchange(node, &to, &body, &mut sent);
-        let answered = tokio::time::timeout(limit, exchange).await;
-        answered.unwrap_or_else(|_| {
+        let late = |sent| {
             self.drop_idle(node);
-            let late = io::Error::from(io::ErrorKind::TimedOut);
-            Err(if sent {
+            let (to, late) = (Arc::clone(&to), io::Error::from(io::ErrorKind::TimedOut));
+            if sent {
                 CallError::Lost { to, source: late.into() }
             } else {
                 CallError::NotSent { to, source: late }
-            })
-        })
+            }
+        };
+        let sending = tokio::time::timeout(limit, self.begin(node, &to, &body, &mut sent)).await;
+        let (mut conversation, mut heard) = sending.unwrap_or_else(|_| Err(late(sent)))?;
+        loop {
+            if let Heard::Answer(answer) = heard {
+                self.put_back(node, &to, conversation.stream);
+                return Ok(answer);
+            }
+            let next = tokio::time::timeout(SILENCE_LIMIT, conversation.next()).await;
+            heard = next.unwrap_or_else(|_| Err(late(true)))?;
+        }
     }
 
-    async fn exchange(
+    /// Sends a question, and returns what is heard first.
+    async fn begin(
         &self,
         node: NodeId,
         to: &Arc<str>,
         body: &[u8],
         sent: &mut bool,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<(Conversation, Heard), CallError> {
         let stream = match self.take_idle(node) {
             Some(stream) => stream,
             None => self.connect(to).await?,
@@ -160,12 +174,8 @@ impl Peers {
         let mut conversation = self.conversation(node, to, stream);
         conversation.send(Kind::Question, body).await?;
         *sent = true;
-        let answer = conversation.answer().await;
-        // After a refusal the other machine closes it.
-        if answer.is_ok() {
-            self.put_back(node, to, conversation.stream);
-        }
-        answer
+        let heard = conversation.next().await?;
+        Ok((conversation, heard))
     }
 
     /// Asks whoever stands at an address, and says who that is.

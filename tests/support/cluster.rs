@@ -103,6 +103,21 @@ impl Cluster {
         self.network.as_ref().unwrap().cut(at, cut);
     }
 
+    /// Loses all that is sent to a machine; what it sends arrives.
+    pub fn deafen(&self, at: usize) {
+        self.network.as_ref().unwrap().deafen(at);
+    }
+
+    /// Makes all links between machines carry so many bytes a second.
+    pub fn slow_down(&self, bytes_per_second: u32) {
+        self.network.as_ref().unwrap().slow_down(bytes_per_second);
+    }
+
+    /// How many bytes the machines have sent each other.
+    pub fn carried(&self) -> u64 {
+        self.network.as_ref().unwrap().carried()
+    }
+
     /// Ends a cut.
     pub fn heal(&self, at: usize) {
         self.network.as_ref().unwrap().heal(at);

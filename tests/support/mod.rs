@@ -159,6 +159,19 @@ impl Server {
         (port(&self.url), port(&self.peer_url))
     }
 
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a form, and gives it so long; nothing, if there is no answer.
+    pub fn try_post(&self, path: &str, form: &[(&str, &str)], limit: Duration) -> Option<Reply> {
+        let config = ureq::Agent::config_builder().http_status_as_error(false);
+        let agent = config.timeout_global(Some(limit)).build().new_agent();
+        let url = format!("{}{path}", self.url);
+        Reply::read(agent.post(&url).send_form(form.iter().copied())).ok()
+    }
+
     /// How much memory the process has, in KiB.
     pub fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

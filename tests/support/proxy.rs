@@ -1,5 +1,5 @@
 //! A network of machines, each behind a proxy, from which machines can be cut off in
-//! both directions.
+//! both directions or in one, and whose links can be slow.
 //!
 //! ```text
 //! machine ─▶ proxy of the one it calls ─▶ that one
@@ -10,11 +10,13 @@
 //! Whoever does not say who he is, a client of HTTP, passes unless the one that he
 //! calls is cut off.
 
+use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a frame begins with.
 const MAGIC: &[u8] = b"etcd";
@@ -24,6 +26,9 @@ const SENDER: (usize, usize) = (20, 28);
 
 /// How often a connection that is quiet is looked at: it may be cut.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How much is passed on at once over a slow link: what is behind waits for it.
+const QUANTUM: usize = 16 << 10;
 
 /// How a machine is cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,12 @@ struct Machines {
     known: Mutex<Vec<Machine>>,
     /// A cut has ended.
     healed: Condvar,
+    /// How many bytes a second each link carries, if it is slow.
+    rate: Mutex<Option<u32>>,
+    /// When each link, from one machine to another, has carried what was sent so far.
+    busy_until: Mutex<HashMap<(u64, usize, Way), Instant>>,
+    /// How many bytes all links have carried.
+    carried: AtomicU64,
 }
 
 #[derive(Default)]
@@ -56,6 +67,17 @@ struct Machine {
     /// What it calls itself in frames, once that is known.
     id: Option<u64>,
     cut: Option<Cut>,
+    /// Whether nothing reaches it, though what it sends arrives.
+    is_deaf: bool,
+}
+
+/// In which direction something goes over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Way {
+    /// To the machine that was called.
+    Forth,
+    /// To the machine that has called.
+    Back,
 }
 
 impl Network {
@@ -92,9 +114,27 @@ impl Network {
         machines[at].cut = Some(cut);
     }
 
+    /// Loses all that is sent to a machine, be it an answer; what it sends arrives.
+    pub fn deafen(&self, at: usize) {
+        let mut machines = self.machines.lock();
+        assert!(machines[at].id.is_some(), "what is sent to it could not be told from others");
+        machines[at].is_deaf = true;
+    }
+
+    /// Makes all links carry so many bytes a second.
+    pub fn slow_down(&self, bytes_per_second: u32) {
+        *self.machines.rate.lock().unwrap() = Some(bytes_per_second);
+    }
+
+    /// How many bytes all links have carried so far.
+    pub fn carried(&self) -> u64 {
+        self.machines.carried.load(Ordering::Relaxed)
+    }
+
     /// Lets a machine be reached, and reach others, again.
     pub fn heal(&self, at: usize) {
-        self.machines.lock()[at].cut = None;
+        let mut machines = self.machines.lock();
+        (machines[at].cut, machines[at].is_deaf) = (None, false);
         self.machines.healed.notify_all();
     }
 }
@@ -120,6 +160,30 @@ impl Link {
         machines[self.called].cut.or(sender.and_then(|sender| sender.cut))
     }
 
+    /// Whether what goes this way is lost.
+    fn is_lost(&self, way: Way) -> bool {
+        let machines = self.machines.lock();
+        match way {
+            Way::Forth => machines[self.called].is_deaf,
+            Way::Back => {
+                machines.iter().any(|one| one.is_deaf && one.id.is_some() && one.id == self.sender)
+            }
+        }
+    }
+
+    /// Waits until the link has carried so many bytes more.
+    fn carry(&self, bytes: usize, way: Way) {
+        self.machines.carried.fetch_add(bytes as u64, Ordering::Relaxed);
+        let Some(rate) = *self.machines.rate.lock().unwrap() else { return };
+        let link = (self.sender.unwrap_or(0), self.called, way);
+        let mut busy_until = self.machines.busy_until.lock().unwrap();
+        let until = busy_until.entry(link).or_insert_with(Instant::now);
+        *until = (*until).max(Instant::now()) + Duration::from_secs(bytes as u64) / rate;
+        let until = *until;
+        drop(busy_until);
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+    }
+
     /// Waits as long as what comes is held back, and returns how else the link is cut.
     fn wait(&self) -> Option<Cut> {
         let is_late = |machines: &mut Vec<Machine>| self.cut(machines) == Some(Cut::Late);
@@ -137,6 +201,9 @@ fn pass(mut from: TcpStream, to: &str, machines: Arc<Machines>, called: usize) -
         Some(Cut::Silent) => return swallow(from),
         Some(Cut::Late) | None => {}
     }
+    if link.is_lost(Way::Forth) {
+        return swallow(from);
+    }
     if has_ended(&mut from, &mut opening)? {
         return Ok(());
     }
@@ -145,8 +212,8 @@ fn pass(mut from: TcpStream, to: &str, machines: Arc<Machines>, called: usize) -
     to.set_nodelay(true)?;
     to.write_all(&opening)?;
     let (back, forth) = ((to.try_clone()?, from.try_clone()?), link.clone());
-    thread::spawn(move || copy(back.0, back.1, &forth).is_ok());
-    copy(from, to, &link)
+    thread::spawn(move || copy(back.0, back.1, &forth, Way::Back).is_ok());
+    copy(from, to, &link, Way::Forth)
 }
 
 /// Reads what else has come, and returns whether that was all: whoever was held back may
@@ -181,9 +248,9 @@ fn opening(from: &mut TcpStream) -> io::Result<(Vec<u8>, Option<u64>)> {
 }
 
 /// Copies until one side ends or the link is cut.
-fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link) -> io::Result<()> {
+fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link, way: Way) -> io::Result<()> {
     from.set_read_timeout(Some(LOOK_AGAIN))?;
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; QUANTUM];
     loop {
         let read = from.read(&mut buffer);
         // Asked after reading: what is sent once a machine is cut off must not slip
@@ -192,9 +259,15 @@ fn copy(mut from: TcpStream, mut to: TcpStream, link: &Link) -> io::Result<()> {
             // The other side is not told: it stays open as long as this one does.
             (Some(Cut::Silent), _) => return swallow(from),
             (Some(Cut::Closed), _) | (_, Ok(0)) => break,
-            (_, Ok(length)) if to.write_all(&buffer[..length]).is_ok() => {}
+            (_, Ok(_)) if link.is_lost(way) => {}
+            (_, Ok(length)) => {
+                link.carry(length, way);
+                if to.write_all(&buffer[..length]).is_err() {
+                    break;
+                }
+            }
             (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            (_, Ok(_) | Err(_)) => break,
+            (_, Err(_)) => break,
         }
     }
     // They may be gone already.

@@ -1,11 +1,48 @@
-//! Expiry: when a leader has to move the logged time on, for a key to expire.
+//! Expiry: when a leader has to move the logged time on, for a key to expire, and how
+//! far.
+//!
+//! ```text
+//! clock    ────────────────────────────────────▶
+//! deadlines      ·· ········ ········ ········ ·
+//! logged      ────────────▲────────▲────────▲──▲  a batch each
+//! ```
+//!
+//! However many keys are due at once, a batch lets so many expire that nobody waits
+//! long for it; what is still due then is due at once. So the logged time may lag
+//! behind the clock for as long as it takes to let them all expire.
 
 use std::time::Duration;
 
+use etcd_log::{Command, LogTime, TestAndSet, Ttl};
+use etcd_projections::ExpiryIndex;
+
 use super::Means;
+
+/// How many keys a batch lets expire, and as many more as share the deadline of the
+/// last: those were written by one batch, mostly, or by batches of one logged time. It
+/// takes as long as a full batch of commands.
+const EXPIRIES: usize = super::BATCH_COMMANDS;
 
 /// How long to rely on a timer for the next deadline.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Returns the time of a batch that is made at `now`: earlier, if too many keys are due.
+pub(super) fn batch_time(expiry: &ExpiryIndex, now: LogTime) -> LogTime {
+    expiry.time_for(now, EXPIRIES)
+}
+
+/// Lets what is written live as long as was asked for, though its batch has an earlier
+/// time than it is: by whole seconds, as lives are counted.
+pub(super) fn make_up_for(lag: Duration, commands: &mut [Command]) {
+    let seconds = lag.as_secs() + u64::from(lag.subsec_nanos() > 0);
+    for command in commands {
+        if let Command::Set { ttl: Some(ttl), .. }
+        | Command::TestAndSet(TestAndSet { ttl: Some(ttl), .. }) = command
+        {
+            *ttl = Ttl::saturating_add(*ttl, seconds);
+        }
+    }
+}
 
 /// Waits until this machine leads and a key is due.
 pub(super) async fn due(means: &Means) {
@@ -33,6 +70,67 @@ pub(super) async fn due(means: &Means) {
                     return std::future::pending().await;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use etcd_log::{Batch, KeyPath};
+    use etcd_projections::State;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn set(number: usize, ttl: u64) -> Command {
+        let key = KeyPath::clean(&format!("/k/{number}")).unwrap();
+        Command::Set { key, value: Arc::from("x"), ttl: Ttl::new(ttl) }
+    }
+
+    #[test]
+    fn many_keys_that_are_due_at_once_expire_in_many_batches() {
+        let keys = 50_000;
+        let mut state = State::new(10);
+        for first in (0..keys).step_by(super::super::BATCH_COMMANDS) {
+            let numbers = first..keys.min(first + super::super::BATCH_COMMANDS);
+            let commands = numbers.map(|number| set(number, 60)).collect();
+            state.apply(&Batch::new(LogTime(first as u64 + 1), commands));
+        }
+        assert_eq!(state.expiry().len(), keys);
+        let now = LogTime(100 * SECOND);
+        let mut batches = 0;
+        while state.position().time < now {
+            // In between, writes go on.
+            let batch = Batch::new(batch_time(state.expiry(), now), vec![set(batches, 600)]);
+            let outcomes = state.apply(&batch).len();
+            assert!(outcomes <= 2 * EXPIRIES, "{outcomes} at once");
+            batches += 1;
+        }
+        assert!(batches <= keys / EXPIRIES + 2, "{batches} batches");
+        assert_eq!(state.expiry().len(), batches);
+    }
+
+    #[test]
+    fn time_is_that_of_the_clock_where_few_keys_are_due() {
+        let mut state = State::new(10);
+        assert_eq!(batch_time(state.expiry(), LogTime(SECOND)), LogTime(SECOND));
+        state.apply(&Batch::new(LogTime(1), (0..EXPIRIES).map(|number| set(number, 1)).collect()));
+        assert_eq!(batch_time(state.expiry(), LogTime(9 * SECOND)), LogTime(9 * SECOND));
+        // One of them is beyond.
+        state.apply(&Batch::new(LogTime(2), vec![set(EXPIRIES, 1)]));
+        assert_eq!(batch_time(state.expiry(), LogTime(9 * SECOND)), LogTime(SECOND + 1));
+        assert_eq!(batch_time(state.expiry(), LogTime(SECOND + 1)), LogTime(SECOND + 1));
+    }
+
+    #[test]
+    fn nothing_lives_shorter_than_was_asked_for() {
+        for (lag, ttl) in [(0, 5), (1, 6), (SECOND, 6), (SECOND + 1, 7)] {
+            let mut commands = vec![set(1, 5), Command::Delete { key: KeyPath::root() }];
+            make_up_for(Duration::from_nanos(lag), &mut commands);
+            assert_eq!(commands[0], set(1, ttl), "after {lag} ns");
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use etcd_log::NodeId;
+use etcd_log::{Command, NodeId};
 use tokio::time::Instant;
 
 use super::{
@@ -18,10 +18,10 @@ use super::{
 };
 use crate::consensus::{Applied, Consensus};
 use crate::outcomes::Ticket;
-use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal};
+use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal, travel};
 use crate::published::Reader;
 
-/// How long a leader may take for its answer. What waits behind it waits as long: a
+/// How long a leader may take for its answer, once it has the commands. What waits behind it waits as long: a
 /// connection may be dead, and only silence says so.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -41,8 +41,9 @@ impl Task {
         }
         let ticket = self.means.outcomes.keep();
         let count = commands.len();
+        let limit = ANSWER_LIMIT + travel(commands.iter().map(Command::size).sum());
         let question = Question::Propose { commands };
-        let asked = self.means.peers.ask(leader, &question, &[], ANSWER_LIMIT);
+        let asked = self.means.peers.ask(leader, &question, &[], limit);
         let asked = tokio::select! {
             asked = asked => asked.map_err(|error| why_not(&error)),
             // Whether the lost leader had it is not known.
