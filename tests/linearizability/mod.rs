@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod every_order;
+pub mod order;
 
 use std::collections::{BTreeMap, HashSet};
 

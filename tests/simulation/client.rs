@@ -8,6 +8,7 @@ use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
 use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
 use etcd_projections::{Change, Node as TreeNode, Outcome, Rejection, What};
 
+use super::linearizability::order::{self, Shown};
 use super::linearizability::{Answer, Call, Operation};
 use super::world::World;
 
@@ -15,16 +16,17 @@ use super::world::World;
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// The keys that are written, and never expire.
-const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
+pub(crate) const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
 
 /// Writes and reads until its machine crashes.
-pub(crate) async fn run(world: World, node: Node) {
+pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
     let dice = world.dice();
     while !world.is_quiet() {
         tokio::time::sleep(dice.millis(1, 60)).await;
         if let Some(name) = world.take_wish_to_leave() {
             let left = node.leave(&Arc::from(name.clone()), LIMIT).await;
             world.note(format_args!("{name} leaves: {left:?}"));
+            world.wish_was_answered(&name, &left);
         }
         if dice.one_in(12) {
             expiring(&world, &node).await;
@@ -42,8 +44,29 @@ pub(crate) async fn run(world: World, node: Node) {
         // A machine that crashes never gets to note the answer.
         world.begin(key, &call, called);
         let answer = ask(&node, key, &call).await;
-        world.end(called, answer.map(|answer| operation(key, &call, answer, called, world.tick())));
+        let answered = world.tick();
+        if let Some((answer, Some(index))) = &answer {
+            let (machine, index, what) = (name.to_string(), *index, what(key, &call, answer));
+            world.show(Shown { machine, called, answered, index, what });
+        }
+        world
+            .end(called, answer.map(|(answer, _)| operation(key, &call, answer, called, answered)));
     }
+}
+
+/// What an answer says of the order of things.
+fn what(key: &str, call: &Call, answer: &Answer) -> order::What {
+    let key = key.to_owned();
+    let value = match (call, answer) {
+        (Call::Get, answer) => {
+            let value = if let Answer::Value(value) = answer { Some(value.clone()) } else { None };
+            return order::What::Read { key, value, freshness: order::Freshness::Linearizable };
+        }
+        (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) => Some(value.clone()),
+        (Call::Delete, Answer::Done(_)) => None,
+        _ => return order::What::Refused,
+    };
+    order::What::Wrote { key, value }
 }
 
 fn operation(key: &str, call: &Call, answer: Answer, called: u64, answered: u64) -> Operation {
@@ -58,9 +81,9 @@ async fn expiring(world: &World, node: &Node) {
     let _answered = node.propose(command, LIMIT).await;
 }
 
-/// Asks for something, and returns the answer; nothing, if it is certain that
-/// nothing was done.
-async fn ask(node: &Node, key: &str, call: &Call) -> Option<Answer> {
+/// Asks for something, and returns the answer and its index, if it names one; nothing,
+/// if it is certain that nothing was done.
+async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>)> {
     let key = KeyPath::clean(key).unwrap();
     let command = match call.clone() {
         Call::Get => return get(node, &key).await,
@@ -72,18 +95,19 @@ async fn ask(node: &Node, key: &str, call: &Call) -> Option<Answer> {
         }
     };
     match node.propose(command, LIMIT).await {
-        Ok(outcome) => Some(answer(&outcome)),
-        Err(WriteError::Unknown) => Some(Answer::Unknown),
+        Ok(outcome) => Some((answer(&outcome), Some(outcome.position.index.0))),
+        Err(WriteError::Unknown) => Some((Answer::Unknown, None)),
         Err(WriteError::Unavailable(_) | WriteError::DiskFull) => None,
     }
 }
 
-async fn get(node: &Node, key: &KeyPath) -> Option<Answer> {
+async fn get(node: &Node, key: &KeyPath) -> Option<(Answer, Option<u64>)> {
     let published = node.read(Freshness::Linearizable, LIMIT).await.ok()?;
-    Some(match published.state.tree().get(key) {
+    let answer = match published.state.tree().get(key) {
         Some(TreeNode::File { value, .. }) => Answer::Value(value.to_string()),
         Some(TreeNode::Directory) | None => Answer::NotFound,
-    })
+    };
+    Some((answer, Some(published.state.position().index.0)))
 }
 
 fn answer(outcome: &Outcome) -> Answer {

@@ -14,18 +14,28 @@ use tokio::sync::Notify;
 
 use super::dice::Dice;
 
+/// How long a sync takes at most on a disk that is well.
+pub(crate) const FAST: Duration = Duration::from_millis(4);
+
 /// What a machine's disk holds, over crashes: everything written, in order, and how
 /// much of it was synced.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Disk {
     written: Vec<Write>,
     synced: usize,
     /// History from before an installed checkpoint, fetched from another machine.
     archive: BTreeMap<RaftIndex, Arc<Entry>>,
-    /// How long a sync takes at most; longer while the disk is slow.
-    pub(crate) slow: bool,
+    /// How long a sync takes at most.
+    pub(crate) slowest: Duration,
     /// Whether no sync comes to its end.
     pub(crate) stands_still: bool,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        let (written, archive) = (Vec::new(), BTreeMap::new());
+        Self { written, synced: 0, archive, slowest: FAST, stands_still: false }
+    }
 }
 
 impl Disk {
@@ -71,8 +81,8 @@ impl SimLog {
                 bell.notified().await;
                 continue;
             }
-            let is_slow = self.disk.lock().unwrap().slow;
-            let most = if is_slow { 400 } else { 4 };
+            let slowest = self.disk.lock().unwrap().slowest;
+            let most = u64::try_from(slowest.as_millis()).unwrap();
             tokio::time::sleep(dice.millis(0, most) + Duration::from_micros(100)).await;
             while self.disk.lock().unwrap().stands_still {
                 tokio::time::sleep(Duration::from_millis(1)).await;

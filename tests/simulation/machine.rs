@@ -1,24 +1,29 @@
 //! A machine of the simulation: the real one, on a simulated disk, network and clock.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::checkpoint::{Checkpoint, CheckpointStore, leads_into};
 use etcd::clock::Clock;
-use etcd::consensus::{Consensus, Timing};
+use etcd::consensus::Timing;
 use etcd::disk::DiskRoom;
 use etcd::machine::{self, Parts};
 use etcd::node::{Fill, Node};
-use etcd::peers::{self, Connect, Connecting, Stream};
-use etcd_log::{ClusterId, LogStorage as _, LogTime, Machine, NodeId};
+use etcd::peers;
+use etcd_log::{ClusterId, Index, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::State;
 use tempfile::TempDir;
-use turmoil::net::{TcpListener, TcpStream};
+use turmoil::net::TcpListener;
 
-use super::client;
+use super::links::Network;
 use super::log::{Disk, SimFiller, SimLog};
 use super::world::World;
+use super::{client, probe, reads};
+
+/// Where a machine listens at first.
+const PORT: u16 = 7001;
 
 /// How many events a ring holds: so few that watches have to replay the log.
 const RING: usize = 20;
@@ -33,7 +38,11 @@ pub(crate) struct Stored {
     pub(crate) disk: Arc<Mutex<Disk>>,
     pub(crate) checkpoints: TempDir,
     /// How far its clock is ahead.
-    pub(crate) ahead: Duration,
+    ahead: Duration,
+    /// How many seconds more it is at the moment.
+    jumped: Arc<AtomicI64>,
+    /// Where it listens.
+    port: AtomicU16,
 }
 
 /// Who a machine is, once it knows.
@@ -43,15 +52,46 @@ pub(crate) struct Identity {
     pub(crate) founder: bool,
 }
 
-/// The simulated network.
-#[derive(Debug)]
-struct Turmoil;
+impl Stored {
+    /// What a machine has that was never started, with a clock that is so far ahead.
+    pub(crate) fn new(ahead: Duration) -> Self {
+        Self {
+            identity: Mutex::default(),
+            disk: Arc::default(),
+            checkpoints: TempDir::new().unwrap(),
+            ahead,
+            jumped: Arc::default(),
+            port: AtomicU16::new(PORT),
+        }
+    }
 
-impl Connect for Turmoil {
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+    pub(crate) fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap()
+    }
+
+    /// Where others reach the machine, the next time that it starts.
+    pub(crate) fn address(&self, name: &str) -> String {
+        format!("{name}:{}", self.port.load(Ordering::Relaxed))
+    }
+
+    /// Gives the machine another address for the next time that it starts.
+    pub(crate) fn move_away(&self) {
+        self.port.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts its clock so many seconds ahead of where it would be, or behind.
+    pub(crate) fn jump(&self, seconds: i64) {
+        self.jumped.store(seconds, Ordering::Relaxed);
+    }
+
+    fn clock(&self) -> Clock {
+        let (ahead, jumped) = (self.ahead, Arc::clone(&self.jumped));
+        Clock::new(move || {
+            let now = turmoil::since_epoch().expect("only machines of the simulation ask") + ahead;
+            let jumped = jumped.load(Ordering::Relaxed);
+            let by = Duration::from_secs(jumped.unsigned_abs());
+            let now = if jumped < 0 { now.saturating_sub(by) } else { now + by };
+            LogTime(u64::try_from(now.as_nanos()).expect("not yet"))
         })
     }
 }
@@ -59,12 +99,14 @@ impl Connect for Turmoil {
 /// Runs a machine until it crashes, or is removed from the cluster.
 pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> turmoil::Result {
     let stored = world.stored(&name);
+    let (name, address) = (Arc::<str>::from(&*name), stored.address(&name));
+    let network = Arc::new(Network { links: world.links().clone(), me: Arc::clone(&name) });
     // By its name, for names are used once.
     let node = NodeId(name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte)));
     let described = Machine {
-        name: Arc::from(&*name),
+        name: Arc::clone(&name),
         node,
-        peer_url: Arc::from(format!("http://{name}:7001")),
+        peer_url: Arc::from(format!("http://{address}")),
         client_url: Arc::from(format!("http://{name}:4001")),
     };
     let known = *stored.identity.lock().unwrap();
@@ -72,23 +114,19 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         Some(identity) => identity,
         None if through.is_empty() => Identity { cluster: ClusterId(1), founder: true },
         None => {
-            let cluster = etcd::join::join(&described, &through, Arc::new(Turmoil)).await?;
+            let cluster =
+                etcd::join::join(&described, &through, Arc::<Network>::clone(&network)).await?;
             Identity { cluster, founder: false }
         }
     };
     *stored.identity.lock().unwrap() = Some(identity);
-    let (node, consensus) = start(&world, &stored, described, identity, through).await?;
+    let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
+    let (node, consensus) = machine::start(parts).await?;
     world.up(&name, &node, &consensus);
-    let listener = TcpListener::bind("0.0.0.0:7001").await?;
-    tokio::spawn(listen(listener, node.clone()));
-    let serving = async {
-        node.introduce().await;
-        world.note(format_args!("{name} is ready"));
-        for _ in 0..world.clients() {
-            tokio::spawn(client::run(world.clone(), node.clone()));
-        }
-        client::watch(world.clone(), name.clone(), node.clone()).await;
-    };
+    let port = stored.port.load(Ordering::Relaxed);
+    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+    tokio::spawn(listen(listener, network, node.clone()));
+    let serving = serve(&world, &name, &node);
     tokio::select! {
         failure = consensus.failure() => return Err(failure.into()),
         () = consensus.until_removed() => {}
@@ -100,24 +138,47 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     Ok(())
 }
 
-async fn listen(listener: TcpListener, node: Node) -> io::Result<()> {
+/// Lets clients in: those of a machine that has never been a part of its cluster have
+/// to wait until it is.
+async fn serve(world: &World, name: &Arc<str>, node: &Node) {
+    let read = || tokio::spawn(reads::run(world.clone(), Arc::clone(name), node.clone()));
+    let is_new = node.now().state.position().index == Index(0);
+    if !is_new {
+        read();
+    }
+    node.introduce().await;
+    world.note(format_args!("{name} is ready"));
+    if is_new {
+        read();
+    }
+    for _ in 0..world.clients() {
+        tokio::spawn(client::run(world.clone(), Arc::clone(name), node.clone()));
+    }
+    tokio::spawn(probe::small(world.clone(), Arc::clone(name), node.clone()));
+    tokio::spawn(probe::large(world.clone(), Arc::clone(name), node.clone()));
+    client::watch(world.clone(), name.to_string(), node.clone()).await;
+}
+
+async fn listen(listener: TcpListener, network: Arc<Network>, node: Node) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
-        let node = node.clone();
+        let (stream, node) = (network.accepted(stream), node.clone());
         tokio::spawn(async move {
             // Whoever asks sees that the connection has ended.
-            let _ended = peers::serve(Box::new(stream), node, std::future::pending()).await;
+            let _ended = peers::serve(stream, node, std::future::pending()).await;
         });
     }
 }
 
-async fn start(
+/// What a machine starts from.
+fn parts(
     world: &World,
     stored: &Stored,
     machine: Machine,
     identity: Identity,
+    network: Arc<Network>,
     through: Vec<String>,
-) -> Result<(Node, Consensus), Box<dyn std::error::Error>> {
+) -> Result<Parts<SimLog>, Box<dyn std::error::Error>> {
     let log = SimLog::open(&stored.disk, &world.dice());
     let filled = log.clone();
     let checkpoints = CheckpointStore::new(stored.checkpoints.path().to_owned(), RING);
@@ -129,12 +190,7 @@ async fn start(
         || (Checkpoint::empty(State::new(RING)), None),
         |(checkpoint, file)| (checkpoint, Some(file)),
     );
-    let ahead = u64::try_from(stored.ahead.as_nanos())?;
-    let clock = Clock::new(move || {
-        let now = turmoil::since_epoch().expect("only machines of the simulation ask");
-        LogTime(u64::try_from(now.as_nanos()).expect("not yet") + ahead)
-    });
-    let parts = Parts {
+    Ok(Parts {
         cluster: identity.cluster,
         machine,
         founds: identity.founder,
@@ -147,10 +203,9 @@ async fn start(
         checkpoint_bytes: CHECKPOINT_BYTES,
         ring_capacity: RING,
         disk: DiskRoom::default(),
-        network: Arc::new(Turmoil),
+        network,
         hints: through,
         timing: Timing { seed: Some(world.dice().number()), ..Timing::default() },
-        clock,
-    };
-    Ok(machine::start(parts).await?)
+        clock: stored.clock(),
+    })
 }

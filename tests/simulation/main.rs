@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! seed ─▶ dice ─▶ crashes that lose what was not synced, pauses, cut and one-way links,
-//!                 lost messages, slow disks, clocks that differ, joins and leaves
+//!                 lost messages, slow disks, clocks that jump, machines that move,
+//!                 join, leave and die; and one fault that stays for long
 //!                       │
 //!  clients, watches ─▶ the real machine: proposer, barrier, consensus, peers
 //!                       │
 //!  every millisecond: one leader a term, one state a position, one entry an index
+//!  every 5 seconds:   a majority that is well writes, while the fault stays
 //!  at the end:        all agree, every log leads to that state, every watch saw all,
-//!                     the history is linearizable
+//!                     the history is linearizable, what is older fits its order
 //! ```
 //!
 //! Two leaders may have the same number of a term, one after the other: a term's name is
@@ -18,53 +20,47 @@
 //!
 //! The same seed gives the same run. `SIM_SEEDS=1000 cargo test --release --test
 //! simulation` tries more of them, `SIM_SEED=17 cargo test --test simulation one_seed`
-//! one again.
+//! one again. What `directed` has is one kind of trouble each.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a failure says how to repeat it")]
 
 mod client;
 mod dice;
+mod directed;
+mod faults;
+mod health;
 #[path = "../linearizability/mod.rs"]
 mod linearizability;
+mod links;
 mod log;
 mod machine;
+mod members;
+mod probe;
+mod reads;
 mod world;
 
 use std::io;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use faults::Fault;
+use health::Patient;
 use turmoil::{Builder, Sim};
 use world::{HEALING, World};
 
-/// For how long there are faults.
+/// For how long there are faults: longer, if one that lasts does.
 const TROUBLE: Duration = Duration::from_secs(12);
+
+/// When a fault that lasts begins, in milliseconds.
+const LASTING_FROM: (u64, u64) = (2_000, 11_000);
 
 /// How many seeds are tried unless somebody wants more.
 const SEEDS: u64 = 24;
 
-/// A fault that lasts for a while.
-#[derive(Clone, Debug)]
-enum Fault {
-    Crash(Vec<String>),
-    Cut(String, String),
-    CutOneWay(String, String),
-    Isolate(String),
-    SlowDisk(String),
-    /// Nothing gets out of a machine or in, and its disk stands still. Then all of it
-    /// comes at once.
-    Pause(String),
-    LoseMessages,
-}
-
-impl Fault {
-    /// Whether it is on the links between machines.
-    fn is_of_links(&self) -> bool {
-        matches!(self, Self::Cut(..) | Self::CutOneWay(..) | Self::Isolate(_) | Self::Pause(_))
-    }
-}
+/// How often it is asked whether a majority is well and writes nothing.
+const EXAMINED: Duration = Duration::from_millis(50);
 
 struct Simulation {
     world: World,
@@ -73,7 +69,13 @@ struct Simulation {
     faults: Vec<(Duration, Fault)>,
     /// When the next fault comes.
     next: Duration,
+    /// When one comes that lasts.
+    lasting_from: Option<Duration>,
+    trouble_until: Duration,
     others: u32,
+    /// Who was up when all were examined last, and what each knew of the others.
+    known: Vec<Patient>,
+    examined: Duration,
 }
 
 impl Simulation {
@@ -81,35 +83,46 @@ impl Simulation {
         let world = World::new(seed, 2);
         let sim = Builder::new()
             .rng_seed(seed)
+            .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH))
             .simulation_duration(Duration::from_mins(10))
             .tick_duration(Duration::from_millis(1))
             .min_message_latency(Duration::from_micros(100))
             .max_message_latency(Duration::from_millis(8))
             .tcp_capacity(4096)
             .build();
-        let names = Vec::new();
-        let next = Duration::from_secs(1);
-        let mut simulation = Self { world, sim, names, faults: Vec::new(), next, others: 0 };
-        simulation.add("m1", &[]);
-        simulation.add("m2", &["m1:7001"]);
-        simulation.add("m3", &["m2:7001", "m1:7001"]);
+        let (least, most) = LASTING_FROM;
+        let lasting_from = Some(world.dice().millis(least, most));
+        let mut simulation = Self {
+            world,
+            sim,
+            names: Vec::new(),
+            faults: Vec::new(),
+            next: Duration::from_secs(1),
+            lasting_from,
+            trouble_until: TROUBLE,
+            others: 0,
+            known: Vec::new(),
+            examined: Duration::ZERO,
+        };
+        for (name, through) in [("m1", &[][..]), ("m2", &["m1"]), ("m3", &["m2", "m1"])] {
+            let address = |name: &&str| simulation.world.stored(name).address(name);
+            let through = through.iter().map(address).collect();
+            simulation.add(name, through);
+        }
         simulation
-    }
-
-    /// Adds a machine that joins through others.
-    fn add(&mut self, name: &str, through: &[&str]) {
-        let through: Vec<_> = through.iter().map(|&address| address.to_owned()).collect();
-        let (world, owned) = (self.world.clone(), name.to_owned());
-        self.sim.host(name, move || machine::run(world.clone(), owned.clone(), through.clone()));
-        self.names.push(name.to_owned());
     }
 
     /// Runs with faults, then without, until all agree.
     fn run(mut self) -> Result<World, String> {
-        while self.sim.elapsed() < TROUBLE {
+        while self.sim.elapsed() < self.trouble_until {
             self.trouble();
             self.step()?;
         }
+        self.finish()
+    }
+
+    /// Ends all faults, and runs until all agree.
+    fn finish(mut self) -> Result<World, String> {
         self.heal();
         let healed = self.sim.elapsed();
         // Long enough for all that could expire to have expired.
@@ -126,170 +139,71 @@ impl Simulation {
             }
             self.step()?;
         }
-        linearizability::check(&self.world.history())?;
+        self.world.check_history()?;
         self.world.check_logs()?;
         self.world.check_that_nobody_keeps_a_state()?;
         Ok(self.world.clone())
     }
 
     fn has_healed(&self) -> bool {
-        self.names.iter().filter(|name| !self.world.is_removed(name)).count()
-            == self.world.machines_up().len()
+        self.there().count() == self.world.machines_up().len()
             && self.world.has_converged()
             && self.world.watches_are_done()
     }
 
     fn step(&mut self) -> Result<(), String> {
         self.sim.step().map_err(|error| error.to_string())?;
-        self.world.check(self.sim.elapsed())
-    }
-
-    /// Ends the faults whose time is over, and begins another one when it is time.
-    fn trouble(&mut self) {
         let now = self.sim.elapsed();
-        let (over, faults) =
-            std::mem::take(&mut self.faults).into_iter().partition(|(until, _)| *until <= now);
-        self.faults = faults;
-        let over: Vec<(Duration, Fault)> = over;
-        for (_, fault) in over {
-            self.end(&fault);
+        self.world.check(now)?;
+        if now < self.examined + EXAMINED || self.world.is_quiet() {
+            return Ok(());
         }
-        if now < self.next {
-            return;
-        }
-        let dice = self.world.dice();
-        self.next = now + dice.millis(200, 1500);
-        if dice.one_in(8) {
-            return self.change_members();
-        }
-        let fault = self.choose();
-        let is_paused = |(_, fault): &(Duration, Fault)| matches!(fault, Fault::Pause(_));
-        let has_links = self.faults.iter().any(|(_, fault)| fault.is_of_links());
-        if (fault.is_of_links() && self.faults.iter().any(is_paused))
-            || (matches!(fault, Fault::Pause(_)) && has_links)
-        {
-            // The simulated network cannot tell what was held back from what was cut.
-            return;
-        }
-        self.world.note(format_args!("{fault:?}"));
-        self.begin(&fault);
-        self.faults.push((now + dice.millis(100, 3000), fault));
+        self.examined = now;
+        self.examine()
     }
 
-    fn choose(&self) -> Fault {
-        let dice = self.world.dice();
-        let name = || dice.pick(&self.names).clone();
-        match dice.below(14) {
-            0..=3 => Fault::Crash(vec![name()]),
-            4 => Fault::Crash(self.names.clone()),
-            5 | 6 => Fault::Cut(name(), name()),
-            7 => Fault::CutOneWay(name(), name()),
-            8 | 9 => Fault::Isolate(name()),
-            10 => Fault::SlowDisk(name()),
-            11 | 12 => Fault::Pause(name()),
-            _ => Fault::LoseMessages,
+    /// Checks that every majority that is well writes.
+    fn examine(&mut self) -> Result<(), String> {
+        let probes = self.world.probes().clone();
+        let known = self.world.patients();
+        if known != self.known {
+            probes.disturbed();
+            self.known = known;
         }
+        if !probes.is_long() {
+            return Ok(());
+        }
+        let faults = || self.faults.iter().map(|(_, fault)| fault);
+        let works = |name: &str| !faults().any(|fault| fault.stops(name));
+        let can_talk = |one: &str, other: &str| {
+            !faults().any(|fault| fault.blocks(one, other) || fault.blocks(other, one))
+        };
+        let well: Vec<_> = self.known.iter().filter(|known| works(&known.name)).collect();
+        let told = |what| format!("{what}, under {:?}", faults().collect::<Vec<_>>());
+        health::majorities(&well, can_talk)
+            .iter()
+            .try_for_each(|majority| probes.check(majority))
+            .map_err(told)
     }
+}
 
-    fn begin(&mut self, fault: &Fault) {
-        match fault {
-            Fault::Crash(names) => {
-                for name in names {
-                    self.world.down(name);
-                    self.sim.crash(&**name);
-                }
-            }
-            Fault::Cut(from, to) if from != to => self.sim.partition(&**from, &**to),
-            Fault::CutOneWay(from, to) if from != to => self.sim.partition_oneway(&**from, &**to),
-            Fault::Cut(..) | Fault::CutOneWay(..) => {}
-            Fault::Isolate(name) => {
-                for other in self.names.iter().filter(|other| *other != name) {
-                    self.sim.partition(&**name, &**other);
-                }
-            }
-            Fault::SlowDisk(name) => self.world.stored(name).disk.lock().unwrap().slow = true,
-            Fault::Pause(name) => {
-                for other in self.names.iter().filter(|other| *other != name) {
-                    self.sim.hold(&**name, &**other);
-                }
-                self.world.stored(name).disk.lock().unwrap().stands_still = true;
-            }
-            Fault::LoseMessages => self.sim.set_fail_rate(0.02),
-        }
-    }
+/// When simulations begin, in seconds since 1970: the time is the same in each run.
+const EPOCH: u64 = 1_373_500_000;
 
-    fn end(&mut self, fault: &Fault) {
-        match fault {
-            Fault::Crash(names) => {
-                for name in names.iter().filter(|name| !self.world.is_removed(name)) {
-                    if !self.sim.is_host_running(&**name) {
-                        self.sim.bounce(&**name);
-                    }
-                }
-            }
-            Fault::Cut(from, to) if from != to => self.sim.repair(&**from, &**to),
-            Fault::CutOneWay(from, to) if from != to => self.sim.repair_oneway(&**from, &**to),
-            Fault::Cut(..) | Fault::CutOneWay(..) => {}
-            Fault::Isolate(name) => {
-                for other in self.names.iter().filter(|other| *other != name) {
-                    self.sim.repair(&**name, &**other);
-                }
-            }
-            Fault::SlowDisk(name) => self.world.stored(name).disk.lock().unwrap().slow = false,
-            Fault::Pause(name) => {
-                for other in self.names.iter().filter(|other| *other != name) {
-                    self.sim.release(&**name, &**other);
-                }
-                self.world.stored(name).disk.lock().unwrap().stands_still = false;
-            }
-            Fault::LoseMessages => self.sim.set_fail_rate(0.0),
-        }
-    }
-
-    /// Lets another machine join, or one leave.
-    fn change_members(&mut self) {
-        let there = self.names.iter().filter(|name| !self.world.is_removed(name)).count();
-        if there < 5 && self.others < 3 {
-            self.others += 1;
-            let name = format!("x{}", self.others);
-            self.world.note(format_args!("{name} wants to join"));
-            return self.add(&name, &["m1:7001", "m2:7001", "m3:7001"]);
-        }
-        let name = self.names.last().cloned().unwrap_or_default();
-        if there > 3 && name.starts_with('x') && !self.world.is_removed(&name) {
-            self.world.note(format_args!("{name} is to leave"));
-            self.world.wish_to_leave(&name);
-        }
-    }
-
-    /// Ends all faults.
-    fn heal(&mut self) {
-        for (_, fault) in std::mem::take(&mut self.faults) {
-            self.end(&fault);
-        }
-        self.sim.set_fail_rate(0.0);
-        let names = self.names.clone();
-        for name in names.iter().filter(|name| !self.world.is_removed(name)) {
-            if !self.sim.is_host_running(&**name) {
-                self.sim.bounce(&**name);
-            }
-        }
-        self.world.note(format_args!("all is well again"));
-    }
+/// All that happened in a world, a line each.
+fn told(world: &World) -> String {
+    world.trace().join("\n") + "\n"
 }
 
 /// Runs the simulation of a seed, and says how to repeat it if it fails.
 fn simulate(seed: u64) -> World {
     let simulation = Simulation::new(seed);
     let world = simulation.world.clone();
-    match simulation.run() {
-        Ok(world) => world,
-        Err(what) => {
-            eprintln!("to repeat it: SIM_SEED={seed} cargo test --test simulation one_seed");
-            world.trace().iter().for_each(|line| eprintln!("{line}"));
-            panic!("seed {seed}: {what}");
-        }
-    }
+    simulation.run().unwrap_or_else(|what| {
+        eprintln!("to repeat it: SIM_SEED={seed} cargo test --test simulation one_seed");
+        eprint!("{}", told(&world));
+        panic!("seed {seed}: {what}");
+    })
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -299,25 +213,37 @@ fn number(name: &str) -> Option<u64> {
 /// Runs one seed, `SIM_SEED` if it is set, and tells all that happened.
 #[test]
 fn one_seed() {
-    let world = simulate(number("SIM_SEED").unwrap_or(1));
-    world.trace().iter().for_each(|line| eprintln!("{line}"));
-    world.history().iter().for_each(|operation| eprintln!("{operation:?}"));
-    let (operations, events, terms) = world.summary();
-    eprintln!("summary: {operations} {events} {terms}");
-    // A simulation in which nothing happens proves nothing.
-    assert!(operations > 200 && events > 100, "{operations} operations, {events} events");
+    alone("one_seed", || {
+        let world = simulate(number("SIM_SEED").unwrap_or(1));
+        eprint!("{}", told(&world));
+        world.history().iter().for_each(|operation| eprintln!("{operation:?}"));
+        let (operations, events, terms) = world.summary();
+        eprintln!("summary: {operations} {events} {terms}");
+        // A simulation in which nothing happens proves nothing.
+        assert!(operations > 200 && events > 100, "{operations} operations, {events} events");
+    });
 }
 
-/// Runs a seed in a process of its own: what ran before in the same one would show in
+/// Tells a process which test it is there for.
+const ALONE: &str = "SIM_ALONE";
+
+/// Runs a test in a process of its own: what ran before in the same one would show in
 /// the order of tasks.
-fn in_a_process(seed: u64) -> Vec<String> {
-    let this = std::env::current_exe().unwrap();
-    let mut one = Command::new(this);
-    let output = one.args(["one_seed", "--exact", "--nocapture"]).env("SIM_SEED", seed.to_string());
-    let output = output.output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "seed {seed} failed:\n{text}");
-    text.lines().map(str::to_owned).collect()
+fn alone(test: &str, run: impl FnOnce()) {
+    if std::env::var(ALONE).is_ok_and(|alone| alone == test) {
+        return run();
+    }
+    in_a_process(test, number("SIM_SEED").unwrap_or(1));
+}
+
+/// Runs a test with a seed in a process of its own, and returns what it tells.
+fn in_a_process(test: &str, seed: u64) -> Vec<String> {
+    let mut one = Command::new(std::env::current_exe().unwrap());
+    one.args([test, "--exact", "--nocapture"]);
+    let output = one.env(ALONE, test).env("SIM_SEED", seed.to_string()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{test}, seed {seed}, failed:\n{said}");
+    said.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -331,7 +257,7 @@ fn many_seeds() {
             if seed > seeds {
                 return;
             }
-            let told = in_a_process(seed);
+            let told = in_a_process("one_seed", seed);
             let summary = told.iter().find(|line| line.starts_with("summary: ")).unwrap();
             let led: u64 = summary.rsplit(' ').next().unwrap().parse().unwrap();
             terms.fetch_add(led, Ordering::Relaxed);
@@ -347,7 +273,7 @@ fn many_seeds() {
 
 #[test]
 fn same_seed_gives_the_same_run() {
-    let (first, second) = (in_a_process(7), in_a_process(7));
+    let (first, second) = (in_a_process("one_seed", 7), in_a_process("one_seed", 7));
     let run = |lines: Vec<String>| {
         let is_told = |line: &String| !line.contains("test ") && !line.is_empty();
         lines.into_iter().filter(is_told).collect::<Vec<_>>()

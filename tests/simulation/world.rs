@@ -1,26 +1,30 @@
 //! The world of a simulation: what outlives the machines in it, and what must hold
 //! in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::consensus::Consensus;
-use etcd::node::Node;
+use etcd::node::{LeaveError, Node, WriteError, address_of};
 use etcd_log::{Digest, EventNumber, LogId, RaftIndex};
 use etcd_projections::{Event, Position, State};
-use tempfile::TempDir;
 
 use super::dice::Dice;
-use super::linearizability::{Answer, Call, Operation};
+use super::health::{Patient, Probes};
+use super::linearizability::order::{self, Shown};
+use super::linearizability::{self, Answer, Call, Operation};
+use super::links::Links;
 use super::machine::Stored;
 
 /// A world. Cloning gives another handle.
 #[derive(Clone)]
 pub(crate) struct World {
     dice: Dice,
+    links: Links,
+    probes: Probes,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -29,8 +33,11 @@ struct Inner {
     stored: BTreeMap<String, Arc<Stored>>,
     up: BTreeMap<String, (Node, Consensus)>,
     removed: Vec<String>,
-    /// Which machine is to be removed.
+    /// Those that are down for good.
+    dead: Vec<String>,
+    /// Which machine is to be removed, and whether somebody has been asked to.
     to_leave: Option<String>,
+    is_leaving: bool,
     /// Whether clients have had enough.
     is_quiet: bool,
     clients: usize,
@@ -41,6 +48,8 @@ struct Inner {
     last_values: BTreeMap<String, String>,
     pending: BTreeMap<u64, Operation>,
     history: Vec<Operation>,
+    /// What was shown at which index.
+    shown: Vec<Shown>,
     /// How far the watches have come that run.
     watching: BTreeMap<u64, EventNumber>,
     /// Where watches are that run nowhere at the moment.
@@ -60,11 +69,20 @@ struct Inner {
 impl World {
     pub(crate) fn new(seed: u64, clients: usize) -> Self {
         let inner = Inner { clients, ..Inner::default() };
-        Self { dice: Dice::new(seed), inner: Arc::new(Mutex::new(inner)) }
+        let inner = Arc::new(Mutex::new(inner));
+        Self { dice: Dice::new(seed), links: Links::default(), probes: Probes::default(), inner }
     }
 
     pub(crate) fn dice(&self) -> Dice {
         self.dice.clone()
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    pub(crate) fn probes(&self) -> &Probes {
+        &self.probes
     }
 
     /// What a machine has on disk; made when it is first asked for.
@@ -77,12 +95,7 @@ impl World {
 
     /// Makes what a machine has on disk, with a clock that is so far ahead.
     pub(crate) fn store(&self, name: &str, ahead: Duration) -> Arc<Stored> {
-        let stored = Arc::new(Stored {
-            identity: Mutex::default(),
-            disk: Arc::default(),
-            checkpoints: TempDir::new().unwrap(),
-            ahead,
-        });
+        let stored = Arc::new(Stored::new(ahead));
         self.lock().stored.insert(name.to_owned(), Arc::clone(&stored));
         stored
     }
@@ -100,12 +113,14 @@ impl World {
     /// waited for is not known.
     pub(crate) fn down(&self, name: &str) {
         self.note(format_args!("{name} crashes"));
+        self.probes.gone(name);
         let gone = self.lock().up.remove(name);
         drop(gone);
         self.stored(name).disk.lock().unwrap().lose_tail(&self.dice());
     }
 
     pub(crate) fn removed(&self, name: &str) {
+        self.probes.gone(name);
         let gone = self.lock().up.remove(name);
         drop(gone);
         self.lock().removed.push(name.to_owned());
@@ -114,6 +129,34 @@ impl World {
     /// Wants a machine to be removed: whichever client is free asks for it.
     pub(crate) fn wish_to_leave(&self, name: &str) {
         self.lock().to_leave = Some(name.to_owned());
+    }
+
+    pub(crate) fn take_wish_to_leave(&self) -> Option<String> {
+        let mut inner = self.lock();
+        let name = inner.to_leave.take();
+        inner.is_leaving |= name.is_some();
+        name
+    }
+
+    /// Notes what came of a wish: the dead have to be removed in the end. As long as it is
+    /// not known whether a machine leaves, none may die.
+    pub(crate) fn wish_was_answered(&self, name: &str, left: &Result<(), LeaveError>) {
+        let mut inner = self.lock();
+        inner.is_leaving = matches!(left, Err(LeaveError::Write(WriteError::Unknown)));
+        if left.is_err() && inner.dead.iter().any(|dead| dead == name) {
+            inner.to_leave.get_or_insert_with(|| name.to_owned());
+        }
+    }
+
+    /// Notes that a machine will not come back.
+    pub(crate) fn kill(&self, name: &str) {
+        self.lock().dead.push(name.to_owned());
+    }
+
+    /// Whether a machine was removed, or is dead.
+    pub(crate) fn is_gone(&self, name: &str) -> bool {
+        let inner = self.lock();
+        inner.removed.iter().chain(&inner.dead).any(|gone| gone == name)
     }
 
     /// Tells all clients to stop.
@@ -134,19 +177,65 @@ impl World {
         inner.watching.len() == up.len() && inner.watching.values().all(|seen| Some(*seen) == last)
     }
 
-    pub(crate) fn take_wish_to_leave(&self) -> Option<String> {
-        self.lock().to_leave.take()
-    }
-
-    pub(crate) fn is_removed(&self, name: &str) -> bool {
-        self.lock().removed.iter().any(|removed| removed == name)
-    }
-
     pub(crate) fn machines_up(&self) -> Vec<(String, Node, Consensus)> {
         let inner = self.lock();
         let up = inner.up.iter();
         up.map(|(name, (node, consensus))| (name.clone(), node.clone(), consensus.clone()))
             .collect()
+    }
+
+    /// The machine that leads, as it thinks.
+    pub(crate) fn leader(&self) -> Option<String> {
+        self.machines_up().into_iter().find(|(.., consensus)| consensus.leads()).map(|up| up.0)
+    }
+
+    /// The machines that are up, and what they know of each other.
+    pub(crate) fn patients(&self) -> Vec<Patient> {
+        let up = self.machines_up().into_iter();
+        up.map(|(name, _, consensus)| {
+            let voters = consensus.membership().voters;
+            Patient { name, node: consensus.me(), voters }
+        })
+        .collect()
+    }
+
+    /// Whether all machines are up, and each knows the address of each.
+    pub(crate) fn all_know_where_all_are(&self, names: &[String]) -> bool {
+        let up = self.machines_up();
+        let address = |name: &str| self.stored(name).address(name);
+        let knows = |node: &Node, name: &str| {
+            let now = node.now();
+            let known = now.state.machines().iter().find(|machine| *machine.name == *name);
+            known.is_some_and(|machine| address_of(&machine.peer_url) == address(name))
+        };
+        names.iter().filter(|name| !self.is_gone(name)).count() == up.len()
+            && up.iter().all(|(_, node, _)| up.iter().all(|(name, ..)| knows(node, name)))
+    }
+
+    /// Whether a machine that is dead is a member still.
+    pub(crate) fn somebody_is_dead(&self) -> bool {
+        let up = self.machines_up();
+        let dead = self.lock().dead.clone();
+        let knows = |node: &Node| {
+            let now = node.now();
+            now.state
+                .machines()
+                .iter()
+                .any(|machine| dead.iter().any(|dead| **dead == *machine.name))
+        };
+        up.iter().any(|(_, node, _)| knows(node))
+    }
+
+    /// Whether the members are at least three, all up, and nothing is about to change, so
+    /// that one may die.
+    pub(crate) fn may_lose_one(&self) -> bool {
+        let patients = self.patients();
+        let nodes = patients.iter().map(|patient| patient.node).collect();
+        let is_changing = self.lock().to_leave.is_some() || self.lock().is_leaving;
+        !is_changing
+            && !self.somebody_is_dead()
+            && patients.len() >= 3
+            && patients.iter().all(|patient| *patient.voters == [BTreeSet::clone(&nodes)])
     }
 
     /// The next moment of the clock that operations are ordered by.
@@ -188,6 +277,23 @@ impl World {
         inner.history.push(operation);
     }
 
+    /// Notes what was shown at an index.
+    pub(crate) fn show(&self, shown: Shown) {
+        self.lock().shown.push(shown);
+    }
+
+    /// The newest index that was shown anywhere.
+    pub(crate) fn newest_shown(&self) -> u64 {
+        self.lock().shown.iter().map(|shown| shown.index).max().unwrap_or_default()
+    }
+
+    /// Checks that what clients were answered fits together.
+    pub(crate) fn check_history(&self) -> Result<(), String> {
+        let history = self.history();
+        linearizability::check(&history)?;
+        order::check(&self.lock().shown, &history)
+    }
+
     /// All operations, those without an answer among them.
     pub(crate) fn history(&self) -> Vec<Operation> {
         let inner = self.lock();
@@ -222,6 +328,7 @@ impl World {
     /// Checks what must hold at every moment.
     pub(crate) fn check(&self, elapsed: Duration) -> Result<(), String> {
         self.lock().elapsed = elapsed;
+        self.probes.set_elapsed(elapsed);
         for (name, node, consensus) in self.machines_up() {
             let published = node.now();
             let position = published.state.position();

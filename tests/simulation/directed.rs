@@ -1,0 +1,202 @@
+//! One kind of trouble each, at a chosen place and for long: a test that fails names it.
+
+use std::time::Duration;
+
+use super::faults::{Fault, VERY_SLOW, YEAR};
+use super::links::Lost;
+use super::{Simulation, alone, told};
+
+/// For how long a fault stays.
+const LONG: Duration = Duration::from_secs(20);
+
+/// One megabyte a second: the narrowest link that a healthy majority may have.
+const NARROWEST: u32 = 1_000_000;
+
+impl Simulation {
+    /// Three machines that have a vote and take writes, and no trouble.
+    fn at_rest() -> Self {
+        let mut simulation = Self::new(1);
+        simulation.lasting_from = None;
+        simulation.run_until("all have a vote", Simulation::is_at_rest);
+        simulation
+    }
+
+    /// Whether all are ready, and each has the vote that it is to have.
+    fn is_at_rest(&self) -> bool {
+        let there = self.there().count();
+        let patients = self.world.patients();
+        there == patients.len()
+            && patients.iter().all(|one| matches!(&*one.voters, [voters] if voters.len() == there))
+            && patients.iter().all(|one| self.world.probes().has_acknowledged(&one.name))
+    }
+
+    fn run_until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let begun = self.sim.elapsed();
+        while !is_so(self) {
+            self.must(|this| {
+                let is_late = this.sim.elapsed() > begun + LONG;
+                if is_late { Err(format!("never: {what}")) } else { this.step() }
+            });
+        }
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let until = self.sim.elapsed() + time;
+        while self.sim.elapsed() < until {
+            self.must(Self::step);
+        }
+    }
+
+    fn must(&mut self, run: impl FnOnce(&mut Self) -> Result<(), String>) {
+        let world = self.world.clone();
+        run(self).unwrap_or_else(|what| panic!("{}{what}", told(&world)));
+    }
+
+    /// Who leads, and another one.
+    fn leader_and_follower(&self) -> (String, String) {
+        let leader = self.world.leader().unwrap();
+        let follower = self.names.iter().find(|name| **name != leader).unwrap().clone();
+        (leader, follower)
+    }
+
+    /// Ends with all faults over, and everybody agreeing.
+    fn must_finish(self) {
+        let world = self.world.clone();
+        if let Err(what) = self.finish() {
+            panic!("{}{what}", told(&world));
+        }
+    }
+}
+
+/// Runs with a fault for long, and then without.
+fn endure(test: &str, fault: impl FnOnce(String, String) -> Fault) {
+    alone(&format!("directed::{test}"), || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, follower) = simulation.leader_and_follower();
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(fault(leader, follower), until);
+        simulation.run_for(LONG);
+        let large = simulation.world.probes().large();
+        let is_narrow = simulation.world.links().bandwidth().is_some();
+        assert_eq!(large > 0, is_narrow, "{large} large values were written");
+        simulation.must_finish();
+    });
+}
+
+#[test]
+fn leaders_disk_hangs() {
+    endure("leaders_disk_hangs", |leader, _| Fault::DiskHangs(leader));
+}
+
+#[test]
+fn followers_disk_hangs() {
+    endure("followers_disk_hangs", |_, follower| Fault::DiskHangs(follower));
+}
+
+#[test]
+fn leaders_disk_is_slow() {
+    endure("leaders_disk_is_slow", |leader, _| Fault::SlowDisk(leader, VERY_SLOW));
+}
+
+#[test]
+fn one_way_link() {
+    endure("one_way_link", Fault::CutOneWay);
+}
+
+#[test]
+fn one_way_link_to_the_leader() {
+    endure("one_way_link_to_the_leader", |leader, other| Fault::CutOneWay(other, leader));
+}
+
+#[test]
+fn leader_is_not_heard() {
+    endure("leader_is_not_heard", |leader, _| Fault::IsNotHeard(leader));
+}
+
+#[test]
+fn leader_hears_nothing() {
+    endure("leader_hears_nothing", |leader, _| Fault::HearsNothing(leader));
+}
+
+#[test]
+fn answers_to_leader_are_lost() {
+    endure("answers_to_leader_are_lost", |leader, _| Fault::Loses(Lost::Answers, leader));
+}
+
+#[test]
+fn questions_of_leader_are_lost() {
+    endure("questions_of_leader_are_lost", |leader, _| Fault::Loses(Lost::Questions, leader));
+}
+
+#[test]
+fn slow_links_with_large_values() {
+    endure("slow_links_with_large_values", |_, _| Fault::NarrowLinks(5 * NARROWEST));
+}
+
+#[test]
+fn slowest_links_with_large_values() {
+    endure("slowest_links_with_large_values", |_, _| Fault::NarrowLinks(NARROWEST));
+}
+
+#[test]
+fn leaders_clock_jumps_a_year_ahead() {
+    endure("leaders_clock_jumps_a_year_ahead", |leader, _| Fault::ClockJumps(leader, YEAR));
+}
+
+#[test]
+fn leaders_clock_jumps_a_year_back() {
+    endure("leaders_clock_jumps_a_year_back", |leader, _| Fault::ClockJumps(leader, -YEAR));
+}
+
+#[test]
+fn founder_and_leader_are_removed() {
+    alone("directed::founder_and_leader_are_removed", || {
+        let mut simulation = Simulation::at_rest();
+        simulation.join_another();
+        simulation.join_another();
+        simulation.run_until("two have joined", Simulation::is_at_rest);
+        for _ in 0..2 {
+            // The first machine that leads has founded the cluster.
+            let (leader, _) = simulation.leader_and_follower();
+            simulation.world.wish_to_leave(&leader);
+            simulation.run_until("it is removed", |this| this.world.is_gone(&leader));
+            simulation.run_until("another one leads", |this| {
+                this.is_at_rest() && this.world.leader().is_some()
+            });
+        }
+        assert!(simulation.world.is_gone("m1"), "the founder has led first");
+        simulation.run_for(LONG / 4);
+        simulation.must_finish();
+    });
+}
+
+#[test]
+fn machines_die_while_others_join() {
+    alone("directed::machines_die_while_others_join", || {
+        let mut simulation = Simulation::at_rest();
+        for _ in 0..2 {
+            let (leader, _) = simulation.leader_and_follower();
+            simulation.kill(&leader);
+            simulation.run_until("its place is taken", |this| {
+                this.is_at_rest() && !this.world.somebody_is_dead()
+            });
+        }
+        simulation.run_for(LONG / 4);
+        simulation.must_finish();
+    });
+}
+
+#[test]
+fn machines_move() {
+    alone("directed::machines_move", || {
+        let mut simulation = Simulation::at_rest();
+        for name in simulation.names.clone() {
+            simulation.crash(&name);
+            simulation.end(&Fault::Move(name));
+            simulation.run_until("all know where it is", |this| {
+                this.world.all_know_where_all_are(&this.names)
+            });
+        }
+        simulation.must_finish();
+    });
+}

@@ -1,0 +1,78 @@
+//! What shows that a cluster takes writes: a small one every now and then, on every
+//! machine, and, where links are narrow, large ones beside them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd::node::Node;
+use etcd_log::{Command, KeyPath};
+
+use super::dice::Dice;
+use super::links::time_for;
+use super::world::World;
+
+/// How often a machine is asked to write something small: whether it has answered yet
+/// or not, for a client would ask elsewhere by then.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a small write may take: as a client's.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How often somebody wants to write something large.
+const LARGE_INTERVAL: (u64, u64) = (300, 3000);
+
+/// How long a large write may take.
+const LARGE_LIMIT: Duration = Duration::from_secs(40);
+
+/// How large a value may be.
+const MOST_BYTES: usize = 1 << 20;
+
+/// How many times as long a control character is in JSON.
+const ESCAPED: usize = 6;
+
+/// Over how many links a value goes, one after the other: to the leader, and from there.
+const LINKS: u32 = 2;
+
+/// Writes small values all the time.
+pub(crate) async fn small(world: World, name: Arc<str>, node: Node) {
+    while !world.is_quiet() {
+        tokio::time::sleep(INTERVAL).await;
+        let (world, name, node) = (world.clone(), Arc::clone(&name), node.clone());
+        tokio::spawn(async move {
+            if node.propose(set("/probe", &world.unique()), LIMIT).await.is_ok() {
+                world.probes().acknowledged(&name);
+            }
+        });
+    }
+}
+
+/// Writes large values while links are narrow, each until it is written.
+pub(crate) async fn large(world: World, name: Arc<str>, node: Node) {
+    let dice = world.dice();
+    while !world.is_quiet() {
+        let (least, most) = LARGE_INTERVAL;
+        tokio::time::sleep(dice.millis(least, most)).await;
+        let Some(bandwidth) = world.links().bandwidth() else { continue };
+        let (value, bytes) = text(&dice);
+        let takes = LINKS * time_for(bytes, bandwidth);
+        let Some(number) = world.probes().begin_large(&name, takes) else { continue };
+        let size = value.len();
+        world.note(format_args!("{name} has {size} bytes to write, {bytes} as JSON"));
+        while let Err(error) = node.propose(set("/large", &value), LARGE_LIMIT).await {
+            world.note(format_args!("{size} bytes were not written: {error}"));
+            tokio::time::sleep(INTERVAL).await;
+        }
+        world.note(format_args!("{size} bytes are written"));
+        world.probes().end_large(number);
+    }
+}
+
+fn set(key: &str, value: &str) -> Command {
+    Command::Set { key: KeyPath::clean(key).unwrap(), value: Arc::from(value), ttl: None }
+}
+
+/// A long value, plain or all of control characters, and how long it is as JSON.
+fn text(dice: &Dice) -> (String, usize) {
+    let size = if dice.one_in(2) { MOST_BYTES } else { 1 + dice.below(MOST_BYTES) };
+    if dice.one_in(2) { ("x".repeat(size), size) } else { ("\u{1}".repeat(size), ESCAPED * size) }
+}
