@@ -22,8 +22,8 @@ pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer
     if !matches!(path, "/leader" | "/v1/leader" | "/v1/machines" | "/version" | "/health") {
         return Err(Problem::NotFound);
     }
-    if request.method() != Method::GET {
-        return Err(Problem::Method("GET"));
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::Method("GET, HEAD"));
     }
     match path {
         "/leader" | "/v1/leader" => leader(node),

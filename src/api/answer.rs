@@ -13,6 +13,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio_stream::Stream;
 
+use super::head::Refusal;
 use crate::node::{Cursor, Node, Unavailable, WriteError};
 use crate::published::Published;
 
@@ -116,6 +117,11 @@ impl Answer {
         Self { state: Some(state), ..self }
     }
 
+    /// Ends the connection with the answer.
+    pub fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
     /// Adds the headers that say which state answered.
     pub fn into_response(self, node: &Node, cluster: &HeaderValue) -> Response<Body> {
         let now = self.state.unwrap_or_else(|| node.now());
@@ -155,6 +161,10 @@ pub enum Problem {
     Bad(Bad),
     /// A command was refused.
     Rejected(Rejection),
+    /// The request is refused for its form.
+    Refused(Refusal),
+    /// All places for clients are taken.
+    NoPlace,
     /// The body is over the limit.
     TooLarge,
     /// The body did not come in time.
@@ -275,14 +285,15 @@ impl Problem {
             },
             Self::Bad(bad) => Answer::line(StatusCode::BAD_REQUEST, bad),
             Self::Rejected(rejection) => rejected(&rejection),
-            Self::TooLarge => Answer {
-                closes: true,
-                ..Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")
-            },
-            Self::Slow => Answer {
-                closes: true,
-                ..Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time")
-            },
+            Self::Refused(refusal) => refused(refusal).closing(),
+            Self::NoPlace => unavailable("Too Many Connections").closing(),
+            Self::TooLarge => {
+                Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")
+                    .closing()
+            }
+            Self::Slow => {
+                Answer::line(StatusCode::REQUEST_TIMEOUT, "Body Did Not Come In Time").closing()
+            }
             Self::Unavailable(Unavailable::NoLeader) => unavailable("No Leader"),
             Self::Unavailable(Unavailable::NoMajority) => unavailable("No Majority"),
             Self::Unavailable(Unavailable::NotReached) => unavailable("Index Not Reached"),
@@ -300,6 +311,29 @@ impl Problem {
                 Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
             }
         }
+    }
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    let bad = StatusCode::BAD_REQUEST;
+    match refusal {
+        Refusal::Malformed => Answer::line(bad, "Malformed Request"),
+        Refusal::Host => Answer::line(bad, "One Host Required"),
+        Refusal::BareLineFeed => Answer::line(bad, "Lines Of The Head Must End With CR LF"),
+        Refusal::Length => Answer::line(bad, "Content-Length Must Be One Number"),
+        Refusal::Coding => Answer::line(bad, "Transfer-Encoding Must Be chunked, In HTTP/1.1"),
+        Refusal::LengthAndCoding => {
+            Answer::line(bad, "Content-Length And Transfer-Encoding Exclude Each Other")
+        }
+        Refusal::Version => Answer::line(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "HTTP Version Not Supported: Use HTTP/1.1",
+        ),
+        Refusal::TooLarge => Answer::line(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Head Must Be Of At Most 16 KiB And 100 Fields",
+        ),
+        Refusal::Slow => Answer::line(StatusCode::REQUEST_TIMEOUT, "Head Did Not Come In Time"),
     }
 }
 

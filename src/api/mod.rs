@@ -1,9 +1,10 @@
 //! The v1 HTTP API: plain text and JSON in, one line out.
 //!
 //! ```text
-//! connection ─▶ server ─▶ route ─▶ request: fields, key ─▶ node: propose, read, watch
-//!                                      │ bad input                    │
-//!                                      └────────▶ answer ◀────────────┘
+//! connection ─▶ door ─▶ route ─▶ request: fields, key ─▶ node: propose, read, watch
+//!                 │                  │ bad input                    │
+//!                 └─ not HTTP as ────┴────────▶ answer ◀────────────┘
+//!                    it must be
 //! ```
 //!
 //! Bad input is answered here and never reaches the log. Errors are one plain
@@ -11,7 +12,10 @@
 
 mod admin;
 pub mod answer;
+mod clients;
+mod door;
 mod escapes;
+mod head;
 pub mod json;
 mod keys;
 mod request;
@@ -19,24 +23,46 @@ mod server;
 mod watch;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response};
 
 use crate::node::Node;
 use answer::{Answer, Body, Problem};
+use clients::Place;
+use door::Talk;
 
-pub use server::{serve_clients, serve_peers};
+pub use clients::serve_clients;
+pub use head::Refusal;
+pub use server::serve_peers;
 
 /// Answers a request of a client.
 async fn respond(
     node: Node,
     cluster: HeaderValue,
+    place: Place,
+    talk: Arc<Talk>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let answer = route(&node, request).await.unwrap_or_else(Problem::into_answer);
+    // Where a body in chunks ends, and another request begins, the door does not know.
+    let is_last =
+        place == Place::Spare || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let answer = match talk.ask() {
+        Some(refusal) => Err(Problem::Refused(refusal)),
+        None if place == Place::Spare && !is_for_everybody(&request) => Err(Problem::NoPlace),
+        None => route(&node, request).await,
+    };
+    let answer = answer.unwrap_or_else(Problem::into_answer);
+    let answer = if is_last { answer.closing() } else { answer };
     Ok(answer.into_response(&node, &cluster))
+}
+
+/// Returns whether a request is answered however many clients there are: who watches
+/// over a machine wants to know of all others that it is well.
+fn is_for_everybody<B>(request: &Request<B>) -> bool {
+    matches!(request.uri().path(), "/health" | "/version")
 }
 
 async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
@@ -44,10 +70,10 @@ async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Proble
     if let Some(path) = below(path, "/v1/keys") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET => keys::get(node, key, &request).await,
+            Method::GET | Method::HEAD => keys::get(node, key, &request).await,
             Method::POST | Method::PUT => keys::set(node, key, request).await,
             Method::DELETE => keys::delete(node, key, request).await,
-            _ => Err(Problem::Method("GET, POST, PUT, DELETE")),
+            _ => Err(Problem::Method("GET, HEAD, POST, PUT, DELETE")),
         };
     }
     if let Some(path) = below(path, "/v1/testAndSet") {
@@ -60,15 +86,15 @@ async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Proble
     if let Some(path) = below(path, "/v1/list") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET => keys::list(node, key, &request).await,
-            _ => Err(Problem::Method("GET")),
+            Method::GET | Method::HEAD => keys::list(node, key, &request).await,
+            _ => Err(Problem::Method("GET, HEAD")),
         };
     }
     if let Some(path) = below(path, "/v1/watch") {
         let prefix = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::POST => watch::watch(node, prefix, request).await,
-            _ => Err(Problem::Method("GET, POST")),
+            Method::GET | Method::HEAD | Method::POST => watch::watch(node, prefix, request).await,
+            _ => Err(Problem::Method("GET, HEAD, POST")),
         };
     }
     admin::route(node, &request).await

@@ -1,64 +1,46 @@
-//! The listeners: connections in, one task each.
+//! Connections: one task each; and who comes in by the peer port.
+//!
+//! Not here: who gets a place at the client port (`clients.rs`), and which requests
+//! hyper gets to see (`door.rs`).
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use super::door::{Crowd, Door, HEAD_LIMIT};
+use super::head::HEAD_BYTES;
 use crate::node::{Closing, Node};
 use crate::peers;
 
-/// The longest head of a request, in bytes.
-const HEAD_BYTES: usize = 16 << 10;
-
-/// How long a head may take to come, and how long a connection may be idle.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
-
-/// The most connections of clients, whatever the operating system allows: each
-/// takes some ten KiB.
-const MOST_CLIENTS: u64 = 50_000;
-
 /// The most connections of other machines: each needs a few.
-const MOST_PEERS: u64 = 256;
+pub(super) const MOST_PEERS: u64 = 256;
 
 /// After how long a silent connection is asked for a sign of life, how often, and
-/// how many times in vain.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_mins(1), Duration::from_secs(15), 4);
+/// how many times in vain. A client that has closed its sending side, and is gone, is
+/// noticed by it: its system forgets the connection after a minute, and then says so.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(15), 4);
+
+/// What is told to whom there is not even a place for to ask.
+const SENT_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-length: 21\r\n\r\nToo Many Connections\n";
 
 /// How long what was sent may go without being acknowledged.
 const SEND_LIMIT: Duration = Duration::from_mins(2);
 
 /// How long to wait when the operating system has no room for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Serves clients until the machine closes; then lets the requests that are
-/// under way finish.
-///
-/// # Panics
-///
-/// Never: a cluster's identity can stand in a header.
-pub async fn serve_clients(listener: TcpListener, node: Node) {
-    let closing = node.closing();
-    let cluster = HeaderValue::try_from(node.cluster().to_string());
-    let cluster = cluster.expect("hexadecimal digits can stand in a header");
-    let respond =
-        move |request: Request<Incoming>| super::respond(node.clone(), cluster.clone(), request);
-    let most = part_of_files(3, MOST_CLIENTS);
-    serve(listener, most, closing, move |stream, closing| {
-        connection(stream, service_fn(respond.clone()), closing)
-    })
-    .await;
-}
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the peer port until the machine closes: what other machines ask, and
 /// for curious people the version.
@@ -83,7 +65,8 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
                 () = closing.begun() => return,
             };
             if !is_machine {
-                return connection(stream, service_fn(answer), closing).await;
+                let door = Door::new(stream, Crowd::default());
+                return connection(door, service_fn(answer), closing, pending()).await;
             }
             let served = async {
                 prepare(&stream)?;
@@ -134,34 +117,61 @@ async fn serve<F>(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S, B>(stream: TcpStream, service: S, mut closing: Closing)
-where
+/// Serves one connection, until it ends or the machine closes; or until it has to give
+/// way, if no request has come by then.
+pub(super) async fn connection<S, B>(
+    door: Door,
+    service: S,
+    mut closing: Closing,
+    gives_way: impl Future<Output = ()>,
+) where
     S: HttpService<Incoming, ResBody = B> + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if let Err(error) = prepare(&stream) {
+    if let Err(error) = prepare(door.stream()) {
         tracing::debug!("a connection was lost: {error}");
         return;
     }
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+    let talk = door.talk();
+    let mut served = http1::Builder::new()
+        .half_close(true)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut served = std::pin::pin!(served);
+        .serve_connection(TokioIo::new(door), service);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
+        ended = &mut served => ended,
         () = closing.begun() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            std::pin::Pin::new(&mut served).graceful_shutdown();
+            return note_end((&mut served).await);
+        }
+        () = gives_way => {
+            if !talk.is_asked() {
+                return send_away(served.into_parts().io.inner().stream());
+            }
+            (&mut served).await
         }
     };
-    // Clients come and go as they like; only who looks for it wants to know.
+    note_end(ended);
+    served.into_parts().io.into_inner().linger().await;
+}
+
+/// Clients come and go as they like; only who looks for it wants to know.
+fn note_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!("a connection ended: {error}");
     }
+}
+
+/// Tells a client that there is no place for it, and waits for nothing.
+fn send_away(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    // The socket is new, and has room for a few bytes; if not, nobody reads there.
+    let _sent = socket.send(SENT_AWAY);
+    // What it has asked is read, and not looked at: a connection that is closed with
+    // something unread is reset, and the answer may be lost.
+    let mut asked = [MaybeUninit::uninit(); HEAD_BYTES];
+    let _read = socket.recv(&mut asked);
 }
 
 /// A part of the files that this process may open. Half are for the log, which

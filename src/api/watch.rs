@@ -3,6 +3,9 @@
 //! A stream's body is pulled by the connection: the next event is looked for
 //! when the client has taken the one before. So a slow client costs its own
 //! connection, and nothing else.
+//!
+//! HEAD asks what GET would say at once: who wants no event need not wait for one.
+//! Where there is none yet, the answer says from where on a watch would see one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::Event;
 use futures_util::stream;
 use hyper::body::{Frame, Incoming};
-use hyper::{Request, header};
+use hyper::{Method, Request, header};
 use tokio::time::Instant;
 
 use super::answer::{Answer, Bad, Pieces, Problem};
@@ -33,6 +36,7 @@ pub(super) async fn watch(
     prefix: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
+    let waits = request.method() != Method::HEAD;
     let server_sent_events = accepts_event_stream(&request);
     let last_event_id = last_event_id(&request)?;
     let fields = Fields::of_request(request).await?;
@@ -42,7 +46,8 @@ pub(super) async fn watch(
         (None, Some(index)) => Start::Index(index),
         (None, None) => Start::Now,
     };
-    let deadline = fields.limit()?.map(|limit| Instant::now() + limit);
+    let limit = if waits { fields.limit()? } else { Some(Duration::ZERO) };
+    let deadline = limit.map(|limit| Instant::now() + limit);
     let streams = server_sent_events || fields.stream()?;
     // A watch may wait for long; what the request brought must not wait with it.
     drop(fields);

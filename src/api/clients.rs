@@ -1,0 +1,218 @@
+//! The client port: who gets a place, and what the others are told.
+//!
+//! ```text
+//! connection ─▶ a place is free? ─▶ served
+//!                  └─▶ a spare place: /health and /version are served; all else 503
+//! ```
+//!
+//! Nobody waits in silence: whoever cannot be served is told so. There are few spare
+//! places, and a request there has to come at once; whoever comes when all are taken
+//! gets that of the one who has waited longest without saying what it wants.
+//!
+//! There are as many places as the system allows, less what a machine needs that is
+//! not to fail because of its clients: its log, which ends the process if it cannot
+//! open a file, its archive, and the other machines.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::door::{Crowd, Door};
+use super::server::{ACCEPT_PAUSE, MOST_PEERS, connection};
+use crate::node::{Closing, Node};
+use crate::seldom::Seldom;
+
+/// The most connections of clients, whatever the operating system allows: each
+/// takes some ten KiB.
+const MOST_CLIENTS: u64 = 50_000;
+
+/// The fewest files that are kept for the log: a few segments, and what every process
+/// has open.
+const LEAST_LOG_FILES: u64 = 48;
+
+/// The most files that are kept for the log: 32 GiB of segments, where nothing can be
+/// sealed for long.
+const MOST_LOG_FILES: u64 = 4096;
+
+/// The most spare places.
+const MOST_SPARE: u64 = 16;
+
+/// How long a head may take to come on a spare place.
+const SPARE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What kind of place a connection has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of its own, for as long as it likes.
+    Own,
+    /// A spare one, for one request.
+    Spare,
+}
+
+/// How many connections there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    own: usize,
+    spare: usize,
+}
+
+impl Places {
+    /// Divides the files that this process may open.
+    fn of(files: u64) -> Self {
+        let log = (files / 4).clamp(LEAST_LOG_FILES, MOST_LOG_FILES);
+        let peers = (files / 16).min(MOST_PEERS);
+        let spare = (files / 32).clamp(2, MOST_SPARE);
+        // Who is sent away from a spare place still has it for a moment.
+        let kept = log + peers + 2 * spare;
+        let own = files.saturating_sub(kept).clamp(1, MOST_CLIENTS);
+        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Self { own: count(own), spare: count(spare) }
+    }
+}
+
+/// Serves clients until the machine closes; then lets the requests that are
+/// under way finish.
+///
+/// # Panics
+///
+/// Never: a cluster's identity can stand in a header.
+pub async fn serve_clients(listener: TcpListener, node: Node) {
+    let places = Places::of(rlimit::Resource::NOFILE.get_soft().unwrap_or(1024));
+    let mut closing = node.closing();
+    let clients = Clients::new(node);
+    let mut own = JoinSet::new();
+    let mut spare = Spare::new(places.spare);
+    let (full, failed) = (Seldom::default(), Seldom::default());
+    loop {
+        clients.crowd.note(own.len() >= places.own);
+        let accepted = tokio::select! {
+            accepted = listener.accept(), if spare.has_room() => accepted,
+            // Finished connections are forgotten as they go.
+            Some(_) = own.join_next() => continue,
+            Some(_) = spare.connections.join_next() => continue,
+            () = closing.begun() => break,
+        };
+        match accepted {
+            Ok((stream, _)) if own.len() < places.own => {
+                let client = clients.clone();
+                own.spawn(client.serve(Place::Own, stream, closing.clone(), pending()));
+            }
+            Ok((stream, _)) => {
+                if full.is_due() {
+                    tracing::warn!("clients are turned away: all {} places are taken", places.own);
+                }
+                spare.admit(&clients, stream, closing.clone());
+            }
+            Err(error) => {
+                if failed.is_due() {
+                    tracing::warn!("clients are not accepted: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while own.join_next().await.is_some() {}
+    while spare.connections.join_next().await.is_some() {}
+}
+
+/// How clients are served, wherever they have a place.
+#[derive(Clone)]
+struct Clients {
+    node: Node,
+    cluster: HeaderValue,
+    crowd: Crowd,
+}
+
+impl Clients {
+    fn new(node: Node) -> Self {
+        let cluster = HeaderValue::try_from(node.cluster().to_string());
+        let cluster = cluster.expect("hexadecimal digits can stand in a header");
+        Self { node, cluster, crowd: Crowd::default() }
+    }
+
+    /// Serves a client until it goes; or until it has to give way, if it has asked for
+    /// nothing by then.
+    async fn serve(
+        self,
+        place: Place,
+        stream: TcpStream,
+        closing: Closing,
+        gives_way: impl Future<Output = ()>,
+    ) {
+        let door = Door::new(stream, self.crowd);
+        let (node, cluster, talk) = (self.node, self.cluster, door.talk());
+        let respond = move |request: Request<Incoming>| {
+            super::respond(node.clone(), cluster.clone(), place, Arc::clone(&talk), request)
+        };
+        connection(door, service_fn(respond), closing, gives_way).await;
+    }
+}
+
+/// The spare places, and who has them.
+struct Spare {
+    places: usize,
+    connections: JoinSet<()>,
+    /// Of each connection, how to tell it that its place is given to another one; the
+    /// oldest first.
+    waiting: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Spare {
+    fn new(places: usize) -> Self {
+        Self { places, connections: JoinSet::new(), waiting: VecDeque::new() }
+    }
+
+    /// Returns whether one more connection may come in. There is room for those too who
+    /// have been told to go, and they go at once.
+    fn has_room(&self) -> bool {
+        self.connections.len() < 2 * self.places
+    }
+
+    /// Gives a connection a place; if there is none, that of the oldest.
+    fn admit(&mut self, clients: &Clients, stream: TcpStream, closing: Closing) {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        if self.waiting.len() >= self.places
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            // If it has just gone by itself, so much the better.
+            let _told = oldest.send(());
+        }
+        let (replace, replaced) = oneshot::channel();
+        self.waiting.push_back(replace);
+        let gives_way = async {
+            // Late, or told to go: either way the place is for somebody else.
+            let _why = tokio::time::timeout(SPARE_LIMIT, replaced).await;
+        };
+        self.connections.spawn(clients.clone().serve(Place::Spare, stream, closing, gives_way));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_files_are_for_clients() {
+        for (files, own) in [(128, 64), (1024, 672), (4096, 2784), (1 << 20, 50_000)] {
+            assert_eq!(Places::of(files).own, own, "{files}");
+        }
+    }
+
+    #[test]
+    fn what_the_machine_needs_is_never_given_away() {
+        for files in (128..70_000).step_by(61) {
+            let Places { own, spare } = Places::of(files);
+            let given = (own + 2 * spare) as u64;
+            assert!(spare > 1 && given + LEAST_LOG_FILES <= files, "{files}: {own}, {spare}");
+        }
+    }
+}

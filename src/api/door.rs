@@ -1,0 +1,365 @@
+//! The door of a connection: what a client sends is looked at before hyper sees it.
+//!
+//! ```text
+//! socket ─▶ head whole, and in order ─▶ hyper ─▶ answer
+//!      │                                             ▲
+//!      └─▶ not in order: a request in its place ─────┘  whose answer says why
+//! ```
+//!
+//! A request that comes in one piece, as nearly all do, is judged where hyper reads it,
+//! and not copied. Anything else is held back here until its head is whole. So that
+//! each head is found, bodies are counted; behind a body in chunks the door looks at
+//! nothing, and the connection ends with its answer (see [`super::respond`]).
+//!
+//! A request that is refused is replaced by another one, and [`Talk`] says why: so its
+//! answer comes in its turn behind those of earlier requests, with the headers that all
+//! answers have, and hyper writes it. What hyper refuses itself, it answers without a
+//! word; that answer is given one.
+//!
+//! A client that has closed its sending side may still wait for its answer: from here
+//! it looks like one that is gone. hyper does not read while a request is answered, so
+//! the door asks the socket now and then whether the other side has said that nobody
+//! is there, as it does when keepalive asks it. Where there is no place left, such a
+//! client is taken for one that is gone.
+
+use std::future::{Future as _, poll_fn};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::head::{self, Body, Refusal};
+
+/// How long a head may take to come, and how long a connection may be idle.
+pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a connection whose request is being answered is asked whether somebody is
+/// still there.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// What hyper reads in place of a request that is refused.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+/// How the answer begins by which hyper refuses a request. No answer of this program
+/// is a bad request without a body.
+const WORDLESS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n";
+
+/// What is written in its place.
+const WORDED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    connection: close\r\ncontent-length: 18\r\n\r\nMalformed Request\n";
+
+/// How much of what a client goes on sending behind its last answer is read: a
+/// connection that is closed with something unread is reset, and the answer with it.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// For how long it is read.
+const LINGER_LIMIT: Duration = Duration::from_secs(1);
+
+/// What the door and the service have to tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    refusal: OnceLock<Refusal>,
+    is_asked: AtomicBool,
+}
+
+impl Talk {
+    /// Notes that a request has reached the service, and returns why it is refused, if
+    /// it is one that stands in for another.
+    pub(super) fn ask(&self) -> Option<Refusal> {
+        self.is_asked.store(true, Ordering::Relaxed);
+        self.refusal.get().copied()
+    }
+
+    /// Returns whether the service knows of the last request that was let in.
+    pub(super) fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether all places are taken: known to the doors of all connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Crowd(Arc<AtomicBool>);
+
+impl Crowd {
+    /// Notes whether all places are taken.
+    pub(super) fn note(&self, is_full: bool) {
+        self.0.store(is_full, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The door of one connection.
+#[derive(Debug)]
+pub(super) struct Door {
+    stream: TcpStream,
+    talk: Arc<Talk>,
+    crowd: Crowd,
+    /// What has come, and has not been passed on yet.
+    held: Vec<u8>,
+    /// How many more bytes belong to the request that was let in last.
+    passes: u64,
+    /// Whether nothing more is let in.
+    is_shut: bool,
+    /// When the head that is waited for must have come.
+    until: Option<Instant>,
+    /// Wakes the connection when there is something to look at.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Door {
+    /// Opens the door of a connection.
+    pub(super) fn new(stream: TcpStream, crowd: Crowd) -> Self {
+        Self {
+            stream,
+            talk: Arc::default(),
+            crowd,
+            held: Vec::new(),
+            passes: 0,
+            is_shut: false,
+            until: None,
+            alarm: Box::pin(tokio::time::sleep(PULSE)),
+        }
+    }
+
+    /// Returns what the service has to look at.
+    pub(super) fn talk(&self) -> Arc<Talk> {
+        Arc::clone(&self.talk)
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Reads on for a while, so that a client that still sends gets to read the answer.
+    /// The sending side has been closed.
+    pub(super) async fn linger(mut self) {
+        let reading = async {
+            let mut scratch = [0; 1024];
+            let mut length = 0;
+            while length < LINGER_BYTES {
+                let mut read = ReadBuf::new(&mut scratch);
+                let next = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut read));
+                if next.await.is_err() || read.filled().is_empty() {
+                    break;
+                }
+                length += read.filled().len();
+            }
+        };
+        // Who goes on for longer has had its time.
+        let _in_time = tokio::time::timeout(LINGER_LIMIT, reading).await;
+    }
+
+    /// Looks at a head that begins here, unless a request is being passed on.
+    fn judge(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        if self.passes > 0 || self.is_shut {
+            return Ok(());
+        }
+        if let Some(head) = head::judge(bytes)? {
+            self.passes = match head.body {
+                Body::Bytes(length) => length.saturating_add(head.length as u64),
+                Body::Chunks => u64::MAX,
+            };
+            self.until = None;
+            self.talk.is_asked.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Puts another request in the place of what has come, and lets nothing more in.
+    fn refuse(&mut self, refusal: Refusal) {
+        // It is the first one: the door is shut from here on.
+        let _is_first = self.talk.refusal.set(refusal);
+        self.held = STAND_IN.to_vec();
+        self.passes = STAND_IN.len() as u64;
+        self.is_shut = true;
+        self.until = None;
+    }
+
+    /// Passes on as much of what is held as may be, and as there is room for.
+    fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) {
+        let most = usize::try_from(self.passes).unwrap_or(usize::MAX);
+        let length = self.held.len().min(buffer.remaining()).min(most);
+        buffer.put_slice(&self.held[..length]);
+        self.count(length);
+        if length == self.held.len() {
+            // It is seldom needed again.
+            self.held = Vec::new();
+        } else {
+            self.held.drain(..length);
+        }
+    }
+
+    /// Notes that bytes of a request have been passed on.
+    fn count(&mut self, length: usize) {
+        // What has no known end is never at its end.
+        if self.passes < u64::MAX {
+            self.passes -= length as u64;
+        }
+    }
+
+    /// Returns whether the head that is waited for is late. If not, the connection is
+    /// woken when it is.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.passes > 0 {
+            // How long a body may take is for those to say who read it.
+            return false;
+        }
+        let until = *self.until.get_or_insert_with(|| Instant::now() + HEAD_LIMIT);
+        self.rings(cx) && until <= Instant::now()
+    }
+
+    /// Returns whether there may be something to look at. If not, the connection is
+    /// woken when there is. To be cheap, the alarm is only set when it has rung: what it
+    /// is set to comes no later than a head that is waited for from now on is late.
+    fn rings(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut has_rung = false;
+        // Polled until it is set, or nobody would be woken by it.
+        while self.alarm.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let next = self.until.filter(|until| *until > now);
+            self.alarm.as_mut().reset(next.unwrap_or(now + PULSE));
+            has_rung = true;
+        }
+        has_rung
+    }
+
+    /// Fails once nobody is there any more; or, where there is no place for others,
+    /// once nothing more can come from there.
+    fn look(&self) -> io::Result<()> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        if self.crowd.is_full() {
+            let next = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+            if next.is_ok_and(|length| length == 0) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a word in place of an answer without one.
+    fn word(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        // On a connection that has nothing else to send, it fits in whole.
+        ready!(Pin::new(&mut self.stream).poll_write(cx, WORDED))?;
+        self.is_shut = true;
+        Poll::Ready(Ok(length))
+    }
+
+    fn is_wordless(&self, bytes: &[u8]) -> bool {
+        !self.talk.is_asked() && bytes.starts_with(WORDLESS)
+    }
+}
+
+impl AsyncRead for Door {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let door = &mut *self;
+        loop {
+            if !door.held.is_empty() {
+                let held = std::mem::take(&mut door.held);
+                let judged = door.judge(&held);
+                door.held = held;
+                if let Err(refusal) = judged {
+                    door.refuse(refusal);
+                }
+                if door.passes > 0 {
+                    door.pass_on(buffer);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if door.is_shut {
+                return Poll::Ready(Ok(()));
+            }
+            let before = buffer.filled().len();
+            if Pin::new(&mut door.stream).poll_read(cx, buffer)?.is_pending() {
+                if !door.is_late(cx) {
+                    return Poll::Pending;
+                }
+                if door.held.is_empty() {
+                    // An idle connection has nothing to be told.
+                    return Poll::Ready(Ok(()));
+                }
+                door.refuse(Refusal::Slow);
+                continue;
+            }
+            let fresh = &buffer.filled()[before..];
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if door.held.is_empty() {
+                match door.judge(fresh) {
+                    Ok(()) if fresh.len() as u64 <= door.passes => {
+                        door.count(fresh.len());
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(()) => {
+                        // A head that has begun has its own time.
+                        door.until = (door.passes == 0).then(|| Instant::now() + HEAD_LIMIT);
+                    }
+                    Err(refusal) => {
+                        buffer.set_filled(before);
+                        door.refuse(refusal);
+                        continue;
+                    }
+                }
+            }
+            door.held.extend_from_slice(fresh);
+            buffer.set_filled(before);
+        }
+    }
+}
+
+impl AsyncWrite for Door {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_wordless(bytes) {
+            return self.word(cx, bytes.len());
+        }
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if slices.first().is_some_and(|bytes| self.is_wordless(bytes)) {
+            return self.word(cx, slices.iter().map(|slice| slice.len()).sum());
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this whenever it is woken.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.rings(cx) {
+            self.look()?;
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
