@@ -201,12 +201,14 @@ fn refused_at_the_door_takes_no_index() {
 fn other_methods_are_told_which_ones_go() {
     let (_dir, server) = fresh();
     for (method, path, allow) in [
-        ("PATCH", "/v1/keys/file", "GET, POST, PUT, DELETE"),
+        ("PATCH", "/v1/keys/file", "GET, HEAD, POST, PUT, DELETE"),
         ("GET", "/v1/testAndSet/file", "POST, PUT"),
-        ("POST", "/v1/list/dir", "GET"),
-        ("DELETE", "/v1/watch/dir", "GET, POST"),
-        ("POST", "/version", "GET"),
-        ("OPTIONS", "/v1/machines", "GET"),
+        ("POST", "/v1/list/dir", "GET, HEAD"),
+        ("DELETE", "/v1/watch/dir", "GET, HEAD, POST"),
+        ("POST", "/version", "GET, HEAD"),
+        ("OPTIONS", "/v1/machines", "GET, HEAD"),
+        ("HEAD", "/v1/testAndSet/file", "POST, PUT"),
+        ("GET", "/v1/machines/nobody", "DELETE"),
     ] {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -278,9 +280,12 @@ fn body_over_the_limit_is_refused_cleanly() {
 fn head_over_the_limit_is_refused() {
     let (_dir, server) = fresh();
     let head = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20 << 10));
-    assert!(raw(&server, head.as_bytes()).starts_with("HTTP/1.1 431"));
+    let refused = raw(&server, head.as_bytes());
+    assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
+    assert!(refused.ends_with("\r\n\r\nHead Must Be Of At Most 16 KiB And 100 Fields\n"));
     let garbage = raw(&server, b"\x00\x01\x02 nonsense\r\n\r\n");
-    assert!(garbage.starts_with("HTTP/1.1 400") || garbage.is_empty(), "{garbage}");
+    assert!(garbage.starts_with("HTTP/1.1 400"), "{garbage}");
+    assert!(garbage.ends_with("\r\n\r\nMalformed Request\n"), "{garbage}");
     assert_eq!(server.get("/health").status, 200);
 }
 

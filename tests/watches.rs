@@ -3,8 +3,10 @@
 
 mod support;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 
+use socket2::{Domain, Socket, Type};
 use support::Server;
 use tempfile::TempDir;
 
@@ -139,21 +141,30 @@ fn rejections_make_no_event() {
     assert_eq!((nothing.status, nothing.number("x-etcd-index")), (204, 4));
 }
 
+/// Opens a stream, and reads nothing of it. Little fits between there and here, so
+/// that it is soon stuck.
+fn sleeper(server: &Server) -> TcpStream {
+    let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1 << 16).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let request = "GET /v1/watch/k?stream=true&index=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
 #[test]
 fn client_that_does_not_read_holds_up_nobody() {
     let (_dir, server) = small_ring();
-    let address = server.url.trim_start_matches("http://");
-    let request = "GET /v1/watch/k?stream=true&index=1 HTTP/1.1\r\nHost: x\r\n\r\n";
-    let mut sleepers: Vec<_> = (0..20)
-        .map(|_| {
-            let mut stream = std::net::TcpStream::connect(address).unwrap();
-            std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    let big = "x".repeat(1 << 19);
+    let mut sleepers: Vec<_> = (0..20).map(|_| sleeper(&server)).collect();
+    // Ten MiB in all, more than a socket takes: 4 MiB unless the system is told otherwise.
+    let big = "x".repeat(1 << 17);
     for _ in 0..40 {
-        assert_eq!(server.post("/v1/keys/k/0", &[("value", &big)]).status, 200);
+        // A machine that is busy with other things may need longer than the five seconds
+        // that a write has by itself. Whoever is held up, is so for ever.
+        let reply = server.post("/v1/keys/k/0?timeout=50", &[("value", &big)]);
+        assert_eq!(reply.status, 200, "{}", reply.body);
     }
     // Another watch, old and new, is served meanwhile.
     assert!(server.get("/v1/watch/k?index=40").body.contains(r#""index":40}"#));

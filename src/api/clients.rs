@@ -1,9 +1,8 @@
 //! The client port: who gets a place, and what the others are told.
 //!
 //! ```text
-//! connection ─▶ a place is free ─▶ served
-//!           ├─▶ none is           ─▶ a spare place: /health and /version; all else 503
-//!           └─▶ no file is        ─▶ 503 on the file that is kept for it
+//! connection ─▶ a place is free? ─▶ served
+//!                  └─▶ a spare place: /health and /version are served; all else 503
 //! ```
 //!
 //! Nobody waits in silence: whoever cannot be served is told so. There are few spare
@@ -15,9 +14,7 @@
 //! open a file, its archive, and the other machines.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::future::pending;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +26,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::door::Door;
-use super::server::{ACCEPT_PAUSE, HEAD_LIMIT, MOST_PEERS, connection, send_away};
+use super::door::{Crowd, Door};
+use super::server::{ACCEPT_PAUSE, MOST_PEERS, connection};
 use crate::node::{Closing, Node};
 use crate::seldom::Seldom;
 
@@ -74,9 +71,8 @@ impl Places {
         let log = (files / 4).clamp(LEAST_LOG_FILES, MOST_LOG_FILES);
         let peers = (files / 16).min(MOST_PEERS);
         let spare = (files / 32).clamp(2, MOST_SPARE);
-        // Who is sent away from a spare place still has it for a moment; and one file
-        // is kept for when there is none left.
-        let kept = log + peers + 2 * spare + 1;
+        // Who is sent away from a spare place still has it for a moment.
+        let kept = log + peers + 2 * spare;
         let own = files.saturating_sub(kept).clamp(1, MOST_CLIENTS);
         let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
         Self { own: count(own), spare: count(spare) }
@@ -95,9 +91,9 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
     let clients = Clients::new(node);
     let mut own = JoinSet::new();
     let mut spare = Spare::new(places.spare);
-    let mut last_file = LastFile::keep();
-    let full = Seldom::default();
+    let (full, failed) = (Seldom::default(), Seldom::default());
     loop {
+        clients.crowd.note(own.len() >= places.own);
         let accepted = tokio::select! {
             accepted = listener.accept(), if spare.has_room() => accepted,
             // Finished connections are forgotten as they go.
@@ -116,7 +112,12 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
                 }
                 spare.admit(&clients, stream, closing.clone());
             }
-            Err(error) => last_file.turn_away(&listener, &error, &full).await,
+            Err(error) => {
+                if failed.is_due() {
+                    tracing::warn!("clients are not accepted: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
     while own.join_next().await.is_some() {}
@@ -128,34 +129,31 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
 struct Clients {
     node: Node,
     cluster: HeaderValue,
+    crowd: Crowd,
 }
 
 impl Clients {
     fn new(node: Node) -> Self {
         let cluster = HeaderValue::try_from(node.cluster().to_string());
         let cluster = cluster.expect("hexadecimal digits can stand in a header");
-        Self { node, cluster }
+        Self { node, cluster, crowd: Crowd::default() }
     }
 
-    /// Serves a client until it goes; or until somebody else gets its place, if it has
-    /// asked for nothing by then.
+    /// Serves a client until it goes; or until it has to give way, if it has asked for
+    /// nothing by then.
     async fn serve(
         self,
         place: Place,
         stream: TcpStream,
         closing: Closing,
-        replaced: impl Future<Output = ()>,
+        gives_way: impl Future<Output = ()>,
     ) {
-        let limit = match place {
-            Place::Own => HEAD_LIMIT,
-            Place::Spare => SPARE_LIMIT,
-        };
-        let door = Door::new(stream, limit);
+        let door = Door::new(stream, self.crowd);
         let (node, cluster, talk) = (self.node, self.cluster, door.talk());
         let respond = move |request: Request<Incoming>| {
             super::respond(node.clone(), cluster.clone(), place, Arc::clone(&talk), request)
         };
-        connection(door, service_fn(respond), closing, replaced).await;
+        connection(door, service_fn(respond), closing, gives_way).await;
     }
 }
 
@@ -190,37 +188,11 @@ impl Spare {
         }
         let (replace, replaced) = oneshot::channel();
         self.waiting.push_back(replace);
-        let replaced = async {
-            if replaced.await.is_err() {
-                // Nobody is left who could want the place.
-                pending::<()>().await;
-            }
+        let gives_way = async {
+            // Late, or told to go: either way the place is for somebody else.
+            let _why = tokio::time::timeout(SPARE_LIMIT, replaced).await;
         };
-        self.connections.spawn(clients.clone().serve(Place::Spare, stream, closing, replaced));
-    }
-}
-
-/// A file that is kept open for nothing, so that there is one when there is none left.
-struct LastFile(Option<File>);
-
-impl LastFile {
-    fn keep() -> Self {
-        Self(File::open("/dev/null").ok())
-    }
-
-    /// Tells the next client that there is no place, if that is why none was accepted.
-    async fn turn_away(&mut self, listener: &TcpListener, error: &io::Error, said: &Seldom) {
-        if said.is_due() {
-            tracing::warn!("a client is turned away: {error}");
-        }
-        let is_short = self.0.take().is_some();
-        let next = std::pin::pin!(listener.accept());
-        if is_short && let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(next) {
-            send_away(&stream);
-        } else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-        *self = Self::keep();
+        self.connections.spawn(clients.clone().serve(Place::Spare, stream, closing, gives_way));
     }
 }
 
@@ -230,7 +202,7 @@ mod tests {
 
     #[test]
     fn most_files_are_for_clients() {
-        for (files, own) in [(128, 63), (1024, 671), (4096, 2783), (1 << 20, 50_000)] {
+        for (files, own) in [(128, 64), (1024, 672), (4096, 2784), (1 << 20, 50_000)] {
             assert_eq!(Places::of(files).own, own, "{files}");
         }
     }
@@ -239,7 +211,7 @@ mod tests {
     fn what_the_machine_needs_is_never_given_away() {
         for files in (128..70_000).step_by(61) {
             let Places { own, spare } = Places::of(files);
-            let given = (own + 2 * spare + 1) as u64;
+            let given = (own + 2 * spare) as u64;
             assert!(spare > 1 && given + LEAST_LOG_FILES <= files, "{files}: {own}, {spare}");
         }
     }

@@ -19,21 +19,27 @@
 //! A client that has closed its sending side may still wait for its answer: from here
 //! it looks like one that is gone. hyper does not read while a request is answered, so
 //! the door asks the socket now and then whether the other side has said that nobody
-//! is there, as it does when keepalive asks it.
+//! is there, as it does when keepalive asks it. Where there is no place left, such a
+//! client is taken for one that is gone.
 
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::head::{self, Body, Refusal};
+
+/// How long a head may take to come, and how long a connection may be idle.
+pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a connection whose request is being answered is asked whether somebody is
 /// still there.
@@ -78,19 +84,33 @@ impl Talk {
     }
 }
 
+/// Whether all places are taken: known to the doors of all connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Crowd(Arc<AtomicBool>);
+
+impl Crowd {
+    /// Notes whether all places are taken.
+    pub(super) fn note(&self, is_full: bool) {
+        self.0.store(is_full, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The door of one connection.
 #[derive(Debug)]
 pub(super) struct Door {
     stream: TcpStream,
     talk: Arc<Talk>,
+    crowd: Crowd,
     /// What has come, and has not been passed on yet.
     held: Vec<u8>,
     /// How many more bytes belong to the request that was let in last.
     passes: u64,
     /// Whether nothing more is let in.
     is_shut: bool,
-    /// How long a head may take to come, and how long a connection may be idle.
-    limit: Duration,
     /// When the head that is waited for must have come.
     until: Option<Instant>,
     /// Wakes the connection when there is something to look at.
@@ -98,17 +118,17 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Opens the door of a connection, where heads must come within a limit.
-    pub(super) fn new(stream: TcpStream, limit: Duration) -> Self {
+    /// Opens the door of a connection.
+    pub(super) fn new(stream: TcpStream, crowd: Crowd) -> Self {
         Self {
             stream,
             talk: Arc::default(),
+            crowd,
             held: Vec::new(),
             passes: 0,
             is_shut: false,
-            limit,
             until: None,
-            alarm: Box::pin(tokio::time::sleep(limit.min(PULSE))),
+            alarm: Box::pin(tokio::time::sleep(PULSE)),
         }
     }
 
@@ -195,23 +215,38 @@ impl Door {
             // How long a body may take is for those to say who read it.
             return false;
         }
-        let limit = self.limit;
-        let until = *self.until.get_or_insert_with(|| Instant::now() + limit);
+        let until = *self.until.get_or_insert_with(|| Instant::now() + HEAD_LIMIT);
         self.rings(cx) && until <= Instant::now()
     }
 
     /// Returns whether there may be something to look at. If not, the connection is
-    /// woken when there is. To be cheap, the alarm is only set when it has rung.
+    /// woken when there is. To be cheap, the alarm is only set when it has rung: what it
+    /// is set to comes no later than a head that is waited for from now on is late.
     fn rings(&mut self, cx: &mut Context<'_>) -> bool {
         let mut has_rung = false;
         // Polled until it is set, or nobody would be woken by it.
         while self.alarm.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let next = self.until.filter(|until| *until > now);
-            self.alarm.as_mut().reset(next.unwrap_or(now + self.limit.min(PULSE)));
+            self.alarm.as_mut().reset(next.unwrap_or(now + PULSE));
             has_rung = true;
         }
         has_rung
+    }
+
+    /// Fails once nobody is there any more; or, where there is no place for others,
+    /// once nothing more can come from there.
+    fn look(&self) -> io::Result<()> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        if self.crowd.is_full() {
+            let next = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+            if next.is_ok_and(|length| length == 0) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        Ok(())
     }
 
     /// Writes a word in place of an answer without one.
@@ -273,8 +308,8 @@ impl AsyncRead for Door {
                         return Poll::Ready(Ok(()));
                     }
                     Ok(()) => {
-                        let limit = door.limit;
-                        door.until = (door.passes == 0).then(|| Instant::now() + limit);
+                        // A head that has begun has its own time.
+                        door.until = (door.passes == 0).then(|| Instant::now() + HEAD_LIMIT);
                     }
                     Err(refusal) => {
                         buffer.set_filled(before);
@@ -316,12 +351,10 @@ impl AsyncWrite for Door {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls this whenever it is woken. Fails once nobody is there any more.
+    /// hyper calls this whenever it is woken.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rings(cx)
-            && let Some(error) = self.stream.take_error()?
-        {
-            return Poll::Ready(Err(error));
+        if self.rings(cx) {
+            self.look()?;
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }

@@ -171,21 +171,24 @@ mod tests {
         judge(text.as_bytes())
     }
 
-    fn whole(length: usize, body: Body) -> Result<Option<Head>, Refusal> {
-        Ok(Some(Head { length, body }))
+    fn whole(length: usize, body: Body) -> Head {
+        Head { length, body }
     }
 
     #[test]
     fn whole_head_says_what_follows() {
         let head = "PUT / HTTP/1.1\r\nHost:\r\nContent-Length: 12 \r\n\r\n";
-        assert_eq!(judge_text(head), whole(head.len(), Body::Bytes(12)));
-        assert_eq!(judge_text(&format!("{head}value=a b\nc")), whole(head.len(), Body::Bytes(12)));
+        assert_eq!(judge_text(head), Ok(Some(whole(head.len(), Body::Bytes(12)))));
+        assert_eq!(
+            judge_text(&format!("{head}value=a b\nc")),
+            Ok(Some(whole(head.len(), Body::Bytes(12))))
+        );
         let head = "PUT / HTTP/1.1\r\ntransfer-encoding:\tChunked\r\nHOST: x\r\n\r\n";
-        assert_eq!(judge_text(head), whole(head.len(), Body::Chunks));
+        assert_eq!(judge_text(head), Ok(Some(whole(head.len(), Body::Chunks))));
         let head = "\r\n\r\nGET / HTTP/1.0\r\n\r\n";
-        assert_eq!(judge_text(head), whole(head.len(), Body::Bytes(0)));
+        assert_eq!(judge_text(head), Ok(Some(whole(head.len(), Body::Bytes(0)))));
         let head = format!("{START}Hostess: y\r\nContent-Lengths: z\r\n\r\n");
-        assert_eq!(judge_text(&head), whole(head.len(), Body::Bytes(0)));
+        assert_eq!(judge_text(&head), Ok(Some(whole(head.len(), Body::Bytes(0)))));
     }
 
     #[test]
@@ -238,7 +241,7 @@ mod tests {
             let rest = length - START.len() - "X: \r\n\r\n".len();
             format!("{START}X: {}\r\n\r\n", "x".repeat(rest))
         };
-        assert_eq!(judge_text(&padded(HEAD_BYTES)), whole(HEAD_BYTES, Body::Bytes(0)));
+        assert_eq!(judge_text(&padded(HEAD_BYTES)), Ok(Some(whole(HEAD_BYTES, Body::Bytes(0)))));
         assert_eq!(judge_text(&padded(HEAD_BYTES + 1)), Err(Refusal::TooLarge));
         assert_eq!(judge_text(&padded(HEAD_BYTES + 9)[..HEAD_BYTES]), Err(Refusal::TooLarge));
         assert_eq!(judge_text(&format!("{START}{}\r\n", "X:\r\n".repeat(99))).map(|_| ()), Ok(()));

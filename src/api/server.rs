@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,13 +18,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::door::Door;
+use super::door::{Crowd, Door};
 use super::head::HEAD_BYTES;
 use crate::node::{Closing, Node};
 use crate::peers::{self, Place, Places};
-
-/// How long a head may take to come, and how long a connection may be idle.
-pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long whoever connects to the peer port may take for a first word.
 const WORD_LIMIT: Duration = Duration::from_secs(5);
@@ -75,7 +73,7 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
                 // Of what a machine says, it tells it apart from any method of HTTP.
                 Some(b'e') => serve_machine(&place, stream, node, closing).await,
                 Some(_) => {
-                    let door = Door::new(stream, HEAD_LIMIT);
+                    let door = Door::new(stream, Crowd::default());
                     connection(door, service_fn(answer), closing, place.lost()).await;
                 }
                 None => {}
@@ -131,13 +129,13 @@ async fn serve<F>(
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves one connection, until it ends or the machine closes; or until somebody else
-/// gets its place, if no request has come by then.
+/// Serves one connection, until it ends or the machine closes; or until it has to give
+/// way, if no request has come by then.
 pub(super) async fn connection<S, B>(
     door: Door,
     service: S,
     mut closing: Closing,
-    replaced: impl Future<Output = ()>,
+    gives_way: impl Future<Output = ()>,
 ) where
     S: HttpService<Incoming, ResBody = B> + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -159,7 +157,7 @@ pub(super) async fn connection<S, B>(
             std::pin::Pin::new(&mut served).graceful_shutdown();
             return note_end((&mut served).await);
         }
-        () = replaced => {
+        () = gives_way => {
             if !talk.is_asked() {
                 return send_away(served.into_parts().io.inner().stream());
             }
@@ -178,9 +176,14 @@ fn note_end(ended: hyper::Result<()>) {
 }
 
 /// Tells a client that there is no place for it, and waits for nothing.
-pub(super) fn send_away(stream: &TcpStream) {
+fn send_away(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
     // The socket is new, and has room for a few bytes; if not, nobody reads there.
-    let _sent = SockRef::from(stream).send(SENT_AWAY);
+    let _sent = socket.send(SENT_AWAY);
+    // What it has asked is read, and not looked at: a connection that is closed with
+    // something unread is reset, and the answer may be lost.
+    let mut asked = [MaybeUninit::uninit(); HEAD_BYTES];
+    let _read = socket.recv(&mut asked);
 }
 
 /// A part of the files that this process may open. Half are for the log, which

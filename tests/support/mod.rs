@@ -179,6 +179,14 @@ impl Server {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// What the process has open: the names of files, and `socket:` with a number.
+    pub fn open_files(&self) -> Vec<String> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        // One may have been closed since.
+        let names = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        names.map(|name| name.display().to_string()).collect()
+    }
+
     /// Kills the process with a signal that it cannot catch.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
