@@ -6,8 +6,8 @@
 //! |---|---|
 //! | a file of the archive | the same file, from a copy of the archive |
 //! | a segment, the end of the log | the other machines; alone, a copy of the directory |
-//! | the checkpoint that a log without a beginning starts from | the same |
-//! | `node.json` | a copy of it, for it never changes |
+//! | the checkpoint that a log without a beginning starts from | a copy of it; or the same |
+//! | `node.json` | a copy of it; or the same |
 
 use std::path::Path;
 
@@ -26,10 +26,10 @@ pub(crate) fn advice(error: &ServeError) -> Option<String> {
         ServeError::Log(error) => of_log(error),
         ServeError::DataDir(DataDirError::Unreadable { path, .. }) => {
             let path = path.display();
-            Some(format!("put {path} back from a copy, it never changes; else, {BEGIN_AGAIN}"))
+            Some(format!("put {path} back from a copy; else, {BEGIN_AGAIN}"))
         }
         ServeError::Ownerless(_) => Some(format!(
-            "put node.json back from a copy, it never changes; set all aside with -i, to start anew; else, {BEGIN_AGAIN}"
+            "put node.json back from a copy; or set all aside with -i, to start anew; else, {BEGIN_AGAIN}"
         )),
         ServeError::NoStart { dir, .. } => {
             let dir = dir.display();
@@ -45,7 +45,12 @@ pub(crate) fn advice(error: &ServeError) -> Option<String> {
 fn of_log(error: &LogError) -> Option<String> {
     match error {
         LogError::Damage(damage) => Some(of_file(&damage.path)),
-        LogError::Gap(gap) => Some(of_file(&gap.path)),
+        LogError::Gap(gap) => {
+            let path = gap.path.display();
+            Some(format!(
+                "put the file before {path} back from a copy, if it is one of archive/; else, {BEGIN_AGAIN}"
+            ))
+        }
         LogError::Missing(_) | LogError::Foreign { .. } => Some(BEGIN_AGAIN.to_owned()),
         LogError::Stray(path) => Some(format!("move {} elsewhere", path.display())),
         _ => None,
@@ -55,8 +60,8 @@ fn of_log(error: &LogError) -> Option<String> {
 fn of_file(path: &Path) -> String {
     if path.extension().is_some_and(|end| end == "sealed") {
         return format!(
-            "put the files of {} back from a copy of the archive, which never change; else, {BEGIN_AGAIN}",
-            path.parent().unwrap_or(path).display()
+            "put {} back from a copy of the archive, whose files never change; else, {BEGIN_AGAIN}",
+            path.display()
         );
     }
     BEGIN_AGAIN.to_owned()
@@ -70,7 +75,10 @@ mod tests {
     fn what_never_changes_can_be_put_back() {
         let damaged = Path::new("d/archive/00000000000000000001-00000000000000000009.sealed");
         let what = of_file(damaged);
-        assert!(what.starts_with("put the files of d/archive back from a copy"), "{what}");
+        assert!(
+            what.starts_with("put d/archive/0") && what.contains(" back from a copy"),
+            "{what}"
+        );
         assert_eq!(of_file(Path::new("d/wal/wal-1")), BEGIN_AGAIN);
     }
 }

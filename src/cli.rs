@@ -146,7 +146,7 @@ enum Command {
     Recover {
         #[command(flatten)]
         dir: DirArg,
-        /// Confirm that the other machines are lost for good, and what only they know
+        /// Confirm that the others, and what only they know, are lost for good
         #[arg(long, required = true)]
         force_new_cluster: bool,
     },
@@ -243,7 +243,7 @@ enum LogCommand {
 
 #[derive(Debug, Args)]
 struct DirArg {
-    /// The machine's data directory; the machine must be stopped
+    /// Data directory of a machine that is stopped
     #[arg(short = 'd', long = "data-dir", value_name = "DIR", default_value = "default.etcd")]
     path: PathBuf,
 }

@@ -342,3 +342,39 @@ fn lock_now(lock: &File, dir: &Path) -> Result<(), DataDirError> {
         Err(TryLockError::Error(error)) => Err(IoError::at("lock", dir)(error).into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_changes_his_mind_leaves_nothing_of_his_own() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("not/yet/there");
+        let left = |path: &Path| DataDir::take(path).unwrap().leave();
+        left(&path);
+        assert!(!dir.path().join("not").exists());
+        fs::create_dir_all(&path).unwrap();
+        left(&path);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::write(path.join("wal"), "x").unwrap();
+        left(&path);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+        // What others have left there is theirs.
+        fs::write(path.join("LOCK"), "").unwrap();
+        left(&path);
+        assert!(path.join("LOCK").exists());
+    }
+
+    #[test]
+    fn lock_that_was_taken_away_holds_nobody_up_and_lets_nobody_in() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let first = DataDir::take(dir.path()).unwrap();
+        assert!(matches!(DataDir::take(dir.path()), Err(DataDirError::InUse(_))));
+        first.leave();
+        let second = DataDir::take(dir.path()).unwrap();
+        drop(first);
+        assert!(matches!(DataDir::take(dir.path()), Err(DataDirError::InUse(_))));
+        drop(second);
+    }
+}

@@ -83,6 +83,13 @@ fn imported_machine_leaves_the_cluster_alone_that_its_log_is_of() {
             assert_eq!(server.get("/v1/keys/alone").status, 404);
             assert_eq!(server.get("/v1/machines").body.split(", ").count(), 3);
         }
+        // Whoever wants to can join it, and has its history.
+        let through = alone.peer_url.trim_start_matches("http://");
+        let other = dir.path().join("other");
+        let joined = Server::start_with(&other, &["-c", "0", "-s", "0", "-C", through]);
+        assert_eq!(cluster_of(&joined), cluster_of(&alone));
+        assert_eq!(joined.get("/v1/keys/before").status, 200);
+        assert!(joined.stop("-TERM").0.success());
         assert!(alone.stop("-TERM").0.success());
     });
 

@@ -188,3 +188,20 @@ fn damage_says_what_to_do() {
     let text = refusal(&["-c", &port, "-s", "0", "-d", dir.path().to_str().unwrap()]);
     assert!(!text.contains("what to do"), "{text}");
 }
+
+/// A name is whatever makes one part of a key; it does not get out of its line.
+#[test]
+fn name_stays_on_its_line() {
+    let dir = TempDir::new().unwrap();
+    let name = "a\n2026-01-01T00:00:00Z  INFO all is well\u{1b}[31m\u{9b}1A\u{202e}";
+    let server = Server::start_with(dir.path(), &[&ANY[..], &["-n", name]].concat());
+    let shown = r"a\n2026-01-01T00:00:00Z  INFO all is well\u{1b}[31m\u{9b}1A\u{202e}";
+    assert!(server.announced[0].contains(&format!("machine {shown} (")), "{:?}", server.announced);
+    let listed = etcd(&["machine", "list", "-u", &server.url]).output().unwrap();
+    let table = String::from_utf8(listed.stdout).unwrap();
+    assert!(table.contains(shown) && table.lines().count() == 2, "{table:?}");
+    assert_eq!(server.post("/v1/keys/a", &[("value", "x")]).status, 200);
+    server.stop("-TERM");
+    let text = start_refused(dir.path(), &["-n", "b\u{1b}c"]);
+    assert!(text.contains(shown) && text.contains(r"-n says b\u{1b}c"), "{text:?}");
+}
