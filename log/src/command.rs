@@ -46,6 +46,11 @@ pub enum Command {
         /// The key to delete.
         key: KeyPath,
     },
+    /// Delete a directory that holds nothing.
+    DeleteDir {
+        /// The directory to delete.
+        key: KeyPath,
+    },
     /// Found a cluster, or found it anew under another identity. The first
     /// command of every log.
     Sync {
@@ -154,7 +159,7 @@ impl Command {
             Self::TestAndSet(TestAndSet { key, prev_value, value, .. }) => {
                 key.as_str().len() + prev_value.len() + value.len()
             }
-            Self::Delete { key } => key.as_str().len(),
+            Self::Delete { key } | Self::DeleteDir { key } => key.as_str().len(),
             Self::Sync { .. } => 0,
             Self::Join(machine) => machine.peer_url.len() + machine.client_url.len(),
             Self::Leave { name } => name.len(),
@@ -176,6 +181,7 @@ mod tests {
             r#"{"set":{"key":"/foo","value":"\u0000\"","ttl":5}},"#,
             r#"{"testAndSet":{"key":"/foo","prevValue":"bar","value":"baz"}},"#,
             r#"{"delete":{"key":"/foo"}},"#,
+            r#"{"deleteDir":{"key":"/foo"}},"#,
             r#"{"leave":{"name":"node1"}}],"#,
             r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
             r#""digest":"0000000000000000000000000000000f"}}"#,

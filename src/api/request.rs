@@ -35,7 +35,7 @@ const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
 const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 
 /// The fields that mean something; others are passed over.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "value",
     "prevValue",
     "ttl",
@@ -46,6 +46,7 @@ const NAMES: [&str; 10] = [
     "stale",
     "min_index",
     "detail",
+    "dir",
 ];
 
 /// The fields of a request, each once: a body's first, then the query's.
@@ -136,6 +137,11 @@ impl Fields {
 
     pub(super) fn stream(&self) -> Result<bool, Problem> {
         self.flag("stream")
+    }
+
+    /// Returns whether the request means a directory.
+    pub(super) fn dir(&self) -> Result<bool, Problem> {
+        self.flag("dir")
     }
 
     /// Returns whether the request wants to know more.
