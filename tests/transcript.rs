@@ -209,3 +209,27 @@ fn keys_that_fell_due_while_the_machine_was_down_expire_when_it_leads_again() {
     assert!(seen.next().unwrap().contains(r#"{"action":"EXPIRE","key":"/soon""#));
     assert_eq!(server.get("/v1/keys/soon").status, 404);
 }
+
+#[test]
+fn directory_that_holds_nothing_is_deleted_on_request() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a/b", &[("value", "x")]);
+    let delete = |path: &str| {
+        let reply = server.delete(path);
+        (reply.status, reply.body)
+    };
+    let refused = |status, text: &str| (status, text.to_owned());
+    assert_eq!(delete("/v1/keys/a?dir=true"), refused(400, "Not Empty: /a\n"));
+    assert_eq!(delete("/v1/keys/a/b?dir=true"), refused(400, "Not A Directory: /a/b\n"));
+    server.delete("/v1/keys/a/b");
+    assert_eq!(delete("/v1/keys/a"), refused(400, "Not A File: /a\n"));
+    let deleted = "{\"action\":\"DELETE\",\"key\":\"/a\",\"dir\":true,\"index\":8}\n";
+    assert_eq!(delete("/v1/keys/a?dir=true"), refused(200, deleted));
+    assert_eq!(server.get("/v1/watch/a?index=8").body, deleted);
+    assert_eq!(server.get("/v1/keys/a").status, 404);
+    // The log tells it, and a start knows it.
+    server.kill();
+    let server = Server::start(dir.path());
+    assert_eq!(server.get("/v1/keys/a").status, 404);
+}

@@ -46,6 +46,11 @@ pub enum Command {
         /// The key to delete.
         key: KeyPath,
     },
+    /// Delete a directory that holds nothing.
+    DeleteDir {
+        /// The directory to delete.
+        key: KeyPath,
+    },
     /// Found a cluster, or found it anew under another identity. The first
     /// command of every log.
     Sync {
@@ -155,7 +160,7 @@ impl Command {
             Self::TestAndSet(TestAndSet { key, prev_value, value, .. }) => {
                 written(key.as_str()) + written(prev_value) + written(value)
             }
-            Self::Delete { key } => written(key.as_str()),
+            Self::Delete { key } | Self::DeleteDir { key } => written(key.as_str()),
             Self::Sync { .. } => 0,
             Self::Join(machine) => {
                 written(&machine.name) + written(&machine.peer_url) + written(&machine.client_url)
@@ -189,6 +194,7 @@ mod tests {
             r#"{"set":{"key":"/foo","value":"\u0000\"","ttl":5}},"#,
             r#"{"testAndSet":{"key":"/foo","prevValue":"bar","value":"baz"}},"#,
             r#"{"delete":{"key":"/foo"}},"#,
+            r#"{"deleteDir":{"key":"/foo"}},"#,
             r#"{"leave":{"name":"node1"}}],"#,
             r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
             r#""digest":"0000000000000000000000000000000f"}}"#,

@@ -51,6 +51,7 @@ pub fn decide(
         Command::Set { key, value, ttl } => set(tree, key, value, *ttl, time),
         Command::TestAndSet(command) => test_and_set(tree, command, time),
         Command::Delete { key } => delete(tree, key),
+        Command::DeleteDir { key } => delete_dir(tree, key),
         Command::Sync { cluster } => {
             Ok(overwrite(tree, system_key(CLUSTER_KEY), cluster.to_string()))
         }
@@ -94,6 +95,19 @@ fn test_and_set(
 fn delete(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Rejection> {
     let (prev, deadline) = look_up(tree, key)?.ok_or(Rejection::KeyNotFound)?;
     Ok((key.clone(), Change::Delete { prev, deadline }))
+}
+
+fn delete_dir(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Rejection> {
+    if is_reserved(key) || key.is_root() {
+        return Err(Rejection::Reserved(key.clone()));
+    }
+    match tree.get(key).ok_or(Rejection::KeyNotFound)? {
+        Node::File { .. } => Err(Rejection::NotADirectory(key.clone())),
+        Node::Directory if tree.children(key).next().is_some() => {
+            Err(Rejection::NotEmpty(key.clone()))
+        }
+        Node::Directory => Ok((key.clone(), Change::DeleteDir)),
+    }
 }
 
 fn join(tree: &KeyTree, machine: &Machine) -> Result<(KeyPath, Change), Rejection> {

@@ -115,6 +115,7 @@ impl Layout<'_> {
                 self.text(prev);
                 self.number(deadline.0);
             }
+            Change::DeleteDir => self.buffer.push(4),
         }
     }
 
@@ -141,6 +142,10 @@ impl Layout<'_> {
             Rejection::InvalidMachine(name) => {
                 self.buffer.push(6);
                 self.text(name);
+            }
+            Rejection::NotEmpty(key) => {
+                self.buffer.push(7);
+                self.text(key.as_str());
             }
         }
     }

@@ -31,6 +31,8 @@ const ROOT: Number = Number(1);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Directories {
     by_name: OrdMap<(Number, SmolStr), Number>,
+    /// How many numbers were given: none is given twice.
+    given: u64,
 }
 
 impl Directories {
@@ -63,10 +65,19 @@ impl Directories {
         let mut above = ROOT;
         for name in path.parts() {
             above = self.below(above, name).unwrap_or_else(|| {
-                let number = Number(ROOT.0 + 1 + self.by_name.len() as u64);
+                self.given += 1;
+                let number = Number(ROOT.0 + self.given);
                 self.by_name.insert((above, SmolStr::from(name)), number);
                 number
             });
+        }
+    }
+
+    /// Removes a directory that holds nothing; the root stays.
+    pub(crate) fn remove(&mut self, path: &KeyPath) {
+        let above = path.parent().and_then(|parent| self.find(&parent));
+        if let Some(above) = above {
+            self.by_name.remove(&(above, SmolStr::from(path.name())));
         }
     }
 

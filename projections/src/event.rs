@@ -30,6 +30,7 @@ impl Event {
                 value.len() + prev.as_ref().map_or(0, |prev| prev.len())
             }
             Change::Delete { prev, .. } | Change::Expire { prev, .. } => prev.len(),
+            Change::DeleteDir => 0,
         };
         128 + self.key.as_str().len() + values
     }
@@ -58,6 +59,8 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         deadline: Option<LogTime>,
     },
+    /// Somebody deleted it, and it was a directory.
+    DeleteDir,
     /// Its time was over.
     Expire {
         /// The value before.
@@ -73,6 +76,7 @@ impl Change {
         match self {
             Self::Set { deadline, .. } | Self::Delete { deadline, .. } => *deadline,
             Self::Expire { deadline, .. } => Some(*deadline),
+            Self::DeleteDir => None,
         }
     }
 }

@@ -105,6 +105,7 @@ impl Projection for ExpiryIndex {
         match &event.change {
             Change::Set { deadline, .. } => self.set(&event.key, *deadline),
             Change::Delete { .. } | Change::Expire { .. } => self.set(&event.key, None),
+            Change::DeleteDir => {}
         }
     }
 }

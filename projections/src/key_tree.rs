@@ -10,7 +10,8 @@
 //! ```
 //!
 //! * A node never changes kind: the events that would do it are never made.
-//! * A directory outlives its last child, as in the original etcd.
+//! * A directory outlives its last child, as in the original etcd, until somebody
+//!   deletes it.
 //! * Children are ordered by name, so listings are equal on all machines.
 //! * The root is a directory that is always there.
 //!
@@ -168,6 +169,7 @@ impl Projection for KeyTree {
             Change::Delete { .. } | Change::Expire { .. } => {
                 self.files.remove(&event.key);
             }
+            Change::DeleteDir => self.directories.remove(&event.key),
         }
     }
 }

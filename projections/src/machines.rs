@@ -66,6 +66,7 @@ impl Projection for Machines {
             Change::Delete { .. } | Change::Expire { .. } => {
                 by_name.remove(event.key.name());
             }
+            Change::DeleteDir => unreachable!("{} is a machine's", event.key),
         }
     }
 }

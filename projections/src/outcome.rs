@@ -57,6 +57,8 @@ pub enum Rejection {
     NotAFile(KeyPath),
     /// A value stands where a directory would be needed.
     NotADirectory(KeyPath),
+    /// A directory is to be deleted that holds something.
+    NotEmpty(KeyPath),
     /// The key belongs to the system.
     Reserved(KeyPath),
     /// A machine's name or address cannot be written down as a key and its value.
@@ -70,6 +72,7 @@ impl fmt::Display for Rejection {
             Self::TestFailed { found, expected } => write!(f, "test {found}=={expected} fails"),
             Self::NotAFile(key) => write!(f, "not a file: {key}"),
             Self::NotADirectory(key) => write!(f, "not a directory: {key}"),
+            Self::NotEmpty(key) => write!(f, "not empty: {key}"),
             Self::Reserved(key) => write!(f, "reserved for the system: {key}"),
             Self::InvalidMachine(name) => write!(f, "invalid machine: {name}"),
         }

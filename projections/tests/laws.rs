@@ -29,6 +29,7 @@ fn command() -> impl Strategy<Value = Command> {
             Command::TestAndSet(TestAndSet { key, prev_value, value, ttl })
         }),
         2 => key().prop_map(|key| Command::Delete { key }),
+        2 => key().prop_map(|key| Command::DeleteDir { key }),
     ]
 }
 

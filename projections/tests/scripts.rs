@@ -1,7 +1,7 @@
 //! Runs the golden scripts: commands in, outcomes and projections out.
 //!
 //! ```text
-//! set KEY=VALUE… [ttl=S]     testandset KEY FROM TO [ttl=S]      delete KEY
+//! set KEY=VALUE… [ttl=S]     testandset KEY FROM TO [ttl=S]      delete KEY      deletedir KEY
 //! sync ID      join NAME NODE [port=P]      leave NAME
 //! sleep S  at S              the next batch is S seconds later; at this second
 //! tick                       a batch without commands
@@ -106,6 +106,8 @@ enum Action {
         ttl: Option<u64>,
     },
     Delete(String),
+    #[command(name = "deletedir")]
+    DeleteDir(String),
     Sync(u64),
     Join {
         name: String,
@@ -154,6 +156,7 @@ impl goldenscript::Runner for Runner {
                 vec![Command::TestAndSet(TestAndSet { key, prev_value, value, ttl })]
             }
             Action::Delete(key) => vec![Command::Delete { key: KeyPath::clean(key)? }],
+            Action::DeleteDir(key) => vec![Command::DeleteDir { key: KeyPath::clean(key)? }],
             Action::Sync(cluster) => vec![Command::Sync { cluster: ClusterId(*cluster) }],
             Action::Join { name, node, port } => vec![Command::Join(Machine {
                 name: Arc::from(&**name),
@@ -210,6 +213,7 @@ fn event_shown(event: &Event) -> String {
                 .unwrap_or_default();
             format!("delete {key}, was {prev}{until}")
         }
+        Change::DeleteDir => format!("delete directory {key}"),
         Change::Expire { prev, deadline } => {
             format!("expire {key}, was {prev} until {}", seconds(*deadline))
         }

@@ -393,6 +393,7 @@ fn rejected(rejection: &Rejection) -> Answer {
         }
         Rejection::NotAFile(key) => Answer::line(bad, format_args!("Not A File: {key}")),
         Rejection::NotADirectory(key) => Answer::line(bad, format_args!("Not A Directory: {key}")),
+        Rejection::NotEmpty(key) => Answer::line(bad, format_args!("Not Empty: {key}")),
         Rejection::Reserved(key) => {
             Answer::line(StatusCode::FORBIDDEN, format_args!("Reserved For The System: {key}"))
         }

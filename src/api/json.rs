@@ -124,6 +124,7 @@ fn line(event: &Event) -> Line<'_> {
             expiration,
             ..Line::new("DELETE", &event.key, event.index)
         },
+        Change::DeleteDir => Line { dir: true, ..Line::new("DELETE", &event.key, event.index) },
     }
 }
 

@@ -86,14 +86,15 @@ pub(super) async fn test_and_set(
     propose(node, Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }), &fields).await
 }
 
-/// Deletes a key.
+/// Deletes a key, or a directory that holds nothing.
 pub(super) async fn delete(
     node: &Node,
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &["timeout"]).await?;
-    propose(node, Command::Delete { key }, &fields).await
+    let fields = fields_of_write(&key, request, &["timeout", "dir"]).await?;
+    let command = if fields.dir()? { Command::DeleteDir { key } } else { Command::Delete { key } };
+    propose(node, command, &fields).await
 }
 
 /// Gets a state that is as fresh as the request wants it.

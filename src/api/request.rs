@@ -38,7 +38,7 @@ const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 const NOTED_BYTES: usize = 512;
 
 /// The fields that mean something somewhere; of the others, the first is noted.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "value",
     "prevValue",
     "ttl",
@@ -49,6 +49,7 @@ const NAMES: [&str; 10] = [
     "stale",
     "min_index",
     "detail",
+    "dir",
 ];
 
 /// The fields of a request, each once: a body's before the query's, and the first of
@@ -162,6 +163,11 @@ impl Fields {
 
     pub(super) fn stream(&self) -> Result<bool, Problem> {
         self.flag("stream")
+    }
+
+    /// Returns whether the request means a directory.
+    pub(super) fn dir(&self) -> Result<bool, Problem> {
+        self.flag("dir")
     }
 
     /// Returns whether the request wants to know more.

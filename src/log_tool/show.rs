@@ -154,6 +154,7 @@ fn key_of_command(command: &Command) -> Option<KeyPath> {
     match command {
         Command::Set { key, .. }
         | Command::Delete { key }
+        | Command::DeleteDir { key }
         | Command::TestAndSet(TestAndSet { key, .. }) => Some(key.clone()),
         Command::Sync { .. } => KeyPath::clean(etcd_projections::CLUSTER_KEY).ok(),
         Command::Join(Machine { name, .. }) | Command::Leave { name } => machine_key(name),
@@ -206,6 +207,7 @@ impl fmt::Display for Shown<'_> {
                 ttl(f, seconds)
             }
             Command::Delete { key } => write!(f, "delete {}", Printable(key)),
+            Command::DeleteDir { key } => write!(f, "delete directory {}", Printable(key)),
             Command::Sync { cluster } => write!(f, "sync cluster {cluster}"),
             Command::Join(Machine { name, node, peer_url, client_url }) => {
                 let [name, peers, clients] = [name, peer_url, client_url].map(Printable);
@@ -224,6 +226,7 @@ impl fmt::Display for Came<'_> {
         match &self.0.what {
             What::Event(event) => match &event.change {
                 Change::Set { prev: None, .. } => f.write_str(", new"),
+                Change::DeleteDir => Ok(()),
                 Change::Set { prev: Some(prev), .. }
                 | Change::Delete { prev, .. }
                 | Change::Expire { prev, .. } => write!(f, ", was {prev:?}"),

@@ -115,6 +115,7 @@ fn answer(outcome: &Outcome) -> Answer {
         What::Event(event) => Answer::Done(match &event.change {
             Change::Set { prev, .. } => prev.as_ref().map(ToString::to_string),
             Change::Delete { prev, .. } | Change::Expire { prev, .. } => Some(prev.to_string()),
+            Change::DeleteDir => None,
         }),
         What::Rejection(Rejection::KeyNotFound) => Answer::NotFound,
         What::Rejection(Rejection::TestFailed { found, .. }) => Answer::Found(found.to_string()),
