@@ -21,6 +21,7 @@
 //! its peers, so what they say is judged first (`judge`).
 
 mod answers;
+mod confirmed;
 mod contact;
 mod election;
 mod engine;

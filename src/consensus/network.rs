@@ -21,6 +21,7 @@ use openraft::{BasicNode, Snapshot, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::judge::{Unbelievable, judge_answer, judge_appended};
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
@@ -60,6 +61,7 @@ pub(crate) struct Network {
     pub(crate) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
     pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
+    pub(crate) confirmed: Confirmed,
     /// Checkpoints that cannot be sent are reported now and then.
     pub(crate) trouble: Arc<Seldom>,
 }
@@ -167,6 +169,15 @@ async fn append(
     };
     let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
     judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
+    match (appended, entries.last().map(|entry| entry.id).or(previous)) {
+        (Appended::All, Some(last)) => network.confirmed.note(target, vote, last),
+        (Appended::Conflict, _) => {
+            let missed = previous.unwrap_or_default();
+            let judged = network.confirmed.judge_conflict(target, vote, missed);
+            judged.map_err(|error| Unreachable::new(&error))?;
+        }
+        _ => {}
+    }
     if !matches!(appended, Appended::Overruled(_)) {
         network.contact.answered(target, asked);
     }
@@ -377,6 +388,7 @@ mod tests {
             unsynced: Unsynced::default(),
             clock: Clock::default(),
             encoded: Arc::default(),
+            confirmed: Confirmed::default(),
             trouble: Arc::default(),
         }
     }

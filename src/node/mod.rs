@@ -148,6 +148,8 @@ struct Inner {
     /// Held while it is found out whether this machine was removed.
     farewell: Mutex<()>,
     skew_told: Seldom,
+    /// Whether this process has announced where the machine is.
+    introduced: latest::Sender<bool>,
     /// Where this machine runs as well.
     elsewhere: latest::Sender<Option<Arc<str>>>,
     closing: latest::Sender<bool>,
@@ -194,6 +196,7 @@ impl Node {
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: Seldom::default(),
+            introduced: latest::channel(false).0,
             elsewhere: latest::channel(None).0,
             closing,
         };
@@ -212,6 +215,7 @@ impl Node {
     /// The few bytes that this takes may come from the disk's reserve: a machine
     /// that cannot be found could not even be read from.
     pub async fn introduce(&self) {
+        tokio::spawn(self.clone().look_out());
         let mut told = Instant::now();
         while let Err(error) = self.try_to_introduce().await {
             if told.elapsed() > WAITING_WORD {
@@ -220,7 +224,7 @@ impl Node {
             }
             tokio::time::sleep(proposer::RETRY).await;
         }
-        tokio::spawn(self.clone().look_out());
+        self.inner.introduced.send_replace(true);
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -242,7 +246,7 @@ impl Node {
                 return Ok(());
             }
             Some(known) if known.peer_url != machine.peer_url => {
-                if self.is_elsewhere(address_of(&known.peer_url)).await {
+                if self.has_twin_at(address_of(&known.peer_url)).await {
                     return std::future::pending().await;
                 }
             }
