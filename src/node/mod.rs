@@ -41,6 +41,7 @@ use elsewhere::Elsewhere;
 use history::History;
 use log_clock::LogClock;
 use proposer::{Means, Proposer};
+use twin::Place;
 
 pub use backfill::{Fill, FillHistory};
 pub use members::{JoinError, LeaveError, Listed, address_of};
@@ -149,9 +150,7 @@ struct Inner {
     farewell: Mutex<()>,
     skew_told: Seldom,
     /// Whether this process has announced where the machine is.
-    introduced: latest::Sender<bool>,
-    /// Where this machine runs as well.
-    elsewhere: latest::Sender<Option<Arc<str>>>,
+    place: latest::Sender<Place>,
     closing: latest::Sender<bool>,
 }
 
@@ -196,8 +195,7 @@ impl Node {
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: Seldom::default(),
-            introduced: latest::channel(false).0,
-            elsewhere: latest::channel(None).0,
+            place: latest::channel(Place::Unannounced).0,
             closing,
         };
         let node = Self { inner: Arc::new(inner) };
@@ -224,7 +222,9 @@ impl Node {
             }
             tokio::time::sleep(proposer::RETRY).await;
         }
-        self.inner.introduced.send_replace(true);
+        // Unless it did not have to be said.
+        self.goes_on(&Place::Unannounced, &Place::Announced);
+        self.goes_on(&Place::Announcing, &Place::Announced);
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -246,11 +246,14 @@ impl Node {
                 return Ok(());
             }
             Some(known) if known.peer_url != machine.peer_url => {
-                if self.has_twin_at(address_of(&known.peer_url)).await {
-                    return std::future::pending().await;
-                }
+                self.look_for_twin_at(address_of(&known.peer_url)).await;
             }
             Some(_) | None => {}
+        }
+        self.goes_on(&Place::Unannounced, &Place::Announcing);
+        if *self.inner.place.borrow() != Place::Announcing {
+            // It stops.
+            return std::future::pending().await;
         }
         self.announce().await?;
         // From here on this machine knows it, too.

@@ -30,49 +30,80 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// How long a leader may take to say where a machine is.
 const LIMIT: Duration = BARRIER_LIMIT.saturating_mul(2);
 
+/// How far this process has come with saying where the machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has not: another one that runs goes before.
+    Unannounced,
+    /// It is in the log, or may be: another one that runs learns of it, and stops.
+    Announcing,
+    /// It is in the log.
+    Announced,
+    /// Another one runs there, and goes before.
+    Elsewhere(Arc<str>),
+}
+
 impl Node {
     /// Waits until this machine turns out to run somewhere else as well; returns where.
     pub async fn until_elsewhere(&self) -> Arc<str> {
-        let mut elsewhere = self.inner.elsewhere.subscribe();
-        // The sending end lives as long as this node.
-        let found = elsewhere.wait_for(Option::is_some).await;
-        match found.ok().and_then(|found| found.clone()) {
-            Some(address) => address,
-            None => std::future::pending().await,
+        let mut place = self.inner.place.subscribe();
+        loop {
+            if let Place::Elsewhere(address) = &*place.borrow_and_update() {
+                return Arc::clone(address);
+            }
+            if place.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
-    /// Returns whether another process of this machine runs where the log says that it is.
-    pub(super) async fn has_twin_at(&self, address: &str) -> bool {
-        let is_twin = self.inner.peers.has_twin_at(address).await;
-        if is_twin {
-            self.inner.elsewhere.send_replace(Some(Arc::from(address)));
+    /// Goes on from one step to the next, in which nobody else may be found who goes
+    /// before; returns whether it does.
+    pub(super) fn goes_on(&self, from: &Place, to: &Place) -> bool {
+        self.inner.place.send_if_modified(|place| {
+            let goes_on = place == from;
+            if goes_on {
+                place.clone_from(to);
+            }
+            goes_on
+        })
+    }
+
+    /// Stops, before it says anything, if another process of this machine runs where the
+    /// log says that it is.
+    pub(super) async fn look_for_twin_at(&self, address: &str) {
+        if self.inner.peers.has_twin_at(address).await {
+            self.goes_on(&Place::Unannounced, &Place::Elsewhere(Arc::from(address)));
         }
-        is_twin
     }
 
     /// Looks out for an announcement of this machine that this process has not made.
     pub(super) async fn look_out(self) {
         let mut closing = self.closing();
-        let elsewhere = &self.inner.elsewhere;
-        while !closing.has_begun() && elsewhere.borrow().is_none() {
+        while !closing.has_begun() {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closing.begun() => return,
             }
-            let is_introduced = *self.inner.introduced.borrow();
-            let announced = if is_introduced { self.other_address() } else { None };
-            if announced.is_some() {
-                elsewhere.send_replace(announced);
-            } else if (!is_introduced || self.inner.consensus.role() == Role::Lost)
-                && let Some(address) = self.ask_where_it_is().await
-            {
-                if is_introduced {
-                    elsewhere.send_replace(Some(address));
-                } else {
+            let place = self.inner.place.borrow().clone();
+            match place {
+                Place::Unannounced => {
                     // It has moved, unless it is still there.
-                    self.has_twin_at(&address).await;
+                    if let Some(address) = self.ask_where_it_is().await {
+                        self.look_for_twin_at(&address).await;
+                    }
                 }
+                Place::Announcing => {}
+                Place::Announced => {
+                    let mut found = self.other_address();
+                    if found.is_none() && self.inner.consensus.role() == Role::Lost {
+                        found = self.ask_where_it_is().await;
+                    }
+                    if let Some(address) = found {
+                        self.goes_on(&Place::Announced, &Place::Elsewhere(address));
+                    }
+                }
+                Place::Elsewhere(_) => return,
             }
         }
     }
@@ -80,7 +111,8 @@ impl Node {
     /// Returns where this machine is reached as this machine has applied the log, if that
     /// is not where it is.
     fn other_address(&self) -> Option<Arc<str>> {
-        self.address_of_member(self.inner.machine.node).filter(|address| **address != *self.place())
+        self.address_of_member(self.inner.machine.node)
+            .filter(|address| **address != *self.own_address())
     }
 
     /// Asks the leader the same, whichever member that is.
@@ -90,12 +122,14 @@ impl Node {
         let asking = asking.map(|node| self.inner.peers.ask(node, &question, &[], LIMIT));
         let answers = futures_util::future::join_all(asking).await;
         answers.into_iter().find_map(|answer| match answer {
-            Ok(Answer::Knows { address, .. }) => address.filter(|known| **known != *self.place()),
+            Ok(Answer::Knows { address, .. }) => {
+                address.filter(|known| **known != *self.own_address())
+            }
             Ok(_) | Err(_) => None,
         })
     }
 
-    fn place(&self) -> &str {
+    fn own_address(&self) -> &str {
         address_of(&self.inner.machine.peer_url)
     }
 
