@@ -4,16 +4,20 @@
 
 mod support;
 
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd::peers::{Answer, CallError, Peers, Question, Refusal, Tcp, encode_entries};
 use etcd_log::{
-    Batch, ClusterId, Command, Entry, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex, Term,
-    Vote,
+    Batch, ClusterId, Command, Entry, KeyPath, LogId, LogTime, Machine, NodeId, Payload, RaftIndex,
+    Term, Vote,
 };
 use support::cluster::Cluster;
-use support::eventually;
+use support::{Server, etcd, eventually};
 
 /// Longer than any answer takes.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -143,4 +147,201 @@ fn term_that_no_cluster_reaches_is_refused() {
     cluster.launch(leader, &[]);
     cluster.wait(leader);
     all_is_well(&cluster);
+}
+
+/// Anybody can say farewell; whether it is so, the cluster knows.
+#[test]
+fn farewell_counts_if_the_cluster_confirms_it() {
+    let mut cluster = Cluster::start(3, &[]);
+    for to in 0..3 {
+        for from in [NodeId(7), node(&cluster, (to + 1) % 3)] {
+            let liar = Liar::new(&cluster, to, from);
+            assert_eq!(liar.ask(&Question::Farewell, &[]), Err(Refusal::NotReady));
+        }
+    }
+    all_is_well(&cluster);
+    let url = cluster.server(0).url.clone();
+    let removed = etcd(&["machine", "remove", "node3", "-u", &url]).output().unwrap();
+    assert!(removed.status.success());
+    let words = ended(&mut cluster, 2);
+    assert!(words.contains("this machine was removed from the cluster"), "{words}");
+}
+
+/// What a process has said last, once it has ended.
+fn ended(cluster: &mut Cluster, at: usize) -> String {
+    let mut server = cluster.servers[at].take().unwrap();
+    assert!(!server.wait().success());
+    server.last_words().last().unwrap().clone()
+}
+
+#[test]
+fn stranger_is_not_heard() {
+    let cluster = Cluster::start(3, &[]);
+    let (from, leader) = (NodeId(7), cluster.leader());
+    let vote = Vote { term: Term(50), node: from, committed: true };
+    let delete = Command::Delete { key: KeyPath::clean("/after").unwrap() };
+    for to in 0..3 {
+        let liar = Liar::new(&cluster, to, from);
+        for _ in 0..3 {
+            for question in [
+                append(vote, None, None),
+                Question::Vote { vote: Vote { committed: false, ..vote }, last: None },
+                Question::Propose { commands: vec![delete.clone()] },
+                Question::Leave { name: Arc::from("node1") },
+                Question::Standing,
+                Question::Barrier,
+            ] {
+                assert_eq!(liar.ask(&question, &[]), Err(Refusal::Stranger), "{question:?}");
+            }
+        }
+    }
+    all_is_well(&cluster);
+    assert_eq!(cluster.leader(), leader);
+}
+
+/// A machine was away while all others were replaced: it knows none of those who lead,
+/// and nobody is left who could say who they are. They need it.
+#[test]
+fn machine_that_knows_nobody_any_longer_gets_back_in() {
+    let mut cluster = Cluster::start(3, &[]);
+    cluster.kill(2);
+    cluster.add();
+    cluster.add();
+    let url = cluster.server(3).url.clone();
+    eventually("the new ones have a vote", || {
+        cluster.list().matches("\"role\":\"follower\"").count() == 3
+    });
+    for (at, name) in [(0, "node1"), (1, "node2")] {
+        eventually("it is removed", || {
+            let removed = etcd(&["machine", "remove", name, "-u", &url]).output().unwrap();
+            let said = String::from_utf8_lossy(&removed.stderr).into_owned();
+            removed.status.success() || said.contains("there is no machine")
+        });
+        ended(&mut cluster, at);
+    }
+    assert_eq!(cluster.server(3).post("/v1/keys/k?timeout=60", &[("value", "v")]).status, 200);
+    cluster.launch(2, &[]);
+    cluster.wait(2);
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let written = cluster.server(2).post("/v1/keys/k?timeout=60", &[("value", "w")]);
+    assert_eq!(written.status, 200, "{}", written.body);
+}
+
+/// Three hundred connections to each port, and a byte on each: a machine that comes back
+/// finds the others, and they find it.
+#[test]
+fn strangers_take_no_places_from_members() {
+    let mut cluster = Cluster::start(3, &[]);
+    rlimit::increase_nofile_limit(2048).unwrap();
+    let flood = |cluster: &Cluster, at: usize| {
+        let address = cluster.server(at).peer_url.trim_start_matches("http://").to_owned();
+        let connected = (0..300).map(|number: usize| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            // What machines begin with, and what others do.
+            stream.write_all(if number.is_multiple_of(2) { b"e" } else { b"G" }).unwrap();
+            stream
+        });
+        connected.collect::<Vec<_>>()
+    };
+    let follower = (cluster.leader() + 1) % 3;
+    let mut held: Vec<_> = (0..3).map(|at| flood(&cluster, at)).collect();
+    cluster.kill(follower);
+    cluster.launch(follower, &[]);
+    cluster.wait(follower);
+    held.push(flood(&cluster, follower));
+    let written = cluster.server(follower).post("/v1/keys/k?timeout=60", &[("value", "v")]);
+    assert_eq!(written.status, 200, "{}", written.body);
+    let other = (follower + 1) % 3;
+    let said = cluster.server(other).said();
+    let told = |line: &&String| line.contains("who are no members hold places");
+    assert_eq!(said.iter().filter(told).count(), 1, "{said:#?}");
+    drop(held);
+}
+
+/// Starts a copy of a machine's directory on ports of its own.
+fn start_copy(dir: &Path) -> Server {
+    let mut command = etcd(&["-c", "0", "-s", "0", "-d"]);
+    Server::launch(command.arg(dir))
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Process::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+}
+
+/// The copy that is started beside a machine finds it, and stops.
+#[test]
+fn copy_of_a_machine_that_runs_does_not_start() {
+    let mut cluster = Cluster::start(3, &[]);
+    let aside = tempfile::TempDir::new().unwrap();
+    let dir = aside.path().join("copy");
+    cluster.kill(2);
+    copy(&cluster.dir(2), &dir);
+    cluster.launch(2, &[]);
+    cluster.wait(2);
+    let mut copy = start_copy(&dir);
+    assert!(!copy.wait().success());
+    let words = copy.last_words();
+    let told = format!(
+        "this machine runs at {} as well, in another process",
+        cluster.server(2).peer_url.trim_start_matches("http://")
+    );
+    assert!(words.last().unwrap().contains(&told), "{words:?}");
+    all_is_well(&cluster);
+}
+
+/// A machine that is paused cannot be asked. When it goes on, its copy has been announced:
+/// it stops, and says where that is. All that was acknowledged is there.
+#[test]
+fn machine_that_is_announced_elsewhere_stops() {
+    let mut cluster = Cluster::start(3, &[]);
+    let aside = tempfile::TempDir::new().unwrap();
+    let dir = aside.path().join("copy");
+    assert_eq!(cluster.server(2).post("/v1/keys/k", &[("value", "v")]).status, 200);
+    cluster.server(2).signal("-STOP");
+    copy(&cluster.dir(2), &dir);
+    let mut copy = start_copy(&dir);
+    copy.wait_until_ready();
+    let written = copy.post("/v1/keys/after?timeout=60", &[("value", "v")]);
+    assert_eq!(written.status, 200, "{}", written.body);
+    let index = written.number("x-etcd-index");
+    cluster.server(2).signal("-CONT");
+    let words = ended(&mut cluster, 2);
+    let address = copy.peer_url.trim_start_matches("http://");
+    assert!(words.contains(&format!("this machine is announced at {address} by now")), "{words}");
+    all_is_well(&cluster);
+    let value = copy.get(&format!("/v1/keys/k?timeout=60&min_index={index}")).body;
+    assert!(value.contains("\"value\":\"v\""), "{value}");
+    // Nor does it come back while the copy runs.
+    cluster.launch(2, &[]);
+    let words = ended(&mut cluster, 2);
+    assert!(words.contains(address), "{words}");
+    assert_eq!(copy.get("/health?timeout=60").status, 200);
+}
+
+/// Whoever has left does not come back by saying where he is.
+#[test]
+fn machine_that_was_removed_cannot_move() {
+    let mut cluster = Cluster::start(3, &[]);
+    let removed = node(&cluster, 2);
+    let (url, place) = (cluster.server(0).url.clone(), cluster.server(2).peer_url.clone());
+    let described = Machine {
+        name: Arc::from("node3"),
+        node: removed,
+        peer_url: Arc::from("http://127.0.0.1:1"),
+        client_url: Arc::from(place),
+    };
+    let out = etcd(&["machine", "remove", "node3", "-u", &url]).output().unwrap();
+    assert!(out.status.success());
+    ended(&mut cluster, 2);
+    let leader = cluster.leader();
+    let liar = Liar::new(&cluster, leader, removed);
+    let moved = liar.ask(&Question::Move { machine: described.clone() }, &[]);
+    assert!(matches!(moved, Err(Refusal::Removed | Refusal::Stranger)), "{moved:?}");
+    // Nor does a member speak for it, in whatever words.
+    let liar = Liar::new(&cluster, leader, node(&cluster, 1 - leader));
+    not_believed(liar.ask(&Question::Move { machine: described.clone() }, &[]));
+    let commands = vec![Command::Join(described)];
+    not_believed(liar.ask(&Question::Propose { commands }, &[]));
+    assert_eq!(cluster.server(0).get("/v1/machines").body.split(", ").count(), 2);
 }

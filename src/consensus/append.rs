@@ -25,7 +25,7 @@ use openraft::network::RPCOption;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::time::Instant;
 
-use super::judge::judge_appended;
+use super::judge::{Unbelievable, judge_appended};
 use super::network::{Network, RpcResult, failed, unexpected};
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use crate::peers::{Answer, Appended, Question, encode_entries, travel};
@@ -82,6 +82,27 @@ impl fmt::Debug for UnderWay {
 }
 
 impl Network {
+    /// Judges what a machine answers to these entries behind another one, and notes what
+    /// it confirms.
+    fn judge_appended(
+        &self,
+        target: NodeId,
+        vote: etcd_log::Vote,
+        previous: Option<LogId>,
+        entries: &[Arc<Entry>],
+        appended: Appended,
+    ) -> Result<(), Unbelievable> {
+        judge_appended(vote, previous, entries, appended)?;
+        match (appended, entries.last().map(|entry| entry.id).or(previous)) {
+            (Appended::All, Some(last)) => self.confirmed.note(target, vote, last),
+            (Appended::Conflict, _) => {
+                self.confirmed.judge_conflict(target, vote, previous.unwrap_or_default())?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Writes entries as they are sent. A single one is written once for all followers.
     fn encode(&self, entries: &[Arc<Entry>]) -> Arc<[u8]> {
         let [entry] = entries else { return encode_entries(entries).into() };
@@ -133,7 +154,8 @@ pub(super) async fn append(
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
     let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
-    judge_appended(vote, previous, &entries, appended).map_err(|error| Unreachable::new(&error))?;
+    let judged = network.judge_appended(target, vote, previous, &entries, appended);
+    judged.map_err(|error| Unreachable::new(&error))?;
     if !matches!(appended, Appended::Overruled(_)) {
         network.contact.answered(target, asked);
     }

@@ -12,6 +12,7 @@ use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::answers::APPENDS;
+use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::doubt::Doubts;
 use super::election::{self, Hints};
@@ -139,6 +140,7 @@ impl Consensus {
             unsynced: unsynced.clone(),
             clock: clock.clone(),
             encoded: Arc::default(),
+            confirmed: Confirmed::default(),
             trouble: Arc::default(),
         };
         let config = Arc::new(config(&timing));
@@ -170,6 +172,9 @@ impl Consensus {
         if options.founds {
             consensus.found(options.address.clone()).await?;
         }
+        // Once it answers, it has said who the members are.
+        let answered = consensus.raft.is_initialized().await;
+        answered.map_err(|error| failed("start", error))?;
         for (node, address) in &consensus.membership().nodes {
             consensus.peers.learn(*node, address);
         }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use etcd_log::{Entry, LogId, LogState, Membership, NodeId, Payload, RaftIndex, Term, Vote};
 use tokio::sync::Mutex;
 
+use super::confirmed::Lost;
 use crate::peers::{Appended, Refusal};
 use crate::seldom::Seldom;
 
@@ -95,6 +96,8 @@ pub(super) enum Unbelievable {
     NotSent(Option<LogId>),
     #[error("it misses the entry before the first")]
     NoPrevious,
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 /// Judges the term of a vote, beside the last one known.

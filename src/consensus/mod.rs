@@ -24,6 +24,7 @@
 
 mod answers;
 mod append;
+mod confirmed;
 mod contact;
 mod doubt;
 mod election;

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::append::{AppendResult, Encoded, UnderWay, append};
+use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::judge::judge_answer;
 use super::types::{TypeConfig, from_log_id, from_vote, to_log_id, to_vote};
@@ -48,6 +49,7 @@ pub(crate) struct Network {
     pub(crate) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
     pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
+    pub(crate) confirmed: Confirmed,
     /// Checkpoints that cannot be sent are reported now and then.
     pub(crate) trouble: Arc<Seldom>,
 }
@@ -97,6 +99,7 @@ impl Network {
             unsynced: Unsynced::default(),
             clock: Clock::default(),
             encoded: Arc::default(),
+            confirmed: Confirmed::default(),
             trouble: Arc::default(),
         }
     }

@@ -58,10 +58,7 @@ impl Answerer for Node {
             Question::Leave { name } => self.let_go(&name).await,
             Question::Move { machine } => self.let_move(asked.from, machine).await,
             Question::Farewell => self.hear_farewell().await,
-            Question::Knows { node } => {
-                let is_led = consensus.leader().is_some();
-                Ok(Answer::Knows { is_member: self.is_member(node), is_led })
-            }
+            Question::Knows { node } => Ok(self.tell_of(asked.from, node).await),
             Question::Process => Ok(Answer::Process { number: self.inner.peers.process() }),
             Question::Standing => Ok(Answer::Standing(self.standing())),
             Question::History(question) => {

@@ -43,6 +43,7 @@ use elsewhere::Elsewhere;
 use history::History;
 use hold::Hold;
 use proposer::{Means, Proposer};
+use twin::Place;
 
 pub use backfill::{Fill, FillHistory};
 pub(crate) use log_clock::JUMP;
@@ -159,8 +160,8 @@ struct Inner {
     /// Held while it is found out whether this machine was removed.
     farewell: Mutex<()>,
     skew_told: Seldom,
-    /// Where this machine runs as well.
-    elsewhere: latest::Sender<Option<Arc<str>>>,
+    /// Whether this process has announced where the machine is.
+    place: latest::Sender<Place>,
     closing: latest::Sender<bool>,
 }
 
@@ -207,7 +208,7 @@ impl Node {
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: Seldom::default(),
-            elsewhere: latest::channel(None).0,
+            place: latest::channel(Place::Unannounced).0,
             closing,
         };
         let node = Self { inner: Arc::new(inner) };
@@ -226,6 +227,7 @@ impl Node {
     /// The few bytes that this takes may come from the disk's reserve: a machine
     /// that cannot be found could not even be read from.
     pub async fn introduce(&self) {
+        tokio::spawn(self.clone().look_out());
         let mut told = Instant::now();
         while let Err(error) = self.try_to_introduce().await {
             if told.elapsed() > WAITING_WORD {
@@ -234,7 +236,9 @@ impl Node {
             }
             tokio::time::sleep(proposer::RETRY).await;
         }
-        tokio::spawn(self.clone().look_out());
+        // Unless it did not have to be said.
+        self.goes_on(&Place::Unannounced, &Place::Announced);
+        self.goes_on(&Place::Announcing, &Place::Announced);
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -256,11 +260,14 @@ impl Node {
                 return Ok(());
             }
             Some(known) if known.peer_url != machine.peer_url => {
-                if self.is_elsewhere(address_of(&known.peer_url)).await {
-                    return std::future::pending().await;
-                }
+                self.look_for_twin_at(address_of(&known.peer_url)).await;
             }
             Some(_) | None => {}
+        }
+        self.goes_on(&Place::Unannounced, &Place::Announcing);
+        if *self.inner.place.borrow() != Place::Announcing {
+            // It stops.
+            return std::future::pending().await;
         }
         self.announce().await?;
         // From here on this machine knows it, too.

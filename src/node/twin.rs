@@ -7,48 +7,149 @@
 //! ```
 //!
 //! The log says where a machine is. So whoever was announced first learns from it that
-//! there is another one, and stops: the last to be announced stays. A frame says nothing
-//! of the kind that would be believed, for anybody could stop a machine with it.
+//! there is another one, and stops: the last to be announced stays. One that gets no log
+//! any more, because it goes to the other, asks the leader what it says.
+//!
+//! A frame that comes says nothing of the kind that would be believed, for anybody could
+//! stop a machine with it: only the log counts, and what members answer who are asked.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::NodeId;
 
 use super::Node;
+use super::answers::BARRIER_LIMIT;
 use super::members::address_of;
-use crate::published::Published;
+use crate::consensus::Role;
+use crate::peers::{Answer, Question};
+
+/// How often a machine looks whether it is announced elsewhere.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a leader may take to say where a machine is.
+const LIMIT: Duration = BARRIER_LIMIT.saturating_mul(2);
+
+/// How far this process has come with saying where the machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has not: another one that runs goes before.
+    Unannounced,
+    /// It is in the log, or may be: another one that runs learns of it, and stops.
+    Announcing,
+    /// It is in the log.
+    Announced,
+    /// Another one runs there, and goes before.
+    Elsewhere(Arc<str>),
+}
 
 impl Node {
     /// Waits until this machine turns out to run somewhere else as well; returns where.
     pub async fn until_elsewhere(&self) -> Arc<str> {
-        let mut elsewhere = self.inner.elsewhere.subscribe();
-        // The sending end lives as long as this node.
-        let found = elsewhere.wait_for(Option::is_some).await;
-        match found.ok().and_then(|found| found.clone()) {
-            Some(address) => address,
-            None => std::future::pending().await,
+        let mut place = self.inner.place.subscribe();
+        loop {
+            if let Place::Elsewhere(address) = &*place.borrow_and_update() {
+                return Arc::clone(address);
+            }
+            if place.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
-    /// Makes sure that no other process of this machine runs where the log says that it is.
-    pub(super) async fn is_elsewhere(&self, address: &str) -> bool {
-        let is_twin = self.inner.peers.has_twin_at(address).await;
-        if is_twin {
-            self.inner.elsewhere.send_replace(Some(Arc::from(address)));
-        }
-        is_twin
+    /// Goes on from one step to the next, in which nobody else may be found who goes
+    /// before; returns whether it does.
+    pub(super) fn goes_on(&self, from: &Place, to: &Place) -> bool {
+        self.inner.place.send_if_modified(|place| {
+            let goes_on = place == from;
+            if goes_on {
+                place.clone_from(to);
+            }
+            goes_on
+        })
     }
 
-    /// Looks out for an announcement of this machine that it has not made.
+    /// Stops, before it says anything, if another process of this machine runs where the
+    /// log says that it is.
+    pub(super) async fn look_for_twin_at(&self, address: &str) {
+        if self.inner.peers.has_twin_at(address).await {
+            self.goes_on(&Place::Unannounced, &Place::Elsewhere(Arc::from(address)));
+        }
+    }
+
+    /// Looks out for an announcement of this machine that this process has not made.
     pub(super) async fn look_out(self) {
-        let found = self.inner.published.wait_for(|now| self.announced_elsewhere(now).is_some());
-        if let Some(now) = found.await {
-            self.inner.elsewhere.send_replace(self.announced_elsewhere(&now));
+        let mut closing = self.closing();
+        while !closing.has_begun() {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = closing.begun() => return,
+            }
+            let place = self.inner.place.borrow().clone();
+            match place {
+                Place::Unannounced => {
+                    // It has moved, unless it is still there.
+                    if let Some(address) = self.ask_where_it_is().await {
+                        self.look_for_twin_at(&address).await;
+                    }
+                }
+                Place::Announcing => {}
+                Place::Announced => {
+                    let mut found = self.other_address();
+                    if found.is_none() && self.inner.consensus.role() == Role::Lost {
+                        found = self.ask_where_it_is().await;
+                    }
+                    if let Some(address) = found {
+                        self.goes_on(&Place::Announced, &Place::Elsewhere(address));
+                    }
+                }
+                Place::Elsewhere(_) => return,
+            }
         }
     }
 
-    fn announced_elsewhere(&self, now: &Published) -> Option<Arc<str>> {
-        let machine = &self.inner.machine;
-        let mut same = now.state.machines().iter().filter(|known| known.node == machine.node);
-        let other = same.find(|known| known.peer_url != machine.peer_url)?;
-        Some(Arc::from(address_of(&other.peer_url)))
+    /// Returns where this machine is reached as this machine has applied the log, if that
+    /// is not where it is.
+    fn other_address(&self) -> Option<Arc<str>> {
+        self.address_of_member(self.inner.machine.node)
+            .filter(|address| **address != *self.own_address())
+    }
+
+    /// Asks the leader the same, whichever member that is.
+    async fn ask_where_it_is(&self) -> Option<Arc<str>> {
+        let question = Question::Knows { node: self.inner.machine.node };
+        let asking = self.others().into_iter();
+        let asking = asking.map(|node| self.inner.peers.ask(node, &question, &[], LIMIT));
+        let answers = futures_util::future::join_all(asking).await;
+        answers.into_iter().find_map(|answer| match answer {
+            Ok(Answer::Knows { address, .. }) => {
+                address.filter(|known| **known != *self.own_address())
+            }
+            Ok(_) | Err(_) => None,
+        })
+    }
+
+    fn own_address(&self) -> &str {
+        address_of(&self.inner.machine.peer_url)
+    }
+
+    fn address_of_member(&self, node: NodeId) -> Option<Arc<str>> {
+        let now = self.now();
+        let known = now.state.machines().iter().find(|known| known.node == node)?;
+        Some(Arc::from(address_of(&known.peer_url)))
+    }
+
+    /// Says whether this machine knows another one as a member; and to that one, if this
+    /// machine leads, where the log says that it is.
+    pub(super) async fn tell_of(&self, from: NodeId, node: NodeId) -> Answer {
+        let consensus = &self.inner.consensus;
+        let is_led = consensus.leader().is_some();
+        let mut address = None;
+        if from == node && consensus.leads() {
+            // It counts for good, so it must not be from before another leader's time.
+            let has_passed = self.inner.barrier.pass(BARRIER_LIMIT).await.is_ok();
+            address = self.address_of_member(node).filter(|_| has_passed && consensus.leads());
+        }
+        Answer::Knows { is_member: self.is_member(node), is_led, address }
     }
 }

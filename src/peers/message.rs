@@ -182,6 +182,9 @@ pub enum Answer {
         is_member: bool,
         /// Whether the sender hears a leader, or leads: it knows who the members are.
         is_led: bool,
+        /// Where it is reached, as the log has it; only a leader says so, and only to the
+        /// machine itself.
+        address: Option<Arc<str>>,
     },
     /// Which process this is.
     Process {

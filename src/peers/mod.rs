@@ -11,7 +11,7 @@
 //!
 //! Every frame names the cluster, its sender and its receiver: what a stranger
 //! says is refused before it is read. A frame that has begun has to come, and places are
-//! kept for members ([`places`]).
+//! kept for members (`places`).
 
 mod frame;
 mod listener;
