@@ -15,6 +15,11 @@ use super::world::World;
 /// How long a request may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// How long it is between requests, in milliseconds: less often while a fault lasts for
+/// long, or most of what is asked would be asked then.
+const OFTEN: (u64, u64) = (1, 60);
+const SELDOM: (u64, u64) = (50, 600);
+
 /// The keys that are written, and never expire.
 pub(crate) const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
 
@@ -22,7 +27,8 @@ pub(crate) const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
 pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
     let dice = world.dice();
     while !world.is_quiet() {
-        tokio::time::sleep(dice.millis(1, 60)).await;
+        let (least, most) = if world.is_long() { SELDOM } else { OFTEN };
+        tokio::time::sleep(dice.millis(least, most)).await;
         if let Some(name) = world.take_wish_to_leave() {
             let left = node.leave(&Arc::from(name.clone()), LIMIT).await;
             world.note(format_args!("{name} leaves: {left:?}"));

@@ -196,6 +196,7 @@ impl Simulation {
         let time = until.saturating_sub(self.sim.elapsed());
         self.world.note(format_args!("{fault:?} for {time:?}"));
         self.world.probes().disturbed();
+        self.world.set_long(time > Duration::from_millis(SHORT.1));
         match &fault {
             Fault::Crash(names) => names.iter().for_each(|name| self.crash(name)),
             Fault::Move(name) => self.crash(name),
@@ -298,6 +299,7 @@ impl Simulation {
         for name in self.names.clone() {
             self.restart(&name);
         }
+        self.world.set_long(false);
         self.world.note(format_args!("all is well again"));
     }
 }

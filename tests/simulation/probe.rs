@@ -18,8 +18,11 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// How long a small write may take: as a client's.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How often somebody wants to write something large.
+/// How often somebody wants to write something large, in milliseconds.
 const LARGE_INTERVAL: (u64, u64) = (300, 3000);
+
+/// How many large values are written in a run: to write them as JSON takes its time.
+const MOST_LARGE: usize = 4;
 
 /// How long a large write may take.
 const LARGE_LIMIT: Duration = Duration::from_secs(40);
@@ -27,7 +30,8 @@ const LARGE_LIMIT: Duration = Duration::from_secs(40);
 /// How large a value may be.
 const MOST_BYTES: usize = 1 << 20;
 
-/// How many times as long a control character is in JSON.
+/// A control character, and how long it is in JSON.
+const CONTROL: &str = "\u{1}";
 const ESCAPED: usize = 6;
 
 /// Over how many links a value goes, one after the other: to the leader, and from there.
@@ -53,7 +57,11 @@ pub(crate) async fn large(world: World, name: Arc<str>, node: Node) {
         let (least, most) = LARGE_INTERVAL;
         tokio::time::sleep(dice.millis(least, most)).await;
         let Some(bandwidth) = world.links().bandwidth() else { continue };
-        let (value, bytes) = text(&dice);
+        if world.probes().large() >= MOST_LARGE {
+            continue;
+        }
+        let value = text(&dice);
+        let bytes = bytes_as_json(&value);
         let takes = LINKS * time_for(bytes, bandwidth);
         let Some(number) = world.probes().begin_large(&name, takes) else { continue };
         let size = value.len();
@@ -71,8 +79,13 @@ fn set(key: &str, value: &str) -> Command {
     Command::Set { key: KeyPath::clean(key).unwrap(), value: Arc::from(value), ttl: None }
 }
 
-/// A long value, plain or all of control characters, and how long it is as JSON.
-fn text(dice: &Dice) -> (String, usize) {
+/// A long value, often as long as can be, plain or all of control characters.
+fn text(dice: &Dice) -> String {
     let size = if dice.one_in(2) { MOST_BYTES } else { 1 + dice.below(MOST_BYTES) };
-    if dice.one_in(2) { ("x".repeat(size), size) } else { ("\u{1}".repeat(size), ESCAPED * size) }
+    dice.pick(&["x", CONTROL]).repeat(size)
+}
+
+/// How long a value is once it is written as JSON.
+fn bytes_as_json(value: &str) -> usize {
+    if value.starts_with(CONTROL) { ESCAPED * value.len() } else { value.len() }
 }

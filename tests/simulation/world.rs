@@ -38,8 +38,9 @@ struct Inner {
     /// Which machine is to be removed, and whether somebody has been asked to.
     to_leave: Option<String>,
     is_leaving: bool,
-    /// Whether clients have had enough.
+    /// Whether clients have had enough, or are to take their time.
     is_quiet: bool,
+    is_long: bool,
     clients: usize,
     clock: u64,
     /// How long the simulation has run, for whoever drives it.
@@ -162,6 +163,15 @@ impl World {
     /// Tells all clients to stop.
     pub(crate) fn quiet(&self) {
         self.lock().is_quiet = true;
+    }
+
+    /// Whether a fault is there that lasts for long.
+    pub(crate) fn is_long(&self) -> bool {
+        self.lock().is_long
+    }
+
+    pub(crate) fn set_long(&self, is_long: bool) {
+        self.lock().is_long = is_long;
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
