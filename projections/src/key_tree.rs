@@ -17,7 +17,7 @@
 //!
 //! The files lie in one persistent map from key to node; the order of keys
 //! ([`KeyPath`]) makes those of a directory neighbours. The directories lie in another
-//! one ([`directories`]), each with its name alone.
+//! one (`directories`), each with its name alone.
 //!
 //! Deliberately not here: whether a command may run (`decide`), when a key
 //! expires (`expiry`), who waits for a change.
