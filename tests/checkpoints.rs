@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Server, etcd, eventually};
+use support::{Server, etcd, eventually, last_fault};
 use tempfile::TempDir;
 
 const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
@@ -44,7 +44,7 @@ fn verify(dir: &Path) -> (bool, String) {
 fn refusal(dir: &Path) -> String {
     let output = etcd(&ARGS).arg("-d").arg(dir).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr).unwrap().lines().last().unwrap().to_owned()
+    last_fault(output.stderr)
 }
 
 /// Changes one byte of a file.

@@ -48,6 +48,42 @@ fn nothing_acknowledged_is_lost() {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
+/// Whoever is quick enough to ask at once gets nothing from before what was acknowledged.
+#[test]
+fn nothing_from_before_what_was_acknowledged_is_shown() {
+    let dir = TempDir::new().unwrap();
+    let (mut port, mut url) = ("0".to_owned(), String::new());
+    for round in 1..=10 {
+        let mut command = support::etcd(&["-c", &port, "-s", "0", "-d"]);
+        let mut server = Server::launch(command.arg(dir.path()));
+        if round > 1 {
+            // From before it says that it is ready.
+            let value = first_answer(&format!("{url}/v1/keys/a?stale=true"));
+            assert_eq!(value, format!("value {}", (round - 1) * 100), "round {round}");
+        }
+        server.wait_until_ready();
+        (port, url) = (server.ports().0, server.url.clone());
+        for number in (round - 1) * 100 + 1..=round * 100 {
+            let value = format!("value {number}");
+            assert_eq!(server.post("/v1/keys/a", &[("value", &value)]).status, 200);
+        }
+        server.kill();
+    }
+}
+
+/// Asks until there is an answer, and returns the value in it.
+fn first_answer(url: &str) -> String {
+    let mut value = None;
+    eventually("it answers", || {
+        let Ok(mut reply) = ureq::get(url).call() else { return false };
+        let line: serde_json::Value =
+            serde_json::from_str(&reply.body_mut().read_to_string().unwrap()).unwrap();
+        value = Some(line["value"].as_str().unwrap().to_owned());
+        true
+    });
+    value.unwrap()
+}
+
 fn sealed_files(dir: &Path) -> usize {
     let files = std::fs::read_dir(dir.join("archive")).unwrap().map(|file| file.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|end| end == "sealed")).count()
@@ -110,7 +146,7 @@ fn check_history(server: &Server) {
     let last = server.get("/health").number("x-etcd-index");
     let mut latest: BTreeMap<String, usize> = BTreeMap::new();
     let mut next = 1;
-    for line in server.lines("/v1/watch/?stream=true&index=0", &[]) {
+    for line in server.lines("/v1/watch/?stream=true&after=0", &[]) {
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(event["event"], next, "{line}");
         next += 1;

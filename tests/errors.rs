@@ -117,7 +117,7 @@ fn write_with_a_field_that_is_not_known_is_refused() {
         ("POST", "/v1/keys/file", "value=y&index=3", "Unknown Field: index\n"),
         ("POST", "/v1/testAndSet/file", "prevValue=x&value=y&ttl=5&x=", "Unknown Field: x\n"),
         ("DELETE", "/v1/keys/file?prevValue=z", "", "Unknown Field: prevValue\n"),
-        ("DELETE", "/v1/keys/dir?dir=true", "", "Unknown Field: dir\n"),
+        ("POST", "/v1/keys/file?dir=true", "value=y", "Unknown Field: dir\n"),
         ("DELETE", "/v1/machines/nobody?force=true", "", "Unknown Field: force\n"),
     ];
     for (method, path, body, line) in cases {

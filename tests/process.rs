@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
 
-use support::{Server, etcd};
+use support::{Server, etcd, last_fault};
 use tempfile::TempDir;
 
 /// Runs until the end, which must be a failure, and returns its last words, save for
@@ -17,9 +17,7 @@ use tempfile::TempDir;
 fn refusal(args: &[&str]) -> String {
     let output = etcd(args).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    let mut words = text.lines().filter(|line| !line.starts_with("etcd: what to do: "));
-    words.next_back().unwrap_or_default().to_owned()
+    last_fault(output.stderr)
 }
 
 fn text(path: &Path) -> &str {

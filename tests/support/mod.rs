@@ -295,6 +295,13 @@ fn agent() -> ureq::Agent {
     config.timeout_global(Some(PATIENCE)).build().new_agent()
 }
 
+/// The last line of what the program says when it ends, without its advice.
+pub fn last_fault(stderr: Vec<u8>) -> String {
+    let text = String::from_utf8(stderr).unwrap();
+    let mut lines = text.lines().filter(|line| !line.starts_with("etcd: what to do: "));
+    lines.next_back().unwrap_or_default().to_owned()
+}
+
 /// Waits until something is so.
 ///
 /// # Panics
