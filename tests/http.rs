@@ -163,8 +163,11 @@ fn head_that_does_not_come_is_given_up() {
     let (_dir, server) = fresh();
     let mut silent = connect(&server);
     let begun = send(&server, b"GET /version HTTP/1.1\r\nHost:");
+    let body = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nvalue";
+    let without_body = send(&server, body.as_bytes());
     let mut used = send(&server, b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer(&mut used).0.starts_with("HTTP/1.1 200"));
+    assert_refused(&rest(without_body), "408", "Body Did Not Come In Time");
     assert_refused(&rest(begun), "408", "Head Did Not Come In Time");
     // Who has said nothing is told nothing: it may be about to ask something else.
     for stream in [&mut silent, &mut used] {
