@@ -65,8 +65,9 @@ pub enum Refusal {
 pub(super) fn judge(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     // Some clients send an empty line behind a body.
     let mut at = bytes.chunks_exact(2).take_while(|line| line == b"\r\n").count() * 2;
-    if bytes.get(at).is_some_and(|byte| !byte.is_ascii_graphic() && !b"\r\n".contains(byte)) {
-        // Such as the greeting of TLS, which may have no line at all.
+    let method = bytes[at..].split(|byte| b" \r\n".contains(byte)).next().unwrap_or_default();
+    if bytes.get(at) == Some(&b' ') || !method.iter().all(u8::is_ascii_graphic) {
+        // Such as the greeting of TLS, or of another machine, which may have no line at all.
         return Err(Refusal::Malformed);
     }
     let mut fields: Option<Fields> = None;
@@ -230,7 +231,14 @@ mod tests {
     fn other_versions_and_other_protocols_are_told_apart() {
         assert_eq!(judge_text("PRI * HTTP/2.0\r\n"), Err(Refusal::Version));
         assert_eq!(judge_text("GET / HTTP/1.2\r\n"), Err(Refusal::Version));
-        for text in ["GET /\r\n", "nonsense\r\n", "\u{16}\u{3}\u{1}", "\r\n\0", " GET / HTTP/1.1"] {
+        for text in [
+            "GET /\r\n",
+            "nonsense\r\n",
+            "\u{16}\u{3}\u{1}",
+            "\r\n\0",
+            " GET / HTTP/1.1",
+            "etcd\u{1}",
+        ] {
             assert_eq!(judge_text(text), Err(Refusal::Malformed), "{text:?}");
         }
     }

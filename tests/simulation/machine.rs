@@ -120,6 +120,8 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         }
     };
     *stored.identity.lock().unwrap() = Some(identity);
+    // Whoever is away while all others move is told where they are, as by an operator.
+    let through = if known.is_some() { world.addresses_but(&name) } else { through };
     let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
     let (node, consensus) = machine::start(parts).await?;
     world.up(&name, &node, &consensus);

@@ -222,6 +222,13 @@ impl World {
             && up.iter().all(|(_, node, _)| up.iter().all(|(name, ..)| knows(node, name)))
     }
 
+    /// Where all machines are reached that are up, but one.
+    pub(crate) fn addresses_but(&self, but: &str) -> Vec<String> {
+        let up = self.machines_up();
+        let others = up.iter().map(|(name, ..)| name).filter(|name| ***name != *but);
+        others.map(|name| self.stored(name).address(name)).collect()
+    }
+
     /// Whether a machine that is dead is a member still.
     pub(crate) fn somebody_is_dead(&self) -> bool {
         let up = self.machines_up();
