@@ -149,7 +149,7 @@ async fn serve(world: &World, name: &Arc<str>, node: &Node) {
         read();
     }
     node.introduce().await;
-    world.note(format_args!("{name} is ready"));
+    world.ready(name);
     if is_new {
         read();
     }

@@ -1,5 +1,8 @@
 //! Reads that need not be fresh: of what a machine has by now, or once it has a certain
 //! command. They begin when clients would be let in, long before a machine is ready.
+//!
+//! A machine that was started again, and hears nobody, shows after a while what it has,
+//! which may be less than it had shown before. Until it is ready it counts as another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +21,13 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// How long it is between reads, in milliseconds.
 const PAUSE: (u64, u64) = (20, 300);
 
+/// How long a machine that hears nobody waits before it shows what it has.
+const HOLD: Duration = Duration::from_secs(3);
+
 /// Reads until the machine crashes.
 pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
-    let dice = world.dice();
+    let (dice, started) = (world.dice(), world.elapsed());
+    let cut_off = format!("{name}, started at {started:?}");
     while !world.is_quiet() {
         let key = *dice.pick(&KEYS);
         let called = world.tick();
@@ -39,7 +46,10 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
                 Some(TreeNode::Directory) | None => None,
             };
             let what = What::Read { key: key.to_owned(), value, freshness };
-            let (machine, index) = (name.to_string(), published.state.position().index.0);
+            let is_held = world.elapsed() < started + HOLD;
+            let is_whole = is_held || world.is_ready(&name);
+            let machine = if is_whole { name.to_string() } else { cut_off.clone() };
+            let index = published.state.position().index.0;
             world.show(Shown { machine, called, answered: world.tick(), index, what });
         }
         let (least, most) = PAUSE;

@@ -32,6 +32,8 @@ pub(crate) struct World {
 struct Inner {
     stored: BTreeMap<String, Arc<Stored>>,
     up: BTreeMap<String, (Node, Consensus)>,
+    /// Those that have heard from the others since they were started.
+    ready: BTreeSet<String>,
     removed: Vec<String>,
     /// Those that are down for good.
     dead: Vec<String>,
@@ -110,11 +112,26 @@ impl World {
         self.lock().up.insert(name.to_owned(), (node.clone(), consensus.clone()));
     }
 
+    pub(crate) fn ready(&self, name: &str) {
+        self.note(format_args!("{name} is ready"));
+        self.lock().ready.insert(name.to_owned());
+    }
+
+    pub(crate) fn is_ready(&self, name: &str) -> bool {
+        self.lock().ready.contains(name)
+    }
+
+    /// How long the simulation has run.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.lock().elapsed
+    }
+
     /// Notes that a machine is gone: its disk keeps what was synced. What its clients
     /// waited for is not known.
     pub(crate) fn down(&self, name: &str) {
         self.note(format_args!("{name} crashes"));
         self.probes.gone(name);
+        self.lock().ready.remove(name);
         let gone = self.lock().up.remove(name);
         drop(gone);
         self.stored(name).disk.lock().unwrap().lose_tail(&self.dice());
