@@ -144,40 +144,64 @@ impl Batch {
         Self { commands: self.commands.iter().take(commands).cloned().collect(), ..*self }
     }
 
-    /// Returns about how many bytes the batch takes where it is written: what every
-    /// bound on memory, log and messages counts with.
+    /// Returns about how many bytes of text the batch holds: what a bound on memory
+    /// counts with.
     pub fn size(&self) -> usize {
         64 + self.commands.iter().map(Command::size).sum::<usize>()
+    }
+
+    /// Returns about how many bytes the batch takes where it is written or sent, and
+    /// hardly ever fewer.
+    pub fn written_size(&self) -> usize {
+        64 + self.commands.iter().map(Command::written_size).sum::<usize>()
     }
 }
 
 impl Command {
-    /// Returns about how many bytes the command takes where it is written, and hardly
-    /// ever fewer: JSON makes six bytes of a control character.
+    /// Returns about how many bytes of text the command holds.
     pub fn size(&self) -> usize {
-        64 + match self {
-            Self::Set { key, value, .. } => written(key.as_str()) + written(value),
+        64 + self.texts().map(str::len).sum::<usize>()
+    }
+
+    /// Returns about how many bytes the command takes where it is written or sent, and
+    /// hardly ever fewer: JSON makes six bytes of a control character. That takes a look
+    /// at each byte.
+    pub fn written_size(&self) -> usize {
+        64 + self.texts().map(written).sum::<usize>()
+    }
+
+    /// The texts in the command that may be long.
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts: [&str; 3] = match self {
+            Self::Set { key, value, .. } => [key.as_str(), value, ""],
             Self::TestAndSet(TestAndSet { key, prev_value, value, .. }) => {
-                written(key.as_str()) + written(prev_value) + written(value)
+                [key.as_str(), prev_value, value]
             }
-            Self::Delete { key } | Self::DeleteDir { key } => written(key.as_str()),
-            Self::Sync { .. } => 0,
-            Self::Join(machine) => {
-                written(&machine.name) + written(&machine.peer_url) + written(&machine.client_url)
-            }
-            Self::Leave { name } => written(name),
-        }
+            Self::Delete { key } | Self::DeleteDir { key } => [key.as_str(), "", ""],
+            Self::Sync { .. } => [""; 3],
+            Self::Join(machine) => [&*machine.name, &machine.peer_url, &machine.client_url],
+            Self::Leave { name } => [&**name, "", ""],
+        };
+        texts.into_iter()
     }
 }
 
-/// Returns how many bytes a text takes as JSON, at most. Counted in two plain passes,
-/// which processors do sixteen bytes at a time.
+/// Returns how many bytes a text takes as JSON, at most.
 fn written(text: &str) -> usize {
-    let bytes = || text.bytes();
-    // Five of them have short forms, but no text is made of those alone.
-    let control = bytes().filter(|byte| *byte < b' ').count();
-    let quoted = bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
-    text.len() + quoted + 5 * control
+    // In portions that a byte can count, for then a processor does many bytes at a time.
+    let more = text.as_bytes().chunks(PORTION).map(|portion| usize::from(more(portion)));
+    text.len() + more.sum::<usize>()
+}
+
+/// Of how many bytes [`more`] cannot be too large for a byte.
+const PORTION: usize = u8::MAX as usize / 5;
+
+/// Returns how many bytes JSON adds to so few.
+fn more(bytes: &[u8]) -> u8 {
+    // Five control characters have short forms, but no text is made of those alone.
+    let more =
+        |byte: u8| 5 * u8::from(byte < b' ') + u8::from(byte == b'"') + u8::from(byte == b'\\');
+    bytes.iter().map(|byte| more(*byte)).sum()
 }
 
 #[cfg(test)]
@@ -217,8 +241,9 @@ mod tests {
             };
             let batch = Batch::new(LogTime(1), vec![Command::TestAndSet(command)]);
             let written = serde_json::to_vec(&batch).unwrap().len();
-            assert!(batch.size() + 64 >= written, "{value:?}: {} of {written}", batch.size());
-            assert!(batch.size() <= 2 * written + 128, "{value:?}: {} of {written}", batch.size());
+            let size = batch.written_size();
+            assert!(size + 64 >= written, "{value:?}: {size} of {written}");
+            assert!(size <= 2 * written + 128, "{value:?}: {size} of {written}");
         }
     }
 

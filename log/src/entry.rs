@@ -92,6 +92,11 @@ impl Entry {
         }
     }
 
+    /// Returns about how many bytes the entry takes where it is written or sent.
+    pub fn written_size(&self) -> usize {
+        self.batch().map_or(256, |batch| batch.written_size())
+    }
+
     /// Returns about how many bytes of memory the entry takes.
     pub fn size(&self) -> usize {
         self.batch().map_or(256, |batch| batch.size())

@@ -27,8 +27,7 @@ pub(super) async fn route<B>(node: &Node, request: &Request<B>) -> Result<Answer
     }
     match path {
         "/leader" | "/v1/leader" => leader(node),
-        "/v1/machines" if Fields::of_query(request).detail()? => Ok(list(node).await),
-        "/v1/machines" => Ok(machines(node)),
+        "/v1/machines" => machines(node, request).await,
         "/version" => Ok(version()),
         _ => health(node, request).await,
     }
@@ -66,10 +65,15 @@ fn leader(node: &Node) -> Result<Answer, Problem> {
     Ok(Answer::bare(leader.peer_url.as_bytes().to_vec()))
 }
 
-fn machines(node: &Node) -> Answer {
-    let now = node.now();
+async fn machines<B>(node: &Node, request: &Request<B>) -> Result<Answer, Problem> {
+    let fields = Fields::of_query(request);
+    let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
+    let now = node.read(Freshness::Stale, limit).await?;
+    if fields.detail()? {
+        return Ok(list(node).await);
+    }
     let urls: Vec<_> = now.state.machines().iter().map(|machine| &*machine.client_url).collect();
-    Answer::bare(urls.join(", "))
+    Ok(Answer::bare(urls.join(", ")))
 }
 
 async fn health<B>(node: &Node, request: &Request<B>) -> Result<Answer, Problem> {

@@ -115,6 +115,8 @@ pub(super) struct Door {
     until: Option<Instant>,
     /// Wakes the connection when there is something to look at.
     alarm: Pin<Box<Sleep>>,
+    /// Whether it wakes anybody yet.
+    is_set: bool,
 }
 
 impl Door {
@@ -129,6 +131,7 @@ impl Door {
             is_shut: false,
             until: None,
             alarm: Box::pin(tokio::time::sleep(PULSE)),
+            is_set: false,
         }
     }
 
@@ -223,6 +226,11 @@ impl Door {
     /// woken when there is. To be cheap, the alarm is only set when it has rung: what it
     /// is set to comes no later than a head that is waited for from now on is late.
     fn rings(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.is_set && !self.alarm.is_elapsed() {
+            // Whoever is to be woken is the same as before: one task has the connection.
+            return false;
+        }
+        self.is_set = true;
         let mut has_rung = false;
         // Polled until it is set, or nobody would be woken by it.
         while self.alarm.as_mut().poll(cx).is_ready() {

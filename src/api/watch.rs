@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
-use super::request::{self, Fields};
+use super::request::{self, Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
 use crate::one_line::OneLine;
 
@@ -51,7 +51,7 @@ pub(super) async fn watch(
     let streams = server_sent_events || fields.stream()?;
     // A watch may wait for long; what the request brought must not wait with it.
     drop(fields);
-    let watch = node.watch(prefix, start);
+    let watch = node.watch(prefix, start, limit.unwrap_or(REQUEST_LIMIT)).await?;
     if streams {
         let stream = EventStream::begin(watch, deadline, server_sent_events).await?;
         return Ok(Answer::stream(stream.into_pieces(), server_sent_events));

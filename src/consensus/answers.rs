@@ -1,5 +1,8 @@
 //! What this machine answers to the Raft of another one.
 
+use std::future::Future;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use etcd_log::{EventNumber, Index, LogId, NodeId, Vote};
 use openraft::Snapshot;
@@ -16,6 +19,9 @@ use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 /// How many appends may wait for the disk at a time. A leader that gets no answer in
 /// time sends again, and every one of them is held in memory.
 pub(super) const APPENDS: usize = 8;
+
+/// How many heartbeats may wait behind them.
+pub(super) const HEARTBEATS: usize = 16;
 
 /// A checkpoint that a leader offers.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +55,19 @@ impl Consensus {
             // Its word counts from when it came, not from when the disk has it.
             self.heard(vote);
         }
-        // Heartbeats are small, and need no disk.
-        let place = (!entries.is_empty()).then(|| self.appends.try_acquire());
-        let _place = place.transpose().map_err(|_| Refusal::NotReady)?;
+        // Heartbeats are small; but their answers wait for the disk as well.
+        let places = if entries.is_empty() { &self.heartbeats } else { &self.appends };
+        let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::NotReady)?;
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
-        let append = Append { from, vote, previous, committed, entries: &entries };
-        let response = self.append_judged(&append).await?;
+        let this = self.clone();
+        // Whoever asks may be gone before openraft has done it: it counts until then.
+        let response = finish(async move {
+            let append = Append { from, vote, previous, committed, entries: &entries };
+            let response = this.append_judged(&append).await;
+            drop(place);
+            response
+        });
+        let response = response.await?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard(vote);
             // What this machine says it has, its disk has.
@@ -177,11 +190,16 @@ impl Consensus {
         let coming = self.received.take(asked, offer).await.map_err(failed)?;
         let installing = async {
             let image = self.received.check(coming, applied).await.map_err(failed)?;
-            // Much may have been committed while it came.
-            if self.judge_offer(from, vote, applied)? {
-                return Ok(self.known_vote());
-            }
-            self.install_image(vote, image).await
+            let this = self.clone();
+            finish(async move {
+                let _turn = this.judge.turn.lock().await;
+                // Much may have been committed while it came.
+                if this.judge_offer(from, vote, applied)? {
+                    return Ok(this.known_vote());
+                }
+                this.install_image(vote, image).await
+            })
+            .await
         };
         let installed = asked.busy(installing).await?;
         tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
@@ -206,6 +224,19 @@ impl Consensus {
         }
         (self.note_checkpoints)();
         Ok(to_vote(installed.vote))
+    }
+}
+
+/// Does something to its end, be it that nobody waits for it any longer.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(stopped(error)),
+        },
     }
 }
 

@@ -17,10 +17,11 @@
 //! where nobody can decide it, as of two machines, the cluster must not stand still:
 //! better that keys expire early than that nobody can write.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{Entry, LogId, NodeId, Vote};
+use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
 use tokio::time::Instant;
 
 use crate::node::{JUMP, LogClock};
@@ -40,6 +41,9 @@ pub struct Doubts {
     clock: LogClock,
     published: Reader,
     doubt: Arc<Mutex<Option<Doubt>>>,
+    /// The time of what was taken all the same: what follows it goes on from there, though
+    /// it is not applied yet.
+    taken: Arc<AtomicU64>,
 }
 
 /// An entry that seems wrong.
@@ -62,7 +66,7 @@ impl Doubt {
 impl Doubts {
     /// Makes the judge of a machine with this time and this state.
     pub fn new(clock: LogClock, published: Reader) -> Self {
-        Self { clock, published, doubt: Arc::default() }
+        Self { clock, published, doubt: Arc::default(), taken: Arc::default() }
     }
 
     /// Returns whether a leader is doubted that knows this to be committed.
@@ -99,6 +103,8 @@ impl Doubts {
         drop(doubt);
         if !new.remains(committed) {
             tracing::warn!("entry {entry} is taken all the same, for nobody else leads: {why}");
+            let times = entries.iter().filter_map(Entry::batch).map(|batch| batch.time.0);
+            self.taken.fetch_max(times.max().unwrap_or(0), Ordering::Relaxed);
             return Ok(());
         }
         if known.is_none() {
@@ -110,7 +116,7 @@ impl Doubts {
     /// Returns the first entry that seems wrong and is not known to be committed, and
     /// why.
     fn objection(&self, committed: Option<LogId>, entries: &[Entry]) -> Option<(LogId, String)> {
-        let mut logged = self.published.logged();
+        let mut logged = self.published.logged().max(LogTime(self.taken.load(Ordering::Relaxed)));
         for entry in entries {
             let Some(batch) = entry.batch() else { continue };
             if Some(entry.id.index) <= committed.map(|id| id.index) {
@@ -138,8 +144,6 @@ impl Doubts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     use etcd_log::{Batch, Check, Digest, EventNumber, Index, LogTime, Payload, RaftIndex, Term};
     use etcd_projections::State;
 
@@ -205,6 +209,8 @@ mod tests {
         assert!(!follower.judge(3, 8, &wrong));
         tokio::time::advance(PATIENCE / 2).await;
         assert!(follower.judge(3, 8, &wrong) && follower.judge(3, 8, &[]));
+        // What follows is not refused anew, though nothing of it is applied yet.
+        assert!(follower.judge(3, 10, &[at(11, 1001 + YEAR)]));
         assert!(!follower.doubts.of(NodeId(3)));
     }
 

@@ -42,7 +42,8 @@ pub(super) struct Hints {
 /// Stands for election whenever it is time. Ends with the engine.
 pub(super) async fn run(consensus: Consensus, hints: Hints) {
     let mut dice = Dice::new(consensus.timing.seed.map(|seed| seed ^ consensus.me.0));
-    let mut since = Instant::now();
+    let begun = Instant::now();
+    let mut since = begun;
     let mut wait = if consensus.is_alone() { Duration::ZERO } else { dice.between(FIRST_WAIT) };
     loop {
         tokio::time::sleep_until(since + wait).await;
@@ -57,8 +58,7 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
             // A leader without a majority asks around, too: it may have been overruled.
             let may_stand = consensus.role() != Role::Leader;
             let would_be_elected = may_stand && consensus.would_be_elected(&hints).await;
-            // Whoever has just given way leaves the first tries to others.
-            if would_be_elected && !consensus.contact.stands_back() {
+            if would_be_elected && consensus.may_stand(begun) {
                 let _stood = consensus.raft.trigger().elect().await;
             }
         }
@@ -67,6 +67,18 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
 }
 
 impl Consensus {
+    /// Returns whether this machine is fit to lead; or nobody else is, it seems.
+    ///
+    /// Whoever has given way because of its disk leaves the first tries to others. While a
+    /// write is under way for long, the vote would be written behind it, and stand for an
+    /// election that is over by then.
+    fn may_stand(&self, begun: Instant) -> bool {
+        let (delay, _) = self.unsynced.delay(Duration::ZERO);
+        let is_fit = delay < self.timing.election.0 && !self.contact.stands_back();
+        let patience = self.timing.election.1 * 3;
+        is_fit || self.contact.last_heard().unwrap_or(begun).elapsed() >= patience
+    }
+
     /// Returns whether this machine has the only vote.
     pub fn is_alone(&self) -> bool {
         self.membership().voters.iter().all(|voters| voters.iter().all(|node| *node == self.me))

@@ -11,7 +11,7 @@ use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answers::APPENDS;
+use super::answers::{APPENDS, HEARTBEATS};
 use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::doubt::Doubts;
@@ -48,6 +48,8 @@ pub struct Consensus {
     pub(super) judge: Arc<Judge>,
     /// How many more appends may wait for the disk.
     pub(super) appends: Arc<Semaphore>,
+    /// How many more heartbeats may wait behind them.
+    pub(super) heartbeats: Arc<Semaphore>,
     in_flight: InFlight,
     pub(super) unsynced: Unsynced,
     pub(super) doubts: Doubts,
@@ -141,6 +143,7 @@ impl Consensus {
             clock: clock.clone(),
             encoded: Arc::default(),
             confirmed: Confirmed::default(),
+            asked: Arc::default(),
             trouble: Arc::default(),
         };
         let config = Arc::new(config(&timing));
@@ -165,6 +168,7 @@ impl Consensus {
             note_checkpoints,
             judge: Arc::new(judge),
             appends: Arc::new(Semaphore::new(APPENDS)),
+            heartbeats: Arc::new(Semaphore::new(HEARTBEATS)),
             in_flight,
             unsynced,
             doubts: options.doubts,

@@ -75,6 +75,7 @@ impl<L: LogStorage> LogStore<L> {
     /// Writes, and waits until it is safe.
     async fn write(&self, write: Write) -> Result<(), LogError> {
         let (sender, receiver) = oneshot::channel();
+        let _writing = self.unsynced.writing();
         self.log.write(write, Box::new(move |result| drop(sender.send(result))));
         receiver.await.unwrap_or(Err(LogError::Closed))
     }
@@ -127,7 +128,18 @@ impl<L: LogStorage> RaftLogReader<TypeConfig> for LogStore<L> {
         start: u64,
         end: u64,
     ) -> StorageResult<Vec<openraft::Entry<TypeConfig>>> {
-        self.read(start..end, MESSAGE_BYTES)
+        let mut entries = self.read(start..end, MESSAGE_BYTES)?;
+        // What JSON makes longer is counted as it is sent; mostly there is one entry.
+        if entries.len() > 1 {
+            let mut bytes = 0;
+            let fits = |entry: &openraft::Entry<TypeConfig>| {
+                bytes += to_entry(entry.clone()).written_size();
+                bytes <= MESSAGE_BYTES
+            };
+            let count = entries.iter().map(fits).take_while(|fits| *fits).count();
+            entries.truncate(count.max(1));
+        }
+        Ok(entries)
     }
 }
 
@@ -194,7 +206,9 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
             self.log.write(Write::Truncate { since }, Box::new(drop));
         }
         let Some(entry) = proposed else {
+            let writing = self.unsynced.writing();
             let done = move |result: Result<(), LogError>| {
+                drop(writing);
                 callback.log_io_completed(result.map_err(std::io::Error::other));
             };
             self.log.write(Write::Append(entries), Box::new(done));

@@ -1,10 +1,11 @@
 //! openraft's network, over the peers.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_log::NodeId;
@@ -37,6 +38,9 @@ pub(super) type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>
 /// there is nothing to do.
 const ROUNDS: usize = 8;
 
+/// How many questions whether this machine leads may be with another one at a time.
+const MOST_ASKED: usize = 4;
+
 /// How long to wait before a machine that could not be reached is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -50,6 +54,8 @@ pub(crate) struct Network {
     /// The entry that was sent last, as it is sent: to every follower the same.
     pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
     pub(crate) confirmed: Confirmed,
+    /// How many times each machine is being asked whether this one leads.
+    pub(crate) asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
     /// Checkpoints that cannot be sent are reported now and then.
     pub(crate) trouble: Arc<Seldom>,
 }
@@ -100,8 +106,21 @@ impl Network {
             clock: Clock::default(),
             encoded: Arc::default(),
             confirmed: Confirmed::default(),
+            asked: Arc::default(),
             trouble: Arc::default(),
         }
+    }
+
+    /// Notes that a machine is asked whether this one leads, until what is returned is
+    /// dropped; nothing, if it has been asked often enough.
+    fn ask_whether_it_leads(&self, node: NodeId) -> Option<Asked> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = asked.entry(node).or_default();
+        if *times >= MOST_ASKED {
+            return None;
+        }
+        *times += 1;
+        Some(Asked { asked: Arc::clone(&self.asked), node })
     }
 
     /// Returns why nothing may be sent, if this machine leads no longer in the term of a
@@ -109,6 +128,21 @@ impl Network {
     pub(super) fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
         let is_silent = self.contact.is_silent(to_vote(*vote).term);
         is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
+    }
+}
+
+/// A question whether this machine leads.
+struct Asked {
+    asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
+    node: NodeId,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(times) = asked.get_mut(&self.node) {
+            *times -= 1;
+        }
     }
 }
 
@@ -190,6 +224,12 @@ impl RaftNetwork<TypeConfig> for Connection {
                 appending.await
             }));
             return Ok(AppendEntriesResponse::Success);
+        }
+        // Each read has every machine asked, and does not wait for all of them: one that
+        // does not answer is asked a few times, and no more.
+        let is_asked = is_heartbeat.then(|| self.network.ask_whether_it_leads(self.target));
+        if matches!(is_asked, Some(None)) {
+            return Err(Unreachable::new(&io::Error::other("it has much to answer")).into());
         }
         self.appends.fetch_add(1, Ordering::Relaxed);
         let appended = self.append_once(request, option).await;

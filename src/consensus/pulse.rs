@@ -32,16 +32,22 @@ use crate::peers::{Answer, Question};
 /// What "lately" means for a disk that is slow for long.
 const LATELY: Duration = Duration::from_secs(10);
 
+/// For how many beats in a row a majority must be silent.
+const UNHEARD: u32 = 3;
+
 /// For how long a machine whose disk was too slow does not stand for election.
 const STANDS_BACK: Duration = Duration::from_secs(10);
+
+/// Who has no id.
+const NOBODY: NodeId = NodeId(0);
 
 /// What the leader's task keeps from one beat to the next.
 #[derive(Default)]
 struct Beats {
     /// The signs of life that have not been answered yet.
     unanswered: BTreeMap<NodeId, JoinHandle<()>>,
-    /// Since when no majority has answered.
-    unheard: Option<Instant>,
+    /// For how many beats no majority has answered.
+    unheard: u32,
     /// The try to step down that is under way.
     stepping_down: Option<JoinHandle<()>>,
 }
@@ -110,12 +116,11 @@ impl Beats {
     /// Returns why this leader had better give way, if it had.
     fn reason_to_give_way(&mut self, consensus: &Consensus) -> Option<Reason> {
         let Consensus { timing, unsynced, .. } = consensus;
-        if consensus.hears_majority() {
-            self.unheard = None;
-        } else {
-            // A machine that was paused has the answers, and has not read them yet.
-            let since = *self.unheard.get_or_insert_with(Instant::now);
-            return (since.elapsed() >= timing.election.0 / 2).then_some(Reason::Unheard);
+        // A machine that was paused has the answers, and has not read them yet: beats are
+        // counted, and not time.
+        self.unheard = if consensus.hears_majority() { 0 } else { self.unheard + 1 };
+        if self.unheard > 0 {
+            return (self.unheard >= UNHEARD).then_some(Reason::Unheard);
         }
         let (now, in_all) = unsynced.delay(LATELY);
         let is_slow = now >= timing.election.1 || in_all >= LATELY / 2;
@@ -123,18 +128,15 @@ impl Beats {
     }
 
     /// Makes openraft see that it leads no longer. It has no word for that; so it is told
-    /// of a later term, in which another machine may stand. That one never hears of it,
-    /// and needs this machine's vote as any other does. A disk that hangs keeps the vote
-    /// from being written: then openraft goes on believing, in silence.
+    /// that nobody stands in the next term: a machine with an id that none has, and that is
+    /// lower than any other, so that whoever really stands then gets this machine's vote. A
+    /// disk that hangs keeps that from being written: then openraft goes on believing, in
+    /// silence.
     fn step_down(&mut self, consensus: &Consensus, vote: Vote) {
         if self.stepping_down.as_ref().is_some_and(|before| !before.is_finished()) {
             return;
         }
-        let voters = consensus.membership().voters;
-        let Some(other) = voters.into_iter().flatten().find(|node| *node != consensus.me) else {
-            return;
-        };
-        let later = Vote { term: vote.term.next(), node: other, committed: false };
+        let later = Vote { term: vote.term.next(), node: NOBODY, committed: false };
         let last = consensus.last_entry().map(from_log_id);
         let (raft, request) = (consensus.raft.clone(), VoteRequest::new(from_vote(later), last));
         self.stepping_down = Some(tokio::spawn(async move {

@@ -17,9 +17,11 @@
 //! A vote needs no wait of its own: it is written behind the batch.
 //!
 //! Applying waits for this disk alone: others have the batch by then. How long it has
-//! to is counted, for a leader whose disk keeps all waiting had better not lead.
+//! to is counted, for a leader whose disk keeps all waiting had better not lead. The
+//! same goes for whatever else openraft writes: while its own core waits for the disk,
+//! it neither sends nor hears.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,11 +47,14 @@ struct Shared {
     delays: Mutex<Delays>,
 }
 
-/// How long applying has waited for the disk.
+/// How long this machine has waited for its disk.
 #[derive(Debug, Default)]
 struct Delays {
-    /// Since when it waits now.
+    /// Since when applying waits now.
     since: Option<Instant>,
+    /// When each write began that openraft waits for, by number; and the next number.
+    writes: BTreeMap<u64, Instant>,
+    next: u64,
     /// When each wait ended that was no ordinary one, and how long it was.
     past: VecDeque<(Instant, Duration)>,
 }
@@ -87,12 +92,24 @@ impl Unsynced {
         }
     }
 
-    /// Returns how long applying has been waiting for this disk by now; and how long in
-    /// all, of the time that has passed lately.
+    /// Notes that openraft writes something that it waits for, and returns what notes
+    /// that it is on disk when it is dropped.
+    pub(crate) fn writing(&self) -> Writing {
+        let mut delays = self.delays();
+        let number = delays.next;
+        delays.next += 1;
+        delays.writes.insert(number, Instant::now());
+        Writing { unsynced: self.clone(), number }
+    }
+
+    /// Returns how long this machine has been waiting for its disk by now; and how long
+    /// in all, of the time that has passed lately.
     pub(crate) fn delay(&self, lately: Duration) -> (Duration, Duration) {
         let mut delays = self.delays();
         delays.past.retain(|(ended, _)| ended.elapsed() < lately);
-        let now = delays.since.map(|since| since.elapsed()).unwrap_or_default();
+        let oldest = delays.writes.first_key_value().map(|(_, since)| *since);
+        let since = [oldest, delays.since].into_iter().flatten().min();
+        let now = since.map(|since| since.elapsed()).unwrap_or_default();
         let past = delays.past.iter().map(|(_, delay)| *delay).sum::<Duration>();
         (now, now + past)
     }
@@ -124,6 +141,26 @@ impl Unsynced {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<RaftIndex>> {
         self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write that openraft waits for.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    unsynced: Unsynced,
+    number: u64,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut delays = self.unsynced.delays();
+        let since = delays.writes.remove(&self.number);
+        // While applying waits, the time is counted there.
+        if let Some(since) = since.filter(|since| since.elapsed() > ORDINARY)
+            && delays.since.is_none()
+        {
+            delays.past.push_back((Instant::now(), since.elapsed()));
+        }
     }
 }
 
@@ -173,5 +210,17 @@ mod tests {
         assert_eq!((now.as_millis(), in_all.as_millis()), (0, 5000));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(unsynced.delay(lately).1.as_millis(), 2000, "the first one is long ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whatever_openraft_writes_counts() {
+        let (unsynced, lately) = (Unsynced::default(), Duration::from_secs(10));
+        let (vote, append) = (unsynced.writing(), unsynced.writing());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(vote);
+        let (now, in_all) = unsynced.delay(lately);
+        assert_eq!((now.as_secs(), in_all.as_secs()), (2, 4), "the other is not there yet");
+        drop(append);
+        assert_eq!(unsynced.delay(lately).0, Duration::ZERO);
     }
 }

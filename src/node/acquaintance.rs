@@ -42,8 +42,12 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// How long after a question another one follows about the same machine.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How many strangers are asked about at a time.
+/// How many strangers are asked about at a time. An answer takes no longer than a round
+/// trip, so that many with ids that they make up do not keep out one that is real.
 const MOST: usize = 8;
+
+/// Of how many strangers it is remembered that they were asked about.
+const REMEMBERED: usize = 1000;
 
 /// Whom this machine knows.
 #[derive(Debug, Default)]
@@ -57,6 +61,8 @@ struct Known {
     members: BTreeMap<NodeId, Instant>,
     /// When the others were asked last about each stranger.
     strangers: BTreeMap<NodeId, Instant>,
+    /// How many they are being asked about.
+    asked_about: usize,
 }
 
 impl Acquaintance {
@@ -73,11 +79,14 @@ impl Acquaintance {
 
     /// Returns whether it is time to ask about a machine, and notes that it is asked.
     fn is_to_be_asked_about(&self, node: NodeId) -> bool {
-        let strangers = &mut self.lock().strangers;
+        let Known { strangers, asked_about, .. } = &mut *self.lock();
         strangers.retain(|_, at| at.elapsed() < PAUSE);
-        let is_due = strangers.len() < MOST && !strangers.contains_key(&node);
+        let is_due = *asked_about < MOST && !strangers.contains_key(&node);
         if is_due {
-            strangers.insert(node, Instant::now());
+            *asked_about += 1;
+            if strangers.len() < REMEMBERED {
+                strangers.insert(node, Instant::now());
+            }
         }
         is_due
     }
@@ -141,6 +150,7 @@ impl Node {
         let others = others.into_iter().filter(|other| *other != node);
         let asking = others.map(|other| self.inner.peers.ask(other, &question, &[], LIMIT));
         let answers = join_all(asking).await;
+        self.inner.acquaintance.lock().asked_about -= 1;
         // Who is alone is not led by anybody else.
         let mut is_known = !answers.is_empty() && self.inner.consensus.leader().is_none();
         for answer in answers {

@@ -299,7 +299,6 @@ impl Node {
         freshness: Freshness,
         limit: Duration,
     ) -> Result<Arc<Published>, Unavailable> {
-        let deadline = Instant::now() + limit;
         match freshness {
             Freshness::Stale => {
                 self.inner.hold.is_over(limit).await?;
@@ -310,6 +309,7 @@ impl Node {
                 Ok(self.now())
             }
             Freshness::AtLeast(index) => {
+                let deadline = Instant::now() + limit;
                 self.inner.hold.is_over(limit).await?;
                 let reached = |published: &Published| published.state.position().index >= index;
                 let waiting = self.inner.published.wait_for(reached);
@@ -331,10 +331,21 @@ impl Node {
         self.inner.consensus.has_vote_for_good()
     }
 
-    /// Watches a prefix.
-    pub fn watch(&self, prefix: KeyPath, start: Start) -> Watch {
+    /// Watches a prefix, once this machine shows what it has. "Now" is not before what it
+    /// had acknowledged when it was stopped last.
+    ///
+    /// # Errors
+    ///
+    /// If it does not within `limit`.
+    pub async fn watch(
+        &self,
+        prefix: KeyPath,
+        start: Start,
+        limit: Duration,
+    ) -> Result<Watch, Unavailable> {
+        self.inner.hold.is_over(limit).await?;
         let Inner { published, history, .. } = &*self.inner;
-        Watch::new(prefix, start, published.clone(), history.clone(), self.closing())
+        Ok(Watch::new(prefix, start, published.clone(), history.clone(), self.closing()))
     }
 
     /// Returns the state as this machine has applied it.

@@ -69,7 +69,7 @@ const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Returns whether another machine has sent more at once than any would.
 pub(super) fn is_too_large(commands: &[Command]) -> bool {
-    let bytes = commands.iter().map(Command::size).sum::<usize>();
+    let bytes = commands.iter().map(Command::written_size).sum::<usize>();
     let most = if commands.len() > 1 { BATCH_BYTES } else { COMMAND_BYTES };
     commands.len() > BATCH_COMMANDS || bytes > most
 }

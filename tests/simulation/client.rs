@@ -15,6 +15,9 @@ use super::world::World;
 /// How long a request may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a machine may hold back what it has: longer than it ever does.
+const LONG: Duration = Duration::from_mins(10);
+
 /// How long it is between requests, in milliseconds: less often while a fault lasts for
 /// long, or most of what is asked would be asked then.
 const OFTEN: (u64, u64) = (1, 60);
@@ -134,7 +137,8 @@ fn answer(outcome: &Outcome) -> Answer {
 /// before, and holds it against what others have seen.
 pub(crate) async fn watch(world: World, name: String, node: Node) {
     let place = world.take_watch();
-    let mut watch = node.watch(KeyPath::clean("/").unwrap(), Start::After(place.seen()));
+    let mut watch =
+        node.watch(KeyPath::clean("/").unwrap(), Start::After(place.seen()), LONG).await.unwrap();
     loop {
         match watch.next().await {
             Ok(event) => place.note(&name, &event),

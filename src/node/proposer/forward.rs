@@ -41,7 +41,7 @@ impl Task {
         }
         let ticket = self.means.outcomes.keep();
         let count = commands.len();
-        let limit = ANSWER_LIMIT + travel(commands.iter().map(Command::size).sum());
+        let limit = ANSWER_LIMIT + travel(commands.iter().map(Command::written_size).sum());
         let question = Question::Propose { commands };
         let asked = self.means.peers.ask(leader, &question, &[], limit);
         let asked = tokio::select! {

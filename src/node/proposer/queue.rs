@@ -135,7 +135,7 @@ impl Queue {
         command: Command,
         only_in: Option<Term>,
     ) -> Result<(Place, oneshot::Receiver<Result<Outcome, WriteError>>), WriteError> {
-        let bytes = command.size();
+        let bytes = command.written_size();
         let room = self.room(bytes).await;
         let claim = Arc::new(Claim { waits: Mutex::new(Some(Waits { command, _room: room })) });
         let place = Place { claim: Arc::clone(&claim) };
@@ -155,7 +155,7 @@ impl Queue {
         &self,
         commands: Vec<Command>,
     ) -> Result<oneshot::Receiver<Result<Placed, NotProposed>>, NotProposed> {
-        let bytes = commands.iter().map(Command::size).sum();
+        let bytes = commands.iter().map(Command::written_size).sum();
         let room = tokio::time::timeout(ROOM_LIMIT, self.room(bytes)).await;
         let room = room.map_err(|_| NotProposed::NoMajority)?;
         let (answer, placed) = oneshot::channel();
