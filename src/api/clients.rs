@@ -10,8 +10,7 @@
 //! gets that of the one who has waited longest without saying what it wants.
 //!
 //! There are as many places as the system allows, less what a machine needs that is
-//! not to fail because of its clients: its log, which ends the process if it cannot
-//! open a file, its archive, and the other machines.
+//! not to fail because of its clients (`files.rs`).
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -27,24 +26,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::door::{Crowd, Door};
-use super::server::{ACCEPT_PAUSE, MOST_PEERS, connection};
+use super::files::Files;
+use super::server::{ACCEPT_PAUSE, connection};
 use crate::node::{Closing, Node};
 use crate::seldom::Seldom;
-
-/// The most connections of clients, whatever the operating system allows: each
-/// takes some ten KiB.
-const MOST_CLIENTS: u64 = 50_000;
-
-/// The fewest files that are kept for the log: a few segments, and what every process
-/// has open.
-const LEAST_LOG_FILES: u64 = 48;
-
-/// The most files that are kept for the log: 32 GiB of segments, where nothing can be
-/// sealed for long.
-const MOST_LOG_FILES: u64 = 4096;
-
-/// The most spare places.
-const MOST_SPARE: u64 = 16;
 
 /// How long a head may take to come on a spare place.
 const SPARE_LIMIT: Duration = Duration::from_secs(2);
@@ -58,27 +43,6 @@ pub(super) enum Place {
     Spare,
 }
 
-/// How many connections there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Places {
-    own: usize,
-    spare: usize,
-}
-
-impl Places {
-    /// Divides the files that this process may open.
-    fn of(files: u64) -> Self {
-        let log = (files / 4).clamp(LEAST_LOG_FILES, MOST_LOG_FILES);
-        let peers = (files / 16).min(MOST_PEERS);
-        let spare = (files / 32).clamp(2, MOST_SPARE);
-        // Who is sent away from a spare place still has it for a moment.
-        let kept = log + peers + 2 * spare;
-        let own = files.saturating_sub(kept).clamp(1, MOST_CLIENTS);
-        let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
-        Self { own: count(own), spare: count(spare) }
-    }
-}
-
 /// Serves clients until the machine closes; then lets the requests that are
 /// under way finish.
 ///
@@ -86,14 +50,14 @@ impl Places {
 ///
 /// Never: a cluster's identity can stand in a header.
 pub async fn serve_clients(listener: TcpListener, node: Node) {
-    let places = Places::of(rlimit::Resource::NOFILE.get_soft().unwrap_or(1024));
+    let files = Files::divide();
     let mut closing = node.closing();
     let clients = Clients::new(node);
     let mut own = JoinSet::new();
-    let mut spare = Spare::new(places.spare);
+    let mut spare = Spare::new(files.spare);
     let (full, failed) = (Seldom::default(), Seldom::default());
     loop {
-        clients.crowd.note(own.len() >= places.own);
+        clients.crowd.note(own.len() >= files.own);
         let accepted = tokio::select! {
             accepted = listener.accept(), if spare.has_room() => accepted,
             // Finished connections are forgotten as they go.
@@ -102,13 +66,13 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
             () = closing.begun() => break,
         };
         match accepted {
-            Ok((stream, _)) if own.len() < places.own => {
+            Ok((stream, _)) if own.len() < files.own => {
                 let client = clients.clone();
                 own.spawn(client.serve(Place::Own, stream, closing.clone(), pending()));
             }
             Ok((stream, _)) => {
                 if full.is_due() {
-                    tracing::warn!("clients are turned away: all {} places are taken", places.own);
+                    tracing::warn!("clients are turned away: all {} places are taken", files.own);
                 }
                 spare.admit(&clients, stream, closing.clone());
             }
@@ -193,26 +157,5 @@ impl Spare {
             let _why = tokio::time::timeout(SPARE_LIMIT, replaced).await;
         };
         self.connections.spawn(clients.clone().serve(Place::Spare, stream, closing, gives_way));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn most_files_are_for_clients() {
-        for (files, own) in [(128, 64), (1024, 672), (4096, 2784), (1 << 20, 50_000)] {
-            assert_eq!(Places::of(files).own, own, "{files}");
-        }
-    }
-
-    #[test]
-    fn what_the_machine_needs_is_never_given_away() {
-        for files in (128..70_000).step_by(61) {
-            let Places { own, spare } = Places::of(files);
-            let given = (own + 2 * spare) as u64;
-            assert!(spare > 1 && given + LEAST_LOG_FILES <= files, "{files}: {own}, {spare}");
-        }
     }
 }

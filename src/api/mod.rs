@@ -15,6 +15,7 @@ pub mod answer;
 mod clients;
 mod door;
 mod escapes;
+mod files;
 mod head;
 pub mod json;
 mod keys;

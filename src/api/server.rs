@@ -19,15 +19,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::door::{Crowd, Door};
+use super::files::Files;
 use super::head::HEAD_BYTES;
 use crate::node::{Closing, Node};
 use crate::peers::{self, Place, Places};
+use crate::seldom::Seldom;
 
 /// How long whoever connects to the peer port may take for a first word.
 const WORD_LIMIT: Duration = Duration::from_secs(5);
-
-/// The most connections of other machines: each needs a few.
-pub(super) const MOST_PEERS: u64 = 256;
 
 /// After how long a silent connection is asked for a sign of life, how often, and
 /// how many times in vain. A client that has closed its sending side, and is gone, is
@@ -58,10 +57,10 @@ pub async fn serve_peers(listener: TcpListener, node: Node) {
         }
         Ok::<_, std::convert::Infallible>(response)
     };
-    let places = Places::new(part_of_files(16, MOST_PEERS));
+    let places = Places::new(Files::divide().peers);
     let closing = node.closing();
     // There is always a place for one more: who has to go for it, the places know.
-    serve(listener, usize::MAX, closing, move |stream, mut closing| {
+    serve(listener, closing, move |stream, mut closing| {
         let (node, place) = (node.clone(), places.take());
         async move {
             let word = tokio::select! {
@@ -100,18 +99,19 @@ async fn first_byte(stream: &TcpStream) -> Option<u8> {
     matches!(peeked, Ok(Ok(1..))).then_some(beginning[0])
 }
 
+/// Serves each connection in a task of its own, until the machine closes.
 async fn serve<F>(
     listener: TcpListener,
-    most: usize,
     mut closing: Closing,
     handle: impl Fn(TcpStream, Closing) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
+    let failed = Seldom::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept(), if connections.len() < most => accepted,
+            accepted = listener.accept() => accepted,
             // Finished connections are forgotten as they go.
             Some(_) = connections.join_next() => continue,
             () = closing.begun() => break,
@@ -121,7 +121,9 @@ async fn serve<F>(
                 connections.spawn(handle(stream, closing.clone()));
             }
             Err(error) => {
-                tracing::warn!("a connection was not accepted: {error}");
+                if failed.is_due() {
+                    tracing::warn!("connections to the peer port are not accepted: {error}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -184,13 +186,6 @@ fn send_away(stream: &TcpStream) {
     // something unread is reset, and the answer may be lost.
     let mut asked = [MaybeUninit::uninit(); HEAD_BYTES];
     let _read = socket.recv(&mut asked);
-}
-
-/// A part of the files that this process may open. Half are for the log, which
-/// keeps one open for each segment, and which ends the process if it cannot.
-fn part_of_files(divisor: u64, most: u64) -> usize {
-    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
-    usize::try_from((files / divisor).min(most)).unwrap_or(usize::MAX)
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
