@@ -159,9 +159,9 @@ fn empty_numbers_and_index_zero_mean_none() {
 #[test]
 fn error_text_carries_no_control_bytes() {
     let (_dir, server) = fresh();
-    let text = "a\n\u{1b}[2J\u{7f}\u{9b}\0\r\t\u{2028}";
-    let path = "%0A%1B%5B2J%7F%C2%9B%00%0D%09%E2%80%A8";
-    let shown = r"\n\u{1b}[2J\u{7f}\u{9b}\u{0}\r\t\u{2028}";
+    let text = "a\n\u{1b}[2J\u{7f}\u{9b}\0\r\t\u{2028}\u{202e}";
+    let path = "%0A%1B%5B2J%7F%C2%9B%00%0D%09%E2%80%A8%E2%80%AE";
+    let shown = r"\n\u{1b}[2J\u{7f}\u{9b}\0\r\t\u{2028}\u{202e}";
     server.post("/v1/keys/held", &[("value", text)]);
     server.post(&format!("/v1/keys/{path}"), &[("value", "x")]);
     server.post(&format!("/v1/keys/dir/{path}/x"), &[("value", "x")]);

@@ -15,6 +15,7 @@ use tokio_stream::Stream;
 
 use super::head::Refusal;
 use crate::node::{Cursor, Node, Unavailable, WriteError};
+use crate::printable::Printable;
 use crate::published::Published;
 
 /// A stream of pieces of a body.
@@ -83,9 +84,11 @@ impl Answer {
         Self::new(StatusCode::OK, Some(TEXT), Either::Left(Full::new(text.into())))
     }
 
+    /// Keys, values and names of fields are any text; an error shows them, and is one
+    /// line nevertheless.
     fn line(status: StatusCode, line: impl fmt::Display) -> Self {
-        let line = on_one_line(line.to_string());
-        Self::new(status, Some(TEXT), Either::Left(Full::from(line + "\n")))
+        let line = format!("{}\n", Printable(line));
+        Self::new(status, Some(TEXT), Either::Left(Full::from(line)))
     }
 
     /// Makes an answer that says there was nothing, so far.
@@ -260,24 +263,6 @@ fn unknown_field(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     write!(f, "Unknown Field: {name}{rest}")
 }
 
-/// Writes what could end a line, or steer a terminal, as an escape. Keys, values and
-/// names of fields are any text; an error shows them, and is one line nevertheless.
-fn on_one_line(line: String) -> String {
-    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !line.contains(is_unsafe) {
-        return line;
-    }
-    let mut escaped = String::with_capacity(line.len() + 16);
-    for c in line.chars() {
-        if is_unsafe(c) {
-            escaped.extend(c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
-}
-
 impl Problem {
     /// Adds which machines are missing, where that is why.
     pub fn explained(self, node: &Node) -> Self {
@@ -434,20 +419,6 @@ impl From<WriteError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ordinary_text_is_left_as_it_is() {
-        for line in ["", "Test one==two fails", r"a\nb \u{1b}", "Not A File: /wörter/🗝"] {
-            assert_eq!(on_one_line(line.to_owned()), line);
-        }
-    }
-
-    #[test]
-    fn control_characters_are_escaped() {
-        let line = "a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
-        let escaped = r"a\nb\r\tc\u{0}\u{1b}[2J\u{7f}\u{9b}\u{2028}d";
-        assert_eq!(on_one_line(line.to_owned()), escaped);
-    }
 
     #[test]
     fn name_of_a_field_is_cut_between_characters() {

@@ -10,6 +10,8 @@
 //! says how long the request is. Whether names, values and the target are well-formed
 //! is for hyper alone to say.
 
+use super::request::number;
+
 /// The longest head of a request, in bytes.
 pub(super) const HEAD_BYTES: usize = 16 << 10;
 
@@ -154,12 +156,6 @@ fn value_of<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
         return None;
     }
     rest.strip_prefix(b":").map(<[u8]>::trim_ascii)
-}
-
-/// Reads a length: digits only.
-fn number(bytes: &[u8]) -> Option<u64> {
-    let digits = bytes.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
 #[cfg(test)]
