@@ -291,7 +291,7 @@ fn machine_that_is_far_behind_gets_a_checkpoint() {
 fn strangers_are_refused() {
     let cluster = Cluster::start(1, &[]);
     let address = cluster.server(0).peer_url.trim_start_matches("http://").to_owned();
-    for nonsense in [&b"etcd"[..], b"etcd\x01\x01\0\0\xff\xff\xff\xff", &[b'e'; 5000]] {
+    for nonsense in [&b"etcd"[..], b"etcd\x02\x01\0\0\xff\xff\xff\xff", &[b'e'; 5000]] {
         let mut stream = TcpStream::connect(&address).unwrap();
         stream.write_all(nonsense).unwrap();
         drop(stream);

@@ -31,7 +31,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 pub(super) const MAGIC: [u8; 4] = *b"etcd";
 
 /// The version of what is said between machines.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The length of a frame without its body.
 const HEADER: usize = 44;
