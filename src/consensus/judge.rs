@@ -92,8 +92,10 @@ pub(super) enum Unbelievable {
     FarAhead(#[from] FarAhead),
     #[error("it says that this machine stands in {0}, where it has not been yet")]
     NotMine(Term),
-    #[error("it has entries that were not sent, up to {0:?}")]
-    NotSent(Option<LogId>),
+    #[error("it has entries that were not sent, up to {0}")]
+    NotSent(LogId),
+    #[error("it says that it has no entry at all")]
+    NoEntry,
     #[error("it misses the entry before the first")]
     NoPrevious,
     #[error(transparent)]
@@ -137,7 +139,11 @@ pub(super) fn judge_appended(
         Appended::All => Ok(()),
         Appended::UpTo(upto) => {
             let was_sent = upto == previous || entries.iter().any(|entry| Some(entry.id) == upto);
-            if was_sent { Ok(()) } else { Err(Unbelievable::NotSent(upto)) }
+            match upto {
+                _ if was_sent => Ok(()),
+                Some(upto) => Err(Unbelievable::NotSent(upto)),
+                None => Err(Unbelievable::NoEntry),
+            }
         }
         // openraft ends over it.
         Appended::Conflict => previous.map(drop).ok_or(Unbelievable::NoPrevious),
@@ -154,7 +160,8 @@ impl Known {
             return Err(Refusal::NotBelieved(text));
         }
         if committed != leads {
-            let text = format!("machine {node} cannot say that it {vote}");
+            let one = if committed { "one that leads" } else { "one that stands" };
+            let text = format!("machine {from} cannot ask this as {one}");
             return Err(Refusal::NotBelieved(text));
         }
         let is_new = self.vote == Vote::default() && self.log.last.is_none();

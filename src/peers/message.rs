@@ -282,7 +282,7 @@ pub enum Refusal {
     #[error("it does not believe that: {0}")]
     NotBelieved(String),
     /// An entry is not the one that is committed here, or has another content.
-    #[error("machine {from} has {}, here is {}", identified(*found), identified(*here))]
+    #[error("machine {from} has {}", differing(*found, *here))]
     Differs {
         /// The machine that sent it.
         from: NodeId,
@@ -321,6 +321,14 @@ pub enum Refusal {
     /// What was asked for cannot be.
     #[error("{0}")]
     Impossible(String),
+}
+
+/// Says in what an entry differs from the one that is here.
+fn differing(found: LogId, here: LogId) -> String {
+    if found == here {
+        return format!("another content for {}", identified(found));
+    }
+    format!("{}, where {} is committed or logged", identified(found), identified(here))
 }
 
 /// Names an entry, and who wrote it.
@@ -445,6 +453,19 @@ mod tests {
         let question = Question::Leave { name: Arc::from("node1") };
         let body = encode(&question, b"behind");
         assert_eq!(decode(&body), Ok((question, &b"behind"[..])));
+    }
+
+    #[test]
+    fn entry_that_differs_is_told_from_the_one_that_is_here() {
+        let id = |node| LogId { term: Term(4), node: NodeId(node), index: RaftIndex(7) };
+        let text = |found, here| Refusal::Differs { from: NodeId(3), found, here }.to_string();
+        let (three, same) = (NodeId(3), identified(id(1)));
+        assert_eq!(text(id(1), id(1)), format!("machine {three} has another content for {same}"));
+        let other = format!(
+            "machine {three} has {}, where {same} is committed or logged",
+            identified(id(2))
+        );
+        assert_eq!(text(id(2), id(1)), other);
     }
 
     #[test]

@@ -181,8 +181,11 @@ fn vote_is_for_who_sends_it_and_of_a_term_in_reach() {
     not_believed(judge(vote(5 + TERMS_AHEAD, OTHER, true), true));
     not_believed(judge(vote(u64::MAX, OTHER, false), false));
     // A leader that was not elected, and one that was and stands.
-    not_believed(judge(vote(5, OTHER, false), true));
-    not_believed(judge(vote(5, OTHER, true), false));
+    for (leads, one) in [(false, "stands"), (true, "leads")] {
+        let refusal = judge(vote(5, OTHER, leads), !leads).unwrap_err();
+        let text = format!("machine {OTHER} cannot ask this as one that {one}");
+        assert_eq!(refusal, Refusal::NotBelieved(text));
+    }
     // openraft would lead, unelected.
     not_believed(judge(vote(5, ME, true), true));
     not_believed(known.judge_vote(ME, vote(5, ME, true), true));
@@ -232,8 +235,11 @@ fn answers_are_judged_by_what_was_asked() {
     assert_eq!(answered(Some(id(4, 4)), Appended::Conflict), Ok(()));
     assert_eq!(answered(None, Appended::Conflict), Err(Unbelievable::NoPrevious));
     assert_eq!(answered(None, Appended::UpTo(Some(id(5, 5)))), Ok(()));
-    let beyond = Some(id(7, 5));
-    assert_eq!(answered(None, Appended::UpTo(beyond)), Err(Unbelievable::NotSent(beyond)));
+    let beyond = id(7, 5);
+    assert_eq!(answered(None, Appended::UpTo(Some(beyond))), Err(Unbelievable::NotSent(beyond)));
+    let before = Some(id(4, 4));
+    assert_eq!(answered(before, Appended::UpTo(before)), Ok(()));
+    assert_eq!(answered(before, Appended::UpTo(None)), Err(Unbelievable::NoEntry));
 }
 
 #[test]
