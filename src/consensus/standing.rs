@@ -122,9 +122,7 @@ impl Consensus {
 
     /// Returns the term in which this machine leads, or thinks that it does.
     pub fn leads_in(&self) -> Option<Term> {
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow();
-        (metrics.state == ServerState::Leader).then_some(Term(metrics.vote.leader_id.term))
+        self.leads_by().map(|vote| vote.term)
     }
 
     /// Returns the times of Raft.
