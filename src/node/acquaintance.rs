@@ -98,7 +98,7 @@ impl Acquaintance {
 
 impl Node {
     /// Returns whether a machine is listened to by now. If not, the others are asked.
-    pub(super) fn hears(&self, node: NodeId) -> bool {
+    pub(super) fn heeds(&self, node: NodeId) -> bool {
         let acquaintance = &self.inner.acquaintance;
         if acquaintance.knew(node, FRESH) {
             return true;

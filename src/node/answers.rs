@@ -26,12 +26,12 @@ impl Answerer for Node {
     }
 
     fn listens_to(&self, node: NodeId) -> bool {
-        self.hears(node)
+        self.heeds(node)
     }
 
     async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
         let consensus = &self.inner.consensus;
-        if !asked.question.is_for_non_members() && !self.hears(asked.from) {
+        if !asked.question.is_for_non_members() && !self.heeds(asked.from) {
             return Err(Refusal::Stranger);
         }
         match std::mem::replace(&mut asked.question, Question::Standing) {
