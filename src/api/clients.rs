@@ -34,13 +34,13 @@ use crate::seldom::Seldom;
 /// How long a head may take to come on a spare place.
 const SPARE_LIMIT: Duration = Duration::from_secs(2);
 
-/// What kind of place a connection has.
+/// What a client is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// One of its own, for as long as it likes.
-    Own,
-    /// A spare one, for one request.
-    Spare,
+pub(super) enum Service {
+    /// Whatever it asks for, for as long as it likes: it has a place of its own.
+    Full,
+    /// One request, whether the machine is well: it has a spare place.
+    HealthOnly,
 }
 
 /// Serves clients until the machine closes; then lets the requests that are
@@ -68,7 +68,7 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
         match accepted {
             Ok((stream, _)) if own.len() < files.own => {
                 let client = clients.clone();
-                own.spawn(client.serve(Place::Own, stream, closing.clone(), pending()));
+                own.spawn(client.serve(Service::Full, stream, closing.clone(), pending()));
             }
             Ok((stream, _)) => {
                 if full.is_due() {
@@ -107,7 +107,7 @@ impl Clients {
     /// nothing by then.
     async fn serve(
         self,
-        place: Place,
+        service: Service,
         stream: TcpStream,
         closing: Closing,
         gives_way: impl Future<Output = ()>,
@@ -115,7 +115,7 @@ impl Clients {
         let door = Door::new(stream, self.crowd);
         let (node, cluster, talk) = (self.node, self.cluster, door.talk());
         let respond = move |request: Request<Incoming>| {
-            super::respond(node.clone(), cluster.clone(), place, Arc::clone(&talk), request)
+            super::respond(node.clone(), cluster.clone(), service, Arc::clone(&talk), request)
         };
         connection(door, service_fn(respond), closing, gives_way).await;
     }
@@ -156,6 +156,7 @@ impl Spare {
             // Late, or told to go: either way the place is for somebody else.
             let _why = tokio::time::timeout(SPARE_LIMIT, replaced).await;
         };
-        self.connections.spawn(clients.clone().serve(Place::Spare, stream, closing, gives_way));
+        let client = clients.clone();
+        self.connections.spawn(client.serve(Service::HealthOnly, stream, closing, gives_way));
     }
 }

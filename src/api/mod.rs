@@ -32,7 +32,7 @@ use hyper::{Method, Request, Response};
 
 use crate::node::Node;
 use answer::{Answer, Body, Problem};
-use clients::Place;
+use clients::Service;
 use door::Talk;
 
 pub use clients::serve_clients;
@@ -43,16 +43,16 @@ pub use server::serve_peers;
 async fn respond(
     node: Node,
     cluster: HeaderValue,
-    place: Place,
+    service: Service,
     talk: Arc<Talk>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    let is_limited = service == Service::HealthOnly;
     // Where a body in chunks ends, and another request begins, the door does not know.
-    let is_last =
-        place == Place::Spare || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let is_last = is_limited || request.headers().contains_key(header::TRANSFER_ENCODING);
     let answer = match talk.ask() {
         Some(refusal) => Err(Problem::Refused(refusal)),
-        None if place == Place::Spare && !is_for_everybody(&request) => Err(Problem::NoPlace),
+        None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
         None => route(&node, request).await,
     };
     let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());
