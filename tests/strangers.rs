@@ -254,7 +254,7 @@ fn strangers_take_no_places_from_members() {
     assert_eq!(written.status, 200, "{}", written.body);
     let other = (follower + 1) % 3;
     let said = cluster.server(other).said();
-    let told = |line: &&String| line.contains("who are no members hold places");
+    let told = |line: &&String| line.contains("are of no member");
     assert_eq!(said.iter().filter(told).count(), 1, "{said:#?}");
     drop(held);
 }

@@ -152,20 +152,23 @@ impl Node {
         let answers = join_all(asking).await;
         self.inner.acquaintance.lock().asked_about -= 1;
         // Who is alone is not led by anybody else.
-        let mut is_known = !answers.is_empty() && self.inner.consensus.leader().is_none();
+        let has_others = !answers.is_empty();
+        let (mut is_known, mut one_is_led) = (false, false);
         for answer in answers {
-            match answer {
-                Ok(Answer::Knows { is_member: true, .. }) => {
-                    is_known = true;
-                    break;
-                }
-                Ok(Answer::Knows { is_led: true, .. }) => is_known = false,
-                Ok(_) | Err(_) => {}
+            if let Ok(Answer::Knows { is_member, is_led, .. }) = answer {
+                is_known |= is_member;
+                one_is_led |= is_led;
             }
         }
         if is_known {
-            tracing::info!("machine {node} speaks, which has joined lately");
-            self.inner.acquaintance.note(node);
+            tracing::info!("machine {node} is listened to: a member knows it");
+        } else if has_others && !one_is_led && self.inner.consensus.leader().is_none() {
+            tracing::info!(
+                "machine {node} is listened to: no member hears a leader, and it may be one"
+            );
+        } else {
+            return;
         }
+        self.inner.acquaintance.note(node);
     }
 }

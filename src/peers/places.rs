@@ -90,7 +90,7 @@ impl Places {
             lose(&mut taken, |place| place.member.is_none());
             if self.table.told.is_due() {
                 tracing::warn!(
-                    "{strangers} who are no members hold places at the peer port: the first has to go"
+                    "{strangers} connections at the peer port are of no member: for each new one the oldest is closed"
                 );
             }
         }
