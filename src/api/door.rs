@@ -189,6 +189,50 @@ impl Door {
         self.until = None;
     }
 
+    /// Looks at what is held, and passes on of it what may be. Returns whether it has.
+    fn pass_on_held(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        if self.held.is_empty() {
+            return false;
+        }
+        let held = std::mem::take(&mut self.held);
+        let judged = self.judge(&held);
+        self.held = held;
+        if let Err(refusal) = judged {
+            self.refuse(refusal);
+        }
+        let passes = self.passes > 0;
+        if passes {
+            self.pass_on(buffer);
+        }
+        passes
+    }
+
+    /// Looks at what has just come, from here on in the buffer. Returns whether it may be
+    /// read there, as it is; if not, it is held back or refused.
+    fn lets_pass(&mut self, buffer: &mut ReadBuf<'_>, from: usize) -> bool {
+        let fresh = &buffer.filled()[from..];
+        if self.held.is_empty() {
+            match self.judge(fresh) {
+                Ok(()) if fresh.len() as u64 <= self.passes => {
+                    self.count(fresh.len());
+                    return true;
+                }
+                Ok(()) => {
+                    // A head that has begun has its own time.
+                    self.until = (self.passes == 0).then(|| Instant::now() + HEAD_LIMIT);
+                }
+                Err(refusal) => {
+                    buffer.set_filled(from);
+                    self.refuse(refusal);
+                    return false;
+                }
+            }
+        }
+        self.held.extend_from_slice(fresh);
+        buffer.set_filled(from);
+        false
+    }
+
     /// Passes on as much of what is held as may be, and as there is room for.
     fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) {
         let most = usize::try_from(self.passes).unwrap_or(usize::MAX);
@@ -278,19 +322,7 @@ impl AsyncRead for Door {
     ) -> Poll<io::Result<()>> {
         let door = &mut *self;
         loop {
-            if !door.held.is_empty() {
-                let held = std::mem::take(&mut door.held);
-                let judged = door.judge(&held);
-                door.held = held;
-                if let Err(refusal) = judged {
-                    door.refuse(refusal);
-                }
-                if door.passes > 0 {
-                    door.pass_on(buffer);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            if door.is_shut {
+            if door.pass_on_held(buffer) || door.is_shut {
                 return Poll::Ready(Ok(()));
             }
             let before = buffer.filled().len();
@@ -305,29 +337,10 @@ impl AsyncRead for Door {
                 door.refuse(Refusal::Slow);
                 continue;
             }
-            let fresh = &buffer.filled()[before..];
-            if fresh.is_empty() {
+            let has_ended = buffer.filled().len() == before;
+            if has_ended || door.lets_pass(buffer, before) {
                 return Poll::Ready(Ok(()));
             }
-            if door.held.is_empty() {
-                match door.judge(fresh) {
-                    Ok(()) if fresh.len() as u64 <= door.passes => {
-                        door.count(fresh.len());
-                        return Poll::Ready(Ok(()));
-                    }
-                    Ok(()) => {
-                        // A head that has begun has its own time.
-                        door.until = (door.passes == 0).then(|| Instant::now() + HEAD_LIMIT);
-                    }
-                    Err(refusal) => {
-                        buffer.set_filled(before);
-                        door.refuse(refusal);
-                        continue;
-                    }
-                }
-            }
-            door.held.extend_from_slice(fresh);
-            buffer.set_filled(before);
         }
     }
 }
