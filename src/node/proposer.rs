@@ -197,8 +197,8 @@ impl Task {
             match self.means.consensus.role() {
                 Role::Leader => self.lead(is_due).await,
                 Role::Follower(leader) => self.forward(leader).await,
-                Role::Lost => self.refuse(Unavailable::NoLeader),
-                Role::Cut => self.refuse(Unavailable::NoMajority),
+                Role::Lost => self.refuse(NotProposed::NotLeader),
+                Role::Cut => self.refuse(NotProposed::NoMajority),
             }
         }
     }
@@ -302,11 +302,7 @@ impl Task {
                 });
             }
             Err(error) => {
-                let error = match error {
-                    ProposeError::NotLeader => NotProposed::NotLeader,
-                    ProposeError::Unknown => NotProposed::Unknown,
-                };
-                refuse_all(waiting, error);
+                refuse_all(waiting, error.into());
                 // A tick that fails would be due again at once.
                 tokio::time::sleep(RETRY).await;
             }
@@ -314,17 +310,14 @@ impl Task {
     }
 
     /// Answers all that waits that it was not proposed.
-    fn refuse(&mut self, why: Unavailable) {
+    fn refuse(&mut self, why: NotProposed) {
         for request in self.waiting.drain(..) {
             match request {
                 Request::Command { answer, .. } => {
                     let _gone = answer.send(Err(why.into()));
                 }
                 Request::Group { answer, .. } => {
-                    let _gone = answer.send(Err(match why {
-                        Unavailable::NoMajority => NotProposed::NoMajority,
-                        Unavailable::NoLeader | Unavailable::NotReached => NotProposed::NotLeader,
-                    }));
+                    let _gone = answer.send(Err(why));
                 }
             }
         }
@@ -353,21 +346,35 @@ fn answer_all(waiting: Vec<Waiting>, applied: Applied) {
     }
 }
 
-fn refuse_all(waiting: Vec<Waiting>, error: NotProposed) {
-    let write_error = match error {
-        NotProposed::NotLeader => WriteError::Unavailable(Unavailable::NoLeader),
-        NotProposed::NoMajority => WriteError::Unavailable(Unavailable::NoMajority),
-        NotProposed::DiskFull => WriteError::DiskFull,
-        NotProposed::Unknown => WriteError::Unknown,
-    };
+fn refuse_all(waiting: Vec<Waiting>, why: NotProposed) {
     for one in waiting {
         match one {
             Waiting::Command(answer) => {
-                let _gone = answer.send(Err(write_error));
+                let _gone = answer.send(Err(why.into()));
             }
             Waiting::Group { answer, .. } => {
-                let _gone = answer.send(Err(error));
+                let _gone = answer.send(Err(why));
             }
+        }
+    }
+}
+
+impl From<NotProposed> for WriteError {
+    fn from(why: NotProposed) -> Self {
+        match why {
+            NotProposed::NotLeader => Unavailable::NoLeader.into(),
+            NotProposed::NoMajority => Unavailable::NoMajority.into(),
+            NotProposed::DiskFull => Self::DiskFull,
+            NotProposed::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<ProposeError> for NotProposed {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader => Self::NotLeader,
+            ProposeError::Unknown => Self::Unknown,
         }
     }
 }

@@ -12,17 +12,14 @@ use std::time::Duration;
 use etcd_log::{Command, NodeId};
 use tokio::time::Instant;
 
-use super::{
-    BATCH_LIMIT, OVERRULED_LIMIT, RETRY, Request, Task, Unavailable, Waiting, answer_all,
-    refuse_all,
-};
+use super::{BATCH_LIMIT, OVERRULED_LIMIT, RETRY, Request, Task, Waiting, answer_all, refuse_all};
 use crate::consensus::{Applied, Consensus};
 use crate::outcomes::Ticket;
 use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal, travel};
 use crate::published::Reader;
 
-/// How long a leader may take for its answer, once it has the commands. What waits behind it waits as long: a
-/// connection may be dead, and only silence says so.
+/// How long a leader may take for its answer, once it has the commands. What waits behind
+/// it waits as long: a connection may be dead, and only silence says so.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 impl Task {
@@ -33,7 +30,7 @@ impl Task {
             .into_iter()
             .partition(|request| matches!(request, Request::Group { .. }));
         self.waiting = groups;
-        self.refuse(Unavailable::NoLeader);
+        self.refuse(NotProposed::NotLeader);
         self.waiting = own;
         let (commands, waiting) = self.pack();
         if waiting.is_empty() {
