@@ -8,32 +8,36 @@
 //!
 //! A disk that fails ends the process at once: see `end_process`.
 
+mod error;
+
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{Index, LogError, Machine, RaftIndex, Recovered, Retain, Wal};
+use etcd_log::{Index, LogError, Machine, Recovered, Retain, Wal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::checkpoint::{CheckpointError, CheckpointStore};
+use crate::checkpoint::CheckpointStore;
 use crate::clock::Clock;
-use crate::consensus::{Consensus, ConsensusError, Timing};
-use crate::data_dir::{DataDir, DataDirError, Identity};
+use crate::consensus::{Consensus, Timing};
+use crate::data_dir::{DataDir, Identity};
 use crate::disk::{DiskRoom, Reserve};
 use crate::enroll::{Addresses, describe, enroll};
-use crate::join::{JoinRefused, say_if_elsewhere};
+use crate::join::say_if_elsewhere;
 use crate::machine::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
 use crate::recovery::{Recovery, note_checkpoints, open_log, start_state};
+
+pub use error::ServeError;
+pub(crate) use error::{end_process, system};
 
 /// How long requests may take to finish when the machine stops.
 const FINISH_LIMIT: Duration = Duration::from_millis(2500);
@@ -93,111 +97,6 @@ impl Options {
         let (known, wanted) = (Arc::clone(&identity.name), self.name.clone());
         Err(ServeError::OtherName { dir: data_dir.path().to_owned(), known, wanted })
     }
-}
-
-/// Why a machine cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The name cannot be a part of a key.
-    #[error("{0:?} cannot be the name of a machine: it must be one part of a key")]
-    Name(String),
-    /// It has asked a cluster to let it in, and is to found another one.
-    #[error(
-        "machine {0} has begun to join a cluster: say with -C which one, or begin anew with -i"
-    )]
-    Joining(Arc<str>),
-    /// It has another name already.
-    #[error(
-        "{} is the directory of machine {known}, and -n says {wanted}: leave -n away, take another directory, or begin anew with -i",
-        dir.display()
-    )]
-    OtherName {
-        /// The directory.
-        dir: PathBuf,
-        /// Whose it is.
-        known: Arc<str>,
-        /// Whose it should be.
-        wanted: String,
-    },
-    /// The times of Raft do not fit each other.
-    #[error("--election must begin with three times --heartbeat, {} ms, at least, not with {} ms", 3 * heartbeat.as_millis(), least.as_millis())]
-    Election {
-        /// How often a leader says that it leads.
-        heartbeat: Duration,
-        /// After what time without it another one is looked for.
-        least: Duration,
-    },
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// A port cannot be used.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// Which one.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The log cannot be used.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The checkpoints cannot be used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// There is data, and nobody whose it is.
-    #[error("{}: there is data, but no node.json to say whose", .0.display())]
-    Ownerless(PathBuf),
-    /// Entries are missing at the end of the log.
-    #[error("{}: written at command {index}, but the log ends at {last}: entries are missing", path.display())]
-    Behind {
-        /// The checkpoint that knows more than the log.
-        path: PathBuf,
-        /// Its last command.
-        index: Index,
-        /// The log's last command.
-        last: Index,
-    },
-    /// The log begins somewhere, and no checkpoint leads there.
-    #[error("{}: history before {first} is no longer kept, and there is no good checkpoint to start from", dir.display())]
-    NoStart {
-        /// Where the checkpoints lie.
-        dir: PathBuf,
-        /// The log's first entry.
-        first: RaftIndex,
-    },
-    /// The checkpoints are those of another log.
-    #[error("{}: the checkpoint at command {index} is not of this log", dir.display())]
-    OtherLog {
-        /// The log.
-        dir: PathBuf,
-        /// The checkpoint's last command.
-        index: Index,
-    },
-    /// Consensus failed.
-    #[error(transparent)]
-    Consensus(#[from] ConsensusError),
-    /// A cluster does not let the machine in.
-    #[error(transparent)]
-    Join(#[from] JoinRefused),
-    /// The machine has been removed from its cluster while it ran.
-    #[error("this machine was removed from the cluster, and serves no more")]
-    Removed,
-    /// Another process runs on a copy of its directory.
-    #[error(
-        "this machine is announced at {0} by now: another process runs there on a copy of its directory, and this one stops"
-    )]
-    Elsewhere(Arc<str>),
-    /// The machine had been removed from its cluster before.
-    #[error("{}: this machine was removed from its cluster; take another directory, or -i to start anew", .0.display())]
-    WasRemoved(PathBuf),
-    /// The operating system refused something else.
-    #[error("cannot {action}")]
-    System {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
 }
 
 /// Runs a machine until it is told to stop.
@@ -475,17 +374,4 @@ fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {
     tracing::info!("clients: {}  peers: {}", machine.client_url, machine.peer_url);
     let path = data_dir.path().canonicalize().unwrap_or_else(|_| data_dir.path().to_owned());
     tracing::info!("data: {}", path.display());
-}
-
-/// Ends the process because the log failed: what the disk holds is no longer
-/// known, so nothing may be acknowledged after it.
-#[expect(clippy::exit, reason = "a log that cannot be written leaves nothing to unwind for")]
-pub(crate) fn end_process(error: &LogError) {
-    tracing::error!("the log failed, and this machine stops");
-    crate::cli::complain(error);
-    std::process::exit(1);
-}
-
-pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
-    move |source| ServeError::System { action, source }
 }
