@@ -41,10 +41,8 @@ fn verify(dir: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
-fn refusal(dir: &Path) -> String {
-    let output = etcd(&ARGS).arg("-d").arg(dir).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    last_fault(output.stderr)
+fn start_refused(dir: &Path) -> String {
+    last_fault(&[&ARGS[..], &["-d", dir.to_str().unwrap()]].concat())
 }
 
 /// Changes one byte of a file.
@@ -112,7 +110,7 @@ fn log_that_is_gone_is_not_started_anew() {
         if !with_checkpoints {
             fs::remove_dir_all(dir.path().join("checkpoints")).unwrap_or_default();
         }
-        let line = refusal(dir.path());
+        let line = start_refused(dir.path());
         assert!(line.contains("the segments are missing, and with them"), "{line}");
     }
     assert!(!dir.path().join("wal").exists());
@@ -126,7 +124,7 @@ fn data_without_an_owner_is_refused() {
         let gone = if left == "wal" { "checkpoints" } else { "wal" };
         fs::remove_dir_all(dir.path().join(gone)).unwrap();
         for _ in 0..2 {
-            let line = refusal(dir.path());
+            let line = start_refused(dir.path());
             let expected = format!("{left}: there is data, but no node.json to say whose");
             assert!(line.contains(&expected), "{line}");
         }
@@ -146,11 +144,11 @@ fn log_shorter_than_a_checkpoint_is_refused() {
     let witness = dir.path().join("wal/witness");
     let testimony = fs::read(&witness).unwrap();
     fs::copy(other.path().join("wal/wal-1"), &segment).unwrap();
-    let line = refusal(dir.path());
+    let line = start_refused(dir.path());
     assert!(line.contains("was acknowledged"), "{line}");
     fs::copy(other.path().join("wal/witness"), &witness).unwrap();
     fs::copy(other.path().join("node.json"), dir.path().join("node.json")).unwrap();
-    let line = refusal(dir.path());
+    let line = start_refused(dir.path());
     assert!(line.contains("entries are missing"), "{line}");
     // And one that is as long, but another.
     fs::write(&segment, &bytes).unwrap();
@@ -160,7 +158,7 @@ fn log_shorter_than_a_checkpoint_is_refused() {
     let ours = checkpoints(second.path()).pop().unwrap();
     fs::remove_file(&ours).unwrap();
     fs::copy(&theirs, ours.with_file_name(theirs.file_name().unwrap())).unwrap();
-    let line = refusal(second.path());
+    let line = start_refused(second.path());
     assert!(line.contains("is not of this log"), "{line}");
 }
 

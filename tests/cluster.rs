@@ -296,8 +296,7 @@ fn strangers_are_refused() {
         stream.write_all(nonsense).unwrap();
         drop(stream);
     }
-    let said_of_cluster = cluster.server(0).announced[0].rsplit(' ').next().unwrap();
-    let known: ClusterId = said_of_cluster.parse().unwrap();
+    let known: ClusterId = cluster.server(0).cluster().parse().unwrap();
     let other = ClusterId(known.0 ^ 1);
     assert_eq!(refusal(other, None, &address), Refusal::OtherCluster(known));
     let wrong = refusal(known, Some(NodeId(5)), &address);

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use linearizability::{Answer, Call, Operation};
 use support::cluster::Cluster;
-use support::eventually;
 use support::proxy::Cut;
+use support::{agent, eventually};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -118,14 +118,9 @@ enum Heard {
     Nobody,
 }
 
-fn agent(seconds: u64) -> ureq::Agent {
-    let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(Duration::from_secs(seconds))).build().new_agent()
-}
-
 fn send(url: &str, key: &str, call: &Call, seconds: u64) -> Heard {
     // Whoever is paused says nothing in time.
-    let agent = agent(seconds + 1);
+    let agent = agent(Duration::from_secs(seconds + 1));
     let path = format!("{url}/v1/keys/{key}?timeout={seconds}");
     let reply = match call {
         Call::Get => agent.get(path).call(),
@@ -206,7 +201,7 @@ fn client(shared: &Shared, number: usize) {
 /// Watches all keys, at one machine after the other, from where it was, until the last
 /// event; returns the events by number.
 fn watch(shared: &Shared) -> BTreeMap<u64, String> {
-    let agent = agent(LIMIT);
+    let agent = agent(Duration::from_secs(LIMIT));
     let (mut seen, mut turn) = (BTreeMap::new(), 0);
     loop {
         let after = seen.keys().next_back().copied().unwrap_or(0);

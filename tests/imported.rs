@@ -28,10 +28,6 @@ fn imported(from: &Path, into: &Path) {
     tool(&["log", "import", recorded.to_str().unwrap()], &into.join("node"));
 }
 
-fn cluster_of(server: &Server) -> String {
-    server.get("/v1/keys/load/0?stale=true").header("x-etcd-cluster-id").to_owned()
-}
-
 /// Ends the load, whatever comes before.
 struct Stop<'a>(&'a AtomicBool);
 
@@ -70,7 +66,7 @@ fn imported_machine_leaves_the_cluster_alone_that_its_log_is_of() {
         scope.spawn(|| load(cluster.server(0), &stop, &done));
         eventually("the cluster is under load", || done.load(Ordering::Relaxed) > 100);
         let alone = Server::start(&dir.path().join("node"));
-        assert_ne!(cluster_of(&alone), cluster_of(cluster.server(0)));
+        assert_ne!(alone.cluster(), cluster.server(0).cluster());
         for number in 0..WRITES {
             let (key, value) = (format!("/v1/keys/alone/{}", number % 100), number.to_string());
             assert_eq!(alone.post(&key, &[("value", &value)]).status, 200);
@@ -87,7 +83,7 @@ fn imported_machine_leaves_the_cluster_alone_that_its_log_is_of() {
         let through = alone.peer_url.trim_start_matches("http://");
         let other = dir.path().join("other");
         let joined = Server::start_with(&other, &["-c", "0", "-s", "0", "-C", through]);
-        assert_eq!(cluster_of(&joined), cluster_of(&alone));
+        assert_eq!(joined.cluster(), alone.cluster());
         assert_eq!(joined.get("/v1/keys/before").status, 200);
         assert!(joined.stop("-TERM").0.success());
         assert!(alone.stop("-TERM").0.success());

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::cluster::Cluster;
-use support::{Reply, Server, eventually};
+use support::{Reply, Server, agent, eventually};
 
 /// How long a healthy majority may acknowledge no write, whatever the others do.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -259,9 +259,7 @@ fn writes_without_a_majority_take_little_memory() {
     let server = cluster.server(leader);
     let body = format!("value={}", "v".repeat(1_000_000));
     let write = |limit| {
-        let config = ureq::Agent::config_builder().http_status_as_error(false);
-        let agent = config.timeout_global(Some(TRY)).build().new_agent();
-        let request = agent.post(format!("{}/v1/keys/large?timeout={limit}", server.url));
+        let request = agent(TRY).post(format!("{}/v1/keys/large?timeout={limit}", server.url));
         let request = request.header("Content-Type", "application/x-www-form-urlencoded");
         request.send(&body).map(|reply| reply.status().as_u16())
     };

@@ -18,7 +18,7 @@ use etcd_log::{
 };
 use etcd_projections::{Position, State};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use support::{Server, etcd};
+use support::{Server, etcd, refusal};
 use tempfile::TempDir;
 
 fn tool(args: &[&str], dir: &Path) -> String {
@@ -133,11 +133,8 @@ fn export_and_import_give_the_same_digest() {
 }
 
 /// What a tool or a machine says that refuses a directory.
-fn refusal(args: &[&str], dir: &Path) -> String {
-    let output = etcd(args).arg("-d").arg(dir).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    text
+fn refused(args: &[&str], dir: &Path) -> String {
+    refusal(&[args, &["-d", dir.to_str().unwrap()]].concat())
 }
 
 /// Adds a batch to the log of a machine that has stopped.
@@ -177,7 +174,7 @@ fn log_that_leads_to_another_state_is_noticed() {
     let expected = format!("has digest {}, the proposer's had {wrong}", right.unwrap());
     let serve = ["-c", "0", "-s", "0"];
     for args in [&["log", "verify"][..], &["log", "replay"], &["log", "export"], &serve] {
-        let text = refusal(args, dir.path());
+        let text = refused(args, dir.path());
         assert!(text.contains(&expected), "{text}");
     }
     // A recording is not believed either, in the middle or at its end.
@@ -194,7 +191,7 @@ fn log_that_leads_to_another_state_is_noticed() {
         };
         let (file, copy) = (dir.path().join("recorded.jsonl"), TempDir::new().unwrap());
         fs::write(&file, whole).unwrap();
-        let text = refusal(&["log", "import", file.to_str().unwrap()], copy.path());
+        let text = refused(&["log", "import", file.to_str().unwrap()], copy.path());
         assert!(text.contains(expected), "{text}");
         assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 0);
     }
@@ -204,7 +201,7 @@ fn log_that_leads_to_another_state_is_noticed() {
 fn import_refuses_what_is_no_recording_and_what_is_not_empty() {
     let dir = stopped();
     let file = dir.path().join("recorded.jsonl");
-    let import = |into: &Path| refusal(&["log", "import", file.to_str().unwrap()], into);
+    let import = |into: &Path| refused(&["log", "import", file.to_str().unwrap()], into);
     fs::write(&file, "{\"index\":1,\"time\":\"1970-01-01T00:00:00Z\",\"commands\":[]}\nnonsense\n")
         .unwrap();
     let empty = TempDir::new().unwrap();
@@ -260,7 +257,7 @@ fn nothing_is_not_good() {
     let dir = TempDir::new().unwrap();
     fs::create_dir(dir.path().join("archive")).unwrap();
     for args in [["log", "verify"], ["log", "export"]] {
-        let text = refusal(&args, dir.path());
+        let text = refused(&args, dir.path());
         assert!(text.contains("holds no command"), "{text}");
     }
 }

@@ -12,14 +12,6 @@ use std::time::Instant;
 use support::{Server, etcd, last_fault};
 use tempfile::TempDir;
 
-/// Runs until the end, which must be a failure, and returns its last words, save for
-/// advice.
-fn refusal(args: &[&str]) -> String {
-    let output = etcd(args).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    last_fault(output.stderr)
-}
-
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -29,12 +21,12 @@ fn port_in_use_is_refused_on_one_line() {
     let dir = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let line = refusal(&["-d", text(dir.path()), "-c", &port, "-s", "0"]);
+    let line = last_fault(&["-d", text(dir.path()), "-c", &port, "-s", "0"]);
     assert_eq!(
         line,
         format!("etcd: cannot listen on 127.0.0.1:{port}: Address already in use (os error 98)")
     );
-    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", &port]);
+    let line = last_fault(&["-d", text(dir.path()), "-c", "0", "-s", &port]);
     assert!(line.starts_with(&format!("etcd: cannot listen on 127.0.0.1:{port}")), "{line}");
 }
 
@@ -43,9 +35,9 @@ fn directory_in_use_is_refused_on_one_line() {
     let dir = TempDir::new().unwrap();
     let server = Server::start(dir.path());
     let expected = format!("etcd: {} is in use by another process", text(dir.path()));
-    assert_eq!(refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0"]), expected);
+    assert_eq!(last_fault(&["-d", text(dir.path()), "-c", "0", "-s", "0"]), expected);
     for tool in ["show", "replay", "verify", "export"] {
-        assert_eq!(refusal(&["log", tool, "-d", text(dir.path())]), expected);
+        assert_eq!(last_fault(&["log", tool, "-d", text(dir.path())]), expected);
     }
     assert_eq!(server.get("/health").status, 200);
 }
@@ -56,7 +48,7 @@ fn directory_that_cannot_be_made_is_refused_on_one_line() {
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();
     let below = file.join("below");
-    let line = refusal(&["-d", text(&below), "-c", "0", "-s", "0"]);
+    let line = last_fault(&["-d", text(&below), "-c", "0", "-s", "0"]);
     assert_eq!(
         line,
         format!("etcd: cannot create {}: Not a directory (os error 20)", text(&below))
@@ -72,7 +64,7 @@ fn directory_of_a_newer_format_is_refused_on_one_line() {
         .unwrap()
         .replace("\"format\":1", "\"format\":2,\"color\":\"red\"");
     fs::write(&path, newer).unwrap();
-    let line = refusal(&["-d", text(dir.path()), "-c", "0", "-s", "0"]);
+    let line = last_fault(&["-d", text(dir.path()), "-c", "0", "-s", "0"]);
     let expected =
         format!("etcd: {}: format 2 is newer than the 1 that this version knows", text(&path));
     assert_eq!(line, expected);
@@ -98,7 +90,7 @@ fn joining_waits_for_somebody_to_answer() {
 #[test]
 fn name_that_is_no_part_of_a_key_is_refused() {
     let dir = TempDir::new().unwrap();
-    let line = refusal(&["-d", text(dir.path()), "-n", "a/b"]);
+    let line = last_fault(&["-d", text(dir.path()), "-n", "a/b"]);
     assert_eq!(
         line,
         r#"etcd: "a/b" cannot be the name of a machine: it must be one part of a key"#
@@ -119,7 +111,7 @@ fn damaged_log_is_refused_with_place_and_index() {
     bytes[at] ^= 1;
     fs::write(&segment, bytes).unwrap();
     for args in [vec!["-c", "0", "-s", "0"], vec!["log", "verify"]] {
-        let line = refusal(&[args, vec!["-d", text(dir.path())]].concat());
+        let line = last_fault(&[args, vec!["-d", text(dir.path())]].concat());
         let expected = format!("etcd: {} is damaged at byte ", text(&segment));
         assert!(line.starts_with(&expected) && line.contains("command #3"), "{line}");
     }
@@ -232,7 +224,7 @@ fn start_anew_that_cannot_listen_sets_nothing_aside() {
     Server::start(dir.path()).stop("-TERM");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let line = refusal(&["-d", text(dir.path()), "-i", "-c", &port, "-s", "0"]);
+    let line = last_fault(&["-d", text(dir.path()), "-i", "-c", &port, "-s", "0"]);
     assert!(line.contains("cannot listen on"), "{line}");
     assert!(dir.path().join("node.json").exists() && dir.path().join("wal").exists());
 }

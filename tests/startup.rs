@@ -7,18 +7,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use support::{Server, etcd, eventually};
+use support::{Server, etcd, eventually, refusal};
 use tempfile::TempDir;
 
 const ANY: [&str; 4] = ["-c", "0", "-s", "0"];
-
-/// What a start says that is refused, or a tool.
-fn refusal(args: &[&str]) -> String {
-    let output = etcd(args).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    text
-}
 
 fn start_refused(dir: &Path, args: &[&str]) -> String {
     refusal(&[&ANY, args, &["-d", dir.to_str().unwrap()]].concat())
@@ -35,11 +27,6 @@ fn names(dir: &Path) -> Vec<String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
-}
-
-/// The cluster that a machine said it is of.
-fn cluster_of(server: &Server) -> &str {
-    server.announced[0].rsplit(' ').next().unwrap()
 }
 
 #[test]
@@ -123,7 +110,7 @@ fn machines_of_another_cluster_are_not_passed_over_in_silence() {
     Server::start(dir.path()).stop("-TERM");
     let through = format!("{},{}", host(&others.url), host(&others.peer_url));
     let server = Server::start_with(dir.path(), &[&ANY[..], &["-C", &through]].concat());
-    let (mine, theirs) = (cluster_of(&server), cluster_of(&others));
+    let (mine, theirs) = (server.cluster(), others.cluster());
     assert_ne!(mine, theirs);
     let mut said = server.announced.clone();
     let expected = [

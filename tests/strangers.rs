@@ -33,8 +33,7 @@ impl Liar {
     /// Speaks to one machine of a cluster in the name of another one.
     fn new(cluster: &Cluster, to: usize, from: NodeId) -> Self {
         let server = cluster.server(to);
-        let of = cluster.server(0).announced[0].rsplit(' ').next().unwrap();
-        let of = of.parse::<ClusterId>().unwrap();
+        let of = cluster.server(0).cluster().parse::<ClusterId>().unwrap();
         let (peers, to) = (Peers::new(from, of, Arc::new(Tcp)), NodeId(cluster.id(to)));
         peers.learn(to, server.peer_url.trim_start_matches("http://"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

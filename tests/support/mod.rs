@@ -106,7 +106,7 @@ impl Server {
 
     /// Asks for a path; nothing, if there is no answer.
     pub fn try_get(&self, path: &str) -> Option<Reply> {
-        Reply::read(agent().get(format!("{}{path}", self.url)).call()).ok()
+        Reply::read(agent(PATIENCE).get(format!("{}{path}", self.url)).call()).ok()
     }
 
     /// Takes in one line of what a process says at its start.
@@ -123,28 +123,28 @@ impl Server {
     /// Asks for a path.
     pub fn get(&self, path: &str) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent().get(&url).call();
+        let result = agent(PATIENCE).get(&url).call();
         Reply::of(result, || format!("GET {url}"))
     }
 
     /// Sends a form.
     pub fn post(&self, path: &str, form: &[(&str, &str)]) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent().post(&url).send_form(form.iter().copied());
+        let result = agent(PATIENCE).post(&url).send_form(form.iter().copied());
         Reply::of(result, || format!("POST {url} {form:?}"))
     }
 
     /// Deletes.
     pub fn delete(&self, path: &str) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent().delete(&url).call();
+        let result = agent(PATIENCE).delete(&url).call();
         Reply::of(result, || format!("DELETE {url}"))
     }
 
     /// Opens a stream, and reads it line by line.
     pub fn lines(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
         let url = format!("{}{path}", self.url);
-        let mut request = agent().get(&url);
+        let mut request = agent(PATIENCE).get(&url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -159,6 +159,12 @@ impl Server {
         (port(&self.url), port(&self.peer_url))
     }
 
+    /// The cluster that the machine said it is of.
+    pub fn cluster(&self) -> &str {
+        let named = self.announced.iter().find_map(|line| line.split_once(" of cluster "));
+        named.unwrap().1
+    }
+
     /// The process's number.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -166,10 +172,8 @@ impl Server {
 
     /// Sends a form, and gives it so long; nothing, if there is no answer.
     pub fn try_post(&self, path: &str, form: &[(&str, &str)], limit: Duration) -> Option<Reply> {
-        let config = ureq::Agent::config_builder().http_status_as_error(false);
-        let agent = config.timeout_global(Some(limit)).build().new_agent();
         let url = format!("{}{path}", self.url);
-        Reply::read(agent.post(&url).send_form(form.iter().copied())).ok()
+        Reply::read(agent(limit).post(&url).send_form(form.iter().copied())).ok()
     }
 
     /// How much memory the process has, in KiB.
@@ -290,14 +294,27 @@ impl Iterator for Lines {
     }
 }
 
-fn agent() -> ureq::Agent {
+/// A client of HTTP that takes any status for an answer, and waits so long for it.
+pub fn agent(limit: Duration) -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(PATIENCE)).build().new_agent()
+    config.timeout_global(Some(limit)).build().new_agent()
 }
 
-/// The last line of what the program says when it ends, without its advice.
-pub fn last_fault(stderr: Vec<u8>) -> String {
-    let text = String::from_utf8(stderr).unwrap();
+/// What a start that is refused says, or a tool.
+///
+/// # Panics
+///
+/// If it is not refused.
+pub fn refusal(args: &[&str]) -> String {
+    let output = etcd(args).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    text
+}
+
+/// The last line of it, without advice.
+pub fn last_fault(args: &[&str]) -> String {
+    let text = refusal(args);
     let mut lines = text.lines().filter(|line| !line.starts_with("etcd: what to do: "));
     lines.next_back().unwrap_or_default().to_owned()
 }
