@@ -85,8 +85,8 @@ struct ServeArgs {
     #[arg(short = 'n', long, value_name = "NAME", verbatim_doc_comment)]
     name: Option<String>,
 
-    /// How many events are kept at hand for watches;
-    /// older ones are read from the log
+    /// How many events are kept at hand for watches, 64 MiB of them at
+    /// most; older ones are read from the log
     #[arg(short = 'm', long, value_name = "N", verbatim_doc_comment,
           default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -125,8 +125,9 @@ struct ServeArgs {
           default_value = "600-1200", value_parser = parse_election)]
     election: (Duration, Duration),
 
-    /// Start anew: what the directory holds is set aside, in it
-    #[arg(short = 'i', long)]
+    /// Start anew; what the directory holds is moved into a directory
+    /// inside it
+    #[arg(short = 'i', long, verbatim_doc_comment)]
     ignore: bool,
 
     /// Say more on the standard error
@@ -218,7 +219,7 @@ enum LogCommand {
         #[command(flatten)]
         dir: DirArg,
     },
-    /// Write the log as lines of JSON, one batch a line and an end
+    /// Write the log as lines of JSON: one batch a line, and a last line that says it is the last
     Export {
         #[command(flatten)]
         dir: DirArg,
