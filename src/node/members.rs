@@ -6,40 +6,32 @@
 //! Raft group: voters, learners ────────────┘  one step at a time, whoever leads
 //! ```
 //!
-//! What the log says is wanted, the group is brought to. So a join or a leave that
-//! was cut short by a crash is finished by the next leader, from whatever was left.
+//! What the log says is wanted, the group is brought to (`reconcile`). So a join or a
+//! leave that was cut short by a crash is finished by the next leader, from whatever was
+//! left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Command, Machine, Membership, NodeId, RaftIndex, Term};
+use etcd_log::{Command, Machine, NodeId, Term};
 use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use super::{Freshness, Node, Unavailable, WriteError};
-use crate::consensus::ConsensusError;
-use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
 use crate::published::Published;
 
 /// How often the leader looks whether the group is what the log says.
-const INTERVAL: Duration = Duration::from_millis(50);
-
-/// How far behind a learner's log may be when it gets its vote, in entries: it has
-/// them before they would be missed.
-const NEAR: u64 = 100;
+pub(super) const INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a machine that was removed is told so, and how often.
 const FAREWELLS: (u32, Duration) = (60, Duration::from_millis(500));
 
-/// How long a step of the group may take.
-const STEP_LIMIT: Duration = Duration::from_secs(10);
-
 /// How long another machine may take to say how it stands.
-const STANDING_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const STANDING_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a leader may take to write down where another machine is.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
@@ -339,69 +331,8 @@ impl Node {
         }
     }
 
-    /// Brings the Raft group to what the log says, while this machine leads.
-    pub(super) async fn reconcile(self) {
-        let mut closing = self.closing();
-        while !closing.has_begun() {
-            tokio::select! {
-                () = tokio::time::sleep(INTERVAL) => {}
-                () = closing.begun() => return,
-            }
-            if self.inner.consensus.leads() && self.next_step().is_some() {
-                self.take_step().await;
-            }
-        }
-    }
-
-    async fn take_step(&self) {
-        // What was applied last may be from before other leaders' times.
-        if self.read(Freshness::Linearizable, STANDING_LIMIT).await.is_err() {
-            return;
-        }
-        let Some(step) = self.next_step() else { return };
-        tracing::debug!("the group follows the log: {step:?}");
-        // openraft may never answer a leader that was overruled meanwhile.
-        match tokio::time::timeout(STEP_LIMIT, self.carry_out(&step)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!("the group could not follow yet: {}", OneLine(&error));
-                return;
-            }
-            Err(_) => return,
-        }
-        if let Step::Remove(node) = step {
-            self.say_farewell(node);
-        }
-    }
-
-    /// What has to be done next for the group to be what the log says.
-    fn next_step(&self) -> Option<Step> {
-        let consensus = &self.inner.consensus;
-        let membership = consensus.membership();
-        let machines = self.inner.published.machines();
-        // As long as nobody has been introduced, nothing is wanted.
-        machines.iter().next()?;
-        let near = consensus.last_entry()?.index.0.saturating_sub(NEAR);
-        let matched = consensus.matched();
-        let is_near = |node| {
-            matched.get(&node).is_some_and(|at| *at >= RaftIndex(near)) && consensus.hears(node)
-        };
-        next_step(&membership, &machines, is_near)
-    }
-
-    async fn carry_out(&self, step: &Step) -> Result<(), ConsensusError> {
-        let consensus = &self.inner.consensus;
-        match step {
-            Step::LeaveJointConfig => consensus.leave_joint_config().await,
-            Step::Remove(node) => consensus.remove(*node).await,
-            Step::Add(node, address) => consensus.add_learner(*node, address).await,
-            Step::Move(node, address) => consensus.set_address(*node, address).await,
-            Step::Promote(node) => consensus.promote(*node).await,
-        }
-    }
-
     /// Tells a machine that it has been removed: nobody else does.
-    fn say_farewell(&self, node: NodeId) {
+    pub(super) fn say_farewell(&self, node: NodeId) {
         if node == self.inner.consensus.me() {
             self.inner.consensus.removed();
             return;
@@ -418,41 +349,6 @@ impl Node {
             }
         });
     }
-}
-
-/// A step that brings the group nearer to what the log says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    /// Finish a change that was cut short between two sets of voters.
-    LeaveJointConfig,
-    Remove(NodeId),
-    Add(NodeId, Arc<str>),
-    Move(NodeId, Arc<str>),
-    Promote(NodeId),
-}
-
-fn next_step(
-    membership: &Membership,
-    machines: &Machines,
-    is_near: impl Fn(NodeId) -> bool,
-) -> Option<Step> {
-    if membership.voters.len() > 1 {
-        return Some(Step::LeaveJointConfig);
-    }
-    let is_wanted = |node| machines.iter().any(|machine| machine.node == node);
-    if let Some(node) = membership.nodes.keys().find(|node| !is_wanted(**node)) {
-        return Some(Step::Remove(*node));
-    }
-    machines.iter().find_map(|machine| {
-        let (node, address) = (machine.node, address_of(&machine.peer_url));
-        let votes = membership.voters.iter().any(|voters| voters.contains(&node));
-        match membership.nodes.get(&node) {
-            None => Some(Step::Add(node, Arc::from(address))),
-            Some(known) if **known != *address => Some(Step::Move(node, Arc::from(address))),
-            Some(_) if !votes && is_near(node) => Some(Step::Promote(node)),
-            Some(_) => None,
-        }
-    })
 }
 
 /// Returns `host:port` of a machine's URL.

@@ -15,6 +15,7 @@ mod log_clock;
 mod members;
 mod news;
 mod proposer;
+mod reconcile;
 mod tell;
 mod twin;
 mod watch;
