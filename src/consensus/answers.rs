@@ -9,7 +9,7 @@ use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 
 use super::engine::Consensus;
-use super::judge::{Append, Known};
+use super::judge::{Append, Known, judge_last};
 use super::received::ReceiveError;
 use super::snapshot::{Image, meta_of};
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote};
@@ -153,7 +153,7 @@ impl Consensus {
         last: Option<LogId>,
     ) -> Result<Answer, Refusal> {
         self.judge_vote(from, vote, false)?;
-        Known::judge_last(vote, last).map_err(|refusal| self.judge.refused(from, refusal))?;
+        judge_last(vote, last).map_err(|refusal| self.judge.refused(from, refusal))?;
         let request = VoteRequest::new(from_vote(vote), last.map(from_log_id));
         let response = self.raft.vote(request).await.map_err(stopped)?;
         Ok(Answer::Voted {

@@ -128,6 +128,20 @@ pub(super) fn judge_answer(asked: Vote, answered: Vote) -> Result<(), Unbelievab
     Ok(())
 }
 
+/// Judges the last entry that whoever stands or leads says there is.
+pub(super) fn judge_last(vote: Vote, last: Option<LogId>) -> Result<(), Refusal> {
+    match last {
+        Some(last) if leader_of(last) > (vote.term, vote.node) => {
+            let text = format!("entry {last} is from after {}", vote.term);
+            Err(Refusal::NotBelieved(text))
+        }
+        Some(last) if last.index >= NO_INDEX => {
+            Err(Refusal::NotBelieved(format!("no log has an entry {last}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Judges the answer to an append of these entries behind another one.
 pub(super) fn judge_appended(
     asked: Vote,
@@ -170,20 +184,6 @@ impl Known {
         judge_term(known, ahead, term).map_err(|error| Refusal::NotBelieved(error.to_string()))
     }
 
-    /// Judges the last entry that whoever stands or leads says there is.
-    pub(super) fn judge_last(vote: Vote, last: Option<LogId>) -> Result<(), Refusal> {
-        match last {
-            Some(last) if leader_of(last) > (vote.term, vote.node) => {
-                let text = format!("entry {last} is from after {}", vote.term);
-                Err(Refusal::NotBelieved(text))
-            }
-            Some(last) if last.index >= NO_INDEX => {
-                Err(Refusal::NotBelieved(format!("no log has an entry {last}")))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     /// Judges a checkpoint that is offered. Returns whether its entries are here already.
     pub(super) fn judge_offer(
         &self,
@@ -192,7 +192,7 @@ impl Known {
         vote: Vote,
         applied: LogId,
     ) -> Result<bool, Refusal> {
-        Self::judge_last(vote, Some(applied))?;
+        judge_last(vote, Some(applied))?;
         let Some(committed) = self.committed else { return Ok(false) };
         if applied.index > committed.index {
             return if leader_of(applied) < leader_of(committed) {
@@ -300,7 +300,7 @@ impl Judge {
     /// last entry that came, by term: so a lie about the term could name any entry.
     fn judge_commit(&self, known: &Known, append: &Append<'_>) -> Result<Option<LogId>, Refusal> {
         let Append { from, vote, previous, entries, .. } = *append;
-        Known::judge_last(vote, append.committed)?;
+        judge_last(vote, append.committed)?;
         let Some(committed) = append.committed else { return Ok(None) };
         if Some(committed.index) <= index(known.committed) {
             known.judge_committed(from, committed, self.id_at(known, committed.index))?;
@@ -342,7 +342,7 @@ impl Judge {
 /// Judges whether entries follow each other, and the one before them.
 fn judge_order(append: &Append<'_>) -> Result<(), Refusal> {
     let Append { vote, previous, entries, .. } = *append;
-    Known::judge_last(vote, previous)?;
+    judge_last(vote, previous)?;
     let mut before = previous;
     for Entry { id, payload } in entries {
         if id.index != before.map_or(RaftIndex(0), |id| id.index.next()) {
@@ -359,7 +359,7 @@ fn judge_order(append: &Append<'_>) -> Result<(), Refusal> {
         }
         before = Some(*id);
     }
-    Known::judge_last(vote, before)
+    judge_last(vote, before)
 }
 
 /// Returns whether a group can decide anything, and all that have a vote are known.

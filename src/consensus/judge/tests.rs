@@ -190,8 +190,8 @@ fn vote_is_for_who_sends_it_and_of_a_term_in_reach() {
     not_believed(judge(vote(5, ME, true), true));
     not_believed(known.judge_vote(ME, vote(5, ME, true), true));
     not_believed(judge(vote(5, NodeId(3), true), true));
-    not_believed(Known::judge_last(vote(5, OTHER, false), Some(id(4, 6))));
-    assert_eq!(Known::judge_last(vote(5, OTHER, false), Some(id(4, 4))), Ok(()));
+    not_believed(judge_last(vote(5, OTHER, false), Some(id(4, 6))));
+    assert_eq!(judge_last(vote(5, OTHER, false), Some(id(4, 4))), Ok(()));
 }
 
 /// Its cluster may be old.
