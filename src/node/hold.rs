@@ -30,14 +30,15 @@ const TRY: Duration = Duration::from_secs(1);
 /// Whether the state is still held back. Cloning gives another handle.
 #[derive(Clone, Debug)]
 pub(super) struct Hold {
-    is_over: watch::Sender<bool>,
+    /// Whether the state may be shown.
+    shown: watch::Sender<bool>,
 }
 
 impl Hold {
     /// Holds the state back until it may be shown.
     pub(super) fn start(consensus: Consensus, barrier: Barrier) -> Self {
-        let (is_over, _) = watch::channel(false);
-        let hold = Self { is_over: is_over.clone() };
+        let (shown, _) = watch::channel(false);
+        let hold = Self { shown: shown.clone() };
         tokio::spawn(async move {
             let begun = Instant::now();
             while barrier.pass(TRY).await.is_err() {
@@ -45,7 +46,7 @@ impl Hold {
                     break;
                 }
             }
-            is_over.send_replace(true);
+            shown.send_replace(true);
         });
         hold
     }
@@ -55,12 +56,12 @@ impl Hold {
     /// # Errors
     ///
     /// If it may not be by then.
-    pub(super) async fn is_over(&self, limit: Duration) -> Result<(), Unavailable> {
-        if *self.is_over.borrow() {
+    pub(super) async fn passed(&self, limit: Duration) -> Result<(), Unavailable> {
+        if *self.shown.borrow() {
             return Ok(());
         }
-        let mut is_over = self.is_over.subscribe();
-        let waiting = is_over.wait_for(|is_over| *is_over);
+        let mut shown = self.shown.subscribe();
+        let waiting = shown.wait_for(|shown| *shown);
         let waited = tokio::time::timeout(limit, waiting).await;
         waited.map(drop).map_err(|_| Unavailable::NoLeader)
     }

@@ -302,7 +302,7 @@ impl Node {
     ) -> Result<Arc<Published>, Unavailable> {
         match freshness {
             Freshness::Stale => {
-                self.inner.hold.is_over(limit).await?;
+                self.inner.hold.passed(limit).await?;
                 Ok(self.now())
             }
             Freshness::Linearizable => {
@@ -311,7 +311,7 @@ impl Node {
             }
             Freshness::AtLeast(index) => {
                 let deadline = Instant::now() + limit;
-                self.inner.hold.is_over(limit).await?;
+                self.inner.hold.passed(limit).await?;
                 let reached = |published: &Published| published.state.position().index >= index;
                 let waiting = self.inner.published.wait_for(reached);
                 let reached = tokio::time::timeout_at(deadline, waiting).await;
@@ -344,7 +344,7 @@ impl Node {
         start: Start,
         limit: Duration,
     ) -> Result<Watch, Unavailable> {
-        self.inner.hold.is_over(limit).await?;
+        self.inner.hold.passed(limit).await?;
         let Inner { published, history, .. } = &*self.inner;
         Ok(Watch::new(prefix, start, published.clone(), history.clone(), self.closing()))
     }
