@@ -44,7 +44,7 @@ use elsewhere::Elsewhere;
 use history::History;
 use hold::Hold;
 use proposer::{Means, Proposer};
-use twin::Place;
+use twin::Announcement;
 
 pub use backfill::{Fill, FillHistory};
 pub(crate) use log_clock::JUMP;
@@ -161,8 +161,8 @@ struct Inner {
     /// Held while it is found out whether this machine was removed.
     farewell: Mutex<()>,
     skew_told: Seldom,
-    /// Whether this process has announced where the machine is.
-    place: latest::Sender<Place>,
+    /// How far this process has come with saying where the machine is.
+    announcement: latest::Sender<Announcement>,
     closing: latest::Sender<bool>,
 }
 
@@ -209,7 +209,7 @@ impl Node {
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: Seldom::default(),
-            place: latest::channel(Place::Unannounced).0,
+            announcement: latest::channel(Announcement::Unannounced).0,
             closing,
         };
         let node = Self { inner: Arc::new(inner) };
@@ -238,8 +238,8 @@ impl Node {
             tokio::time::sleep(proposer::RETRY).await;
         }
         // Unless it did not have to be said.
-        self.goes_on(&Place::Unannounced, &Place::Announced);
-        self.goes_on(&Place::Announcing, &Place::Announced);
+        self.goes_on(&Announcement::Unannounced, &Announcement::Announced);
+        self.goes_on(&Announcement::Announcing, &Announcement::Announced);
     }
 
     async fn try_to_introduce(&self) -> Result<(), WriteError> {
@@ -265,8 +265,8 @@ impl Node {
             }
             Some(_) | None => {}
         }
-        self.goes_on(&Place::Unannounced, &Place::Announcing);
-        if *self.inner.place.borrow() != Place::Announcing {
+        self.goes_on(&Announcement::Unannounced, &Announcement::Announcing);
+        if *self.inner.announcement.borrow() != Announcement::Announcing {
             // It stops.
             return std::future::pending().await;
         }

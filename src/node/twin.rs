@@ -10,6 +10,11 @@
 //! there is another one, and stops: the last to be announced stays. One that gets no log
 //! any more, because it goes to the other, asks the leader what it says.
 //!
+//! It is asked there twice, for neither time finds all. Where its own log says that it is,
+//! a machine asks before it votes, as consensus starts (`make_sure_of_being_alone`). But a
+//! copy may be older than the other one's move, and find in its log that it is where it
+//! is: where it is by now, only the members know, and they can be asked once it runs.
+//!
 //! A frame that comes says nothing of the kind that would be believed, for anybody could
 //! stop a machine with it: only the log counts, and what members answer who are asked.
 
@@ -32,7 +37,7 @@ const LIMIT: Duration = BARRIER_LIMIT.saturating_mul(2);
 
 /// How far this process has come with saying where the machine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Announcement {
     /// It has not: another one that runs goes before.
     Unannounced,
     /// It is in the log, or may be: another one that runs learns of it, and stops.
@@ -46,12 +51,12 @@ pub(super) enum Place {
 impl Node {
     /// Waits until this machine turns out to run somewhere else as well; returns where.
     pub async fn until_elsewhere(&self) -> Arc<str> {
-        let mut place = self.inner.place.subscribe();
+        let mut announcement = self.inner.announcement.subscribe();
         loop {
-            if let Place::Elsewhere(address) = &*place.borrow_and_update() {
+            if let Announcement::Elsewhere(address) = &*announcement.borrow_and_update() {
                 return Arc::clone(address);
             }
-            if place.changed().await.is_err() {
+            if announcement.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
@@ -59,21 +64,21 @@ impl Node {
 
     /// Goes on from one step to the next, in which nobody else may be found who goes
     /// before; returns whether it does.
-    pub(super) fn goes_on(&self, from: &Place, to: &Place) -> bool {
-        self.inner.place.send_if_modified(|place| {
-            let goes_on = place == from;
+    pub(super) fn goes_on(&self, from: &Announcement, to: &Announcement) -> bool {
+        self.inner.announcement.send_if_modified(|announcement| {
+            let goes_on = announcement == from;
             if goes_on {
-                place.clone_from(to);
+                announcement.clone_from(to);
             }
             goes_on
         })
     }
 
     /// Stops, before it says anything, if another process of this machine runs where the
-    /// log says that it is.
+    /// members say that it is.
     pub(super) async fn look_for_twin_at(&self, address: &str) {
         if self.inner.peers.has_twin_at(address).await {
-            self.goes_on(&Place::Unannounced, &Place::Elsewhere(Arc::from(address)));
+            self.goes_on(&Announcement::Unannounced, &Announcement::Elsewhere(Arc::from(address)));
         }
     }
 
@@ -85,25 +90,25 @@ impl Node {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closing.begun() => return,
             }
-            let place = self.inner.place.borrow().clone();
-            match place {
-                Place::Unannounced => {
+            let announcement = self.inner.announcement.borrow().clone();
+            match announcement {
+                Announcement::Unannounced => {
                     // It has moved, unless it is still there.
                     if let Some(address) = self.ask_where_it_is().await {
                         self.look_for_twin_at(&address).await;
                     }
                 }
-                Place::Announcing => {}
-                Place::Announced => {
+                Announcement::Announcing => {}
+                Announcement::Announced => {
                     let mut found = self.other_address();
                     if found.is_none() && self.inner.consensus.role() == Role::Lost {
                         found = self.ask_where_it_is().await;
                     }
                     if let Some(address) = found {
-                        self.goes_on(&Place::Announced, &Place::Elsewhere(address));
+                        self.goes_on(&Announcement::Announced, &Announcement::Elsewhere(address));
                     }
                 }
-                Place::Elsewhere(_) => return,
+                Announcement::Elsewhere(_) => return,
             }
         }
     }
