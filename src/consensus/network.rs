@@ -1,4 +1,14 @@
 //! openraft's network, over the peers.
+//!
+//! ```text
+//! openraft ─┬─ entries ───▶ one append at a time, finished whatever openraft gives up
+//!           ├─ heartbeat ─▶ beside them, and not at all where entries say as much
+//!           └─ vote, checkpoint
+//! ```
+//!
+//! A heartbeat goes beside entries: it does not wait for them, nor they for it. And in a
+//! term that this machine has given up nothing is sent any more, whatever openraft, which
+//! goes on leading, would like to say.
 
 use std::collections::BTreeMap;
 use std::future::Future;
