@@ -201,6 +201,9 @@ impl Consensus {
 
     /// Makes sure that, if this machine has moved, it does not run at its old address as
     /// well, on the directory that this one is a copy of: they would share one vote.
+    ///
+    /// It has to be found before this machine votes, so by what its own log says. What only
+    /// the others know of where it is, they are asked later (`node::twin`).
     async fn make_sure_of_being_alone(&self, address: &str) -> Result<(), ConsensusError> {
         match self.membership().nodes.get(&self.me) {
             Some(known) if **known != *address && self.peers.has_twin_at(known).await => {
