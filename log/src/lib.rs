@@ -23,6 +23,9 @@ mod archivist;
 mod command;
 #[cfg(test)]
 mod crash_matrix;
+#[cfg(feature = "simulated-disk")]
+#[doc(hidden)]
+pub mod crashing;
 mod disk;
 mod dropper;
 mod entry;
@@ -46,7 +49,11 @@ mod scan;
 mod sealed;
 mod segment;
 mod segment_scan;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulated-disk"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, clippy::unwrap_used, reason = "it is for tests, which use all of it")
+)]
 mod simulated_disk;
 mod storage;
 mod tail;

@@ -9,18 +9,22 @@
 //!
 //! okaywal writes by itself. What it did with a commit is read off the directory
 //! afterwards, and listed in the order of its source: the commit, the next segment
-//! if this one is full, the fsync. Its own syncs of the directory are left out,
-//! save those after a segment is let go: so the log may not rely on them.
+//! if this one is full, the fsync. Only what can have changed is read: where the commit
+//! stands, and what has another name or length than before. Its own syncs of the
+//! directory are left out, save those after a segment is let go: so the log may not
+//! rely on them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
 use crate::keeper::Keeper;
+use crate::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 
 /// Something that was done to a disk.
 #[derive(Clone, Debug)]
@@ -39,6 +43,12 @@ pub(crate) enum Step {
 /// The files of a directory: the inode of each name, and what it holds.
 type Files = BTreeMap<PathBuf, (u64, Vec<u8>)>;
 
+/// The same, with how long each file is instead.
+type Listing = BTreeMap<PathBuf, (u64, usize)>;
+
+/// Where a commit stands: in which file, and where in it.
+type Committed = (PathBuf, Range<usize>);
+
 /// A disk that remembers what was done to it. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecordingDisk {
@@ -50,6 +60,12 @@ impl RecordingDisk {
     /// Returns all that was done.
     pub(crate) fn steps(&self) -> Vec<Step> {
         self.lock().clone()
+    }
+
+    /// Takes out all that was done.
+    #[cfg(feature = "simulated-disk")]
+    pub(crate) fn take_steps(&self) -> Vec<Step> {
+        std::mem::take(&mut self.lock())
     }
 
     /// Notes that somebody was told.
@@ -77,36 +93,39 @@ impl RecordingDisk {
 
     /// Reads off the directory what okaywal did. A commit is synced when it is
     /// done, the segment that it went to first of all.
-    fn note_segments(&self, dir: &Path, committed_to: Option<&Path>, steps: &mut Vec<Step>) {
+    fn note_segments(&self, dir: &Path, committed: Option<&Committed>, steps: &mut Vec<Step>) {
         let mut known = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = read_segments(dir);
+        let (now, mut changes) = look(dir, &known, committed);
         let_go(&mut known, &now, dir, steps);
-        let mut written: Vec<_> = now.iter().collect();
-        written.sort_by_key(|(path, _)| Some(path.as_path()) != committed_to);
-        for (path, (inode, content)) in written {
-            let before = known.iter().find(|(_, (known, _))| known == inode);
-            let before = before.map(|(path, (_, content))| (path.clone(), content.clone()));
+        let committed_to = committed.map(|(path, _)| path.as_path());
+        changes.sort_by_key(|change| Some(change.path.as_path()) != committed_to);
+        for Changed { path, inode, length, at, bytes } in changes {
+            let before = known.iter().find(|(_, (known, _))| *known == inode);
+            let before = before.map(|(before, _)| before.clone());
             match &before {
-                Some((old, _)) if old != path => {
-                    steps.push(Step::Rename(old.clone(), path.clone()));
-                }
+                Some(old) if *old != path => steps.push(Step::Rename(old.clone(), path.clone())),
                 Some(_) => {}
                 None => steps.push(Step::Create(path.clone())),
             }
-            let before = before.map(|(_, content)| content).unwrap_or_default();
-            steps.extend(difference(path, &before, content));
+            let file = before.and_then(|before| known.remove(&before));
+            let (_, content) = known.entry(path.clone()).or_insert(file.unwrap_or((inode, vec![])));
+            if length < content.len() {
+                steps.push(Step::SetLen(path.clone(), length as u64));
+                content.truncate(length);
+            }
+            steps.extend(written(&path, at, &content[at.min(content.len())..], &bytes));
+            content.resize(length, 0);
+            content[at..at + bytes.len()].copy_from_slice(&bytes);
         }
-        *known = now;
-        if let Some(path) = committed_to {
-            steps.push(Step::Sync(path.to_owned()));
-        }
+        known.retain(|path, _| now.contains_key(path));
+        steps.extend(committed_to.map(|path| Step::Sync(path.to_owned())));
     }
 }
 
 /// Notes the segments that okaywal's own thread has let go since: one after the
 /// other, oldest first, with a sync of the directory after each. They may be in
 /// use again by now.
-fn let_go(known: &mut Files, now: &Files, dir: &Path, steps: &mut Vec<Step>) {
+fn let_go(known: &mut Files, now: &Listing, dir: &Path, steps: &mut Vec<Step>) {
     let is_spare = |path: &Path| path.to_string_lossy().ends_with("-cp");
     let mut gone: Vec<PathBuf> =
         known.keys().filter(|path| !is_spare(path) && !now.contains_key(*path)).cloned().collect();
@@ -188,8 +207,12 @@ impl Segments for RecordingSegments {
     fn commit(&mut self, number: u64, frames: &[u8]) -> io::Result<(u64, u64)> {
         let mut steps = self.disk.lock();
         let place = self.segments.commit(number, frames)?;
-        let path = crate::segment::path(&self.dir, place.0);
-        self.disk.note_segments(&self.dir, Some(&path), &mut steps);
+        let at = usize::try_from(place.1).map_err(io::Error::other)?;
+        // The header of a file that is used again is written with its first commit.
+        let from = if at == FILE_HEADER { 0 } else { at };
+        let upto = at + BEFORE_FRAMES + frames.len() + BEHIND_FRAMES;
+        let committed = (segment::path(&self.dir, place.0), from..upto);
+        self.disk.note_segments(&self.dir, Some(&committed), &mut steps);
         Ok(place)
     }
 
@@ -204,38 +227,73 @@ fn number_of(path: &Path) -> u64 {
     name.split('-').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
 
-/// Reads all segments. okaywal's own thread may give one another name meanwhile:
-/// then once more.
-fn read_segments(dir: &Path) -> Files {
-    let list = || -> BTreeSet<PathBuf> {
-        let paths = fs::read_dir(dir).into_iter().flatten().map(|file| file.unwrap().path());
-        paths.filter(|path| path.to_string_lossy().contains("/wal-")).collect()
-    };
-    let read = |path: &PathBuf| {
-        let inode = fs::metadata(path).ok()?.ino();
-        Some((path.clone(), (inode, fs::read(path).ok()?)))
+/// Lists the segments.
+fn list(dir: &Path) -> Listing {
+    let paths = fs::read_dir(dir).into_iter().flatten().map(|file| file.unwrap().path());
+    let segments = paths.filter(|path| path.to_string_lossy().contains("/wal-"));
+    let described = segments.filter_map(|path| {
+        let file = fs::metadata(&path).ok()?;
+        Some((path, (file.ino(), usize::try_from(file.len()).ok()?)))
+    });
+    described.collect()
+}
+
+/// What may have been done to a file: what it holds from somewhere on.
+struct Changed {
+    path: PathBuf,
+    inode: u64,
+    length: usize,
+    at: usize,
+    bytes: Vec<u8>,
+}
+
+impl Changed {
+    fn read(path: &Path, inode: u64, length: usize, part: Range<usize>) -> io::Result<Self> {
+        let mut bytes = vec![0; part.len()];
+        File::open(path)?.read_exact_at(&mut bytes, part.start as u64)?;
+        Ok(Self { path: path.to_owned(), inode, length, at: part.start, bytes })
+    }
+}
+
+/// Reads what may have changed. okaywal's own thread may give a file another name
+/// meanwhile: then once more.
+fn look(dir: &Path, known: &Files, committed: Option<&Committed>) -> (Listing, Vec<Changed>) {
+    let read = |(path, &(inode, length)): (&PathBuf, &(u64, usize))| {
+        let is_as_before = known
+            .get(path)
+            .is_some_and(|(known, content)| *known == inode && content.len() == length);
+        let part = match committed {
+            _ if !is_as_before => 0..length,
+            Some((committed_to, part)) if committed_to == path => part.clone(),
+            Some(_) => return None,
+            // Nobody says where something was written.
+            None => 0..length,
+        };
+        Some(Changed::read(path, inode, length, part))
     };
     loop {
-        let names = list();
-        let files: Option<Files> = names.iter().map(read).collect();
-        if let Some(files) = files.filter(|_| list() == names) {
-            return files;
+        let now = list(dir);
+        let changes: io::Result<Vec<_>> = now.iter().filter_map(read).collect();
+        if let Ok(changes) = changes
+            && list(dir) == now
+        {
+            return (now, changes);
         }
     }
 }
 
-/// What was done to a file, from what it holds before and after.
-fn difference(path: &Path, before: &[u8], after: &[u8]) -> Vec<Step> {
-    let cut =
-        (after.len() < before.len()).then(|| Step::SetLen(path.to_owned(), after.len() as u64));
-    cut.into_iter().chain(written(path, before, after)).collect()
+/// Reads all segments as they are.
+fn read_segments(dir: &Path) -> Files {
+    let (_, files) = look(dir, &Files::new(), None);
+    files.into_iter().map(|file| (file.path, (file.inode, file.bytes))).collect()
 }
 
-fn written(path: &Path, before: &[u8], after: &[u8]) -> Option<Step> {
-    let padded = |at: usize| before.get(at).copied();
-    let first = (0..after.len()).find(|at| padded(*at) != Some(after[*at]))?;
-    let last = (0..after.len()).rfind(|at| padded(*at) != Some(after[*at]))?;
-    Some(Step::Write(path.to_owned(), first as u64, after[first..=last].to_vec()))
+/// What was written to a file from somewhere on, from what it holds before and after.
+fn written(path: &Path, from: usize, before: &[u8], after: &[u8]) -> Option<Step> {
+    let is_other = |at: &usize| before.get(*at) != Some(&after[*at]);
+    let first = (0..after.len()).find(is_other)?;
+    let last = (0..after.len()).rfind(is_other)?;
+    Some(Step::Write(path.to_owned(), (from + first) as u64, after[first..=last].to_vec()))
 }
 
 /// What a crash does to what was not synced.
