@@ -63,7 +63,11 @@ pub(super) async fn due(means: &Means) {
             Some(wait) => {
                 // Timers follow another clock than deadlines do, which may be set
                 // or go on while the machine is suspended.
-                let _changed = tokio::time::timeout(wait.min(LOOK_AGAIN), changed).await;
+                let changed = tokio::time::timeout(wait.min(LOOK_AGAIN), changed).await;
+                if matches!(changed, Ok(None)) {
+                    // Nothing will be applied any more: consensus has stopped.
+                    return std::future::pending().await;
+                }
             }
             None => {
                 if changed.await.is_none() {
