@@ -228,10 +228,9 @@ impl Task {
         let (mut packed, mut waiting) = (Vec::new(), Vec::new());
         let (fitting, term) = (self.fitting(), self.means.consensus.leads_in());
         for request in self.waiting.drain(..fitting) {
+            let counts = request.counts_in(term);
             match request {
-                Request::Command { only_in, answer, .. }
-                    if only_in.is_some() && only_in != term =>
-                {
+                Request::Command { answer, .. } if !counts => {
                     let _gone = answer.send(Err(Unavailable::NoLeader.into()));
                 }
                 Request::Command { claim, answer, .. } => {

@@ -102,6 +102,14 @@ pub(super) enum Request {
 }
 
 impl Request {
+    /// Returns whether it may be proposed by who leads in this term, if anybody does.
+    pub(super) fn counts_in(&self, term: Option<Term>) -> bool {
+        match self {
+            Self::Command { only_in, .. } => only_in.is_none() || *only_in == term,
+            Self::Group { .. } => true,
+        }
+    }
+
     /// Returns how many commands it holds, and how many bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         match self {
@@ -199,6 +207,19 @@ mod tests {
         let (place, _outcome) = queue.enter(set(1), None).await.unwrap();
         assert!(place.give_up());
         assert_eq!(claim(exit.recv().await.unwrap()).take(), None, "nobody waits for it");
+    }
+
+    /// Who had been let go in between would come back.
+    #[tokio::test]
+    async fn what_was_decided_in_one_term_does_not_count_in_another() {
+        let (queue, mut exit) = queue();
+        let (_place, _outcome) = queue.enter(set(1), Some(Term(3))).await.unwrap();
+        let (_other, _its_outcome) = queue.enter(set(1), None).await.unwrap();
+        let (bound, free) = (exit.recv().await.unwrap(), exit.recv().await.unwrap());
+        for (term, counts) in [(Some(3), true), (Some(2), false), (Some(4), false), (None, false)] {
+            assert_eq!(bound.counts_in(term.map(Term)), counts, "in {term:?}");
+            assert!(free.counts_in(term.map(Term)));
+        }
     }
 
     /// Whatever stays until the others have been proposed would fill the memory.
