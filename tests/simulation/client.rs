@@ -23,6 +23,10 @@ const LONG: Duration = Duration::from_mins(10);
 const OFTEN: (u64, u64) = (1, 60);
 const SELDOM: (u64, u64) = (50, 600);
 
+/// A key that expires later than any run ends.
+pub(crate) const KEPT: &str = "/kept";
+const TEN_MINUTES: u64 = 600;
+
 /// The keys that are written, and never expire.
 pub(crate) const KEYS: [&str; 6] = ["/a", "/b", "/c", "/d/e", "/d/f", "/g"];
 
@@ -36,6 +40,9 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
             let left = node.leave(&Arc::from(name.clone()), LIMIT).await;
             world.note(format_args!("{name} leaves: {left:?}"));
             world.wish_was_answered(&name, &left);
+        }
+        if world.take_wish_to_keep() {
+            keep(&world, &node).await;
         }
         if dice.one_in(12) {
             expiring(&world, &node).await;
@@ -88,6 +95,15 @@ async fn expiring(world: &World, node: &Node) {
     let ttl = Ttl::new(1 + world.dice().number() % 3);
     let command = Command::Set { key, value: Arc::from(world.unique()), ttl };
     let _answered = node.propose(command, LIMIT).await;
+}
+
+/// Sets a key that is to be there for long, as logged time goes.
+async fn keep(world: &World, node: &Node) {
+    let (key, value) = (KeyPath::clean(KEPT).unwrap(), Arc::from("kept"));
+    let kept = node.propose(Command::Set { key, value, ttl: Ttl::new(TEN_MINUTES) }, LIMIT).await;
+    if kept.is_err() {
+        world.wish_to_keep();
+    }
 }
 
 /// Asks for something, and returns the answer and its index, if it names one; nothing,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::client::KEPT;
 use super::faults::{Fault, VERY_SLOW, YEAR};
 use super::links::Lost;
 use super::{Simulation, alone, told};
@@ -19,6 +20,23 @@ impl Simulation {
         simulation.lasting_from = None;
         simulation.run_until("all have a vote", Simulation::is_at_rest);
         simulation
+    }
+
+    /// The same, with a key that expires later than the test ends.
+    fn with_a_key_for_ten_minutes() -> Self {
+        let mut simulation = Self::at_rest();
+        simulation.world.wish_to_keep();
+        simulation.run_until("it is set", |this| this.world.all_have(KEPT));
+        simulation
+    }
+
+    /// Runs with a fault for a while.
+    fn for_a_moment(&mut self, fault: Fault, time: Duration) {
+        let until = self.sim.elapsed() + time;
+        self.begin(fault, until);
+        self.run_for(time);
+        let (_, fault) = self.faults.pop().unwrap();
+        self.end(&fault);
     }
 
     /// Whether all are ready, and each has the vote that it is to have.
@@ -55,7 +73,7 @@ impl Simulation {
     /// Who leads, and another one.
     fn leader_and_follower(&self) -> (String, String) {
         let leader = self.world.leader().unwrap();
-        let follower = self.names.iter().find(|name| **name != leader).unwrap().clone();
+        let follower = self.there().find(|name| **name != leader).unwrap().clone();
         (leader, follower)
     }
 
@@ -140,7 +158,97 @@ fn slowest_links_with_large_values() {
 
 #[test]
 fn leaders_clock_jumps_a_year_ahead() {
-    endure("leaders_clock_jumps_a_year_ahead", |leader, _| Fault::ClockJumps(leader, YEAR));
+    alone("directed::leaders_clock_jumps_a_year_ahead", || {
+        let mut simulation = Simulation::with_a_key_for_ten_minutes();
+        let (leader, _) = simulation.leader_and_follower();
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(Fault::ClockJumps(leader, YEAR), until);
+        simulation.run_for(LONG);
+        let world = simulation.world.clone();
+        simulation.must_finish();
+        assert!(world.all_have(KEPT), "{}it is gone", told(&world));
+    });
+}
+
+/// A machine that starts has nothing to judge its clock by; the others have.
+#[test]
+fn leader_starts_with_its_clock_a_year_ahead() {
+    alone("directed::leader_starts_with_its_clock_a_year_ahead", || {
+        let mut simulation = Simulation::with_a_key_for_ten_minutes();
+        let (ahead, _) = simulation.leader_and_follower();
+        let forever = simulation.sim.elapsed() + 10 * LONG;
+        simulation.begin(Fault::ClockJumps(ahead.clone(), YEAR), forever);
+        let begins_to_lead = format!("{ahead} begins to lead");
+        let times = |this: &Simulation| told(&this.world).matches(&begins_to_lead).count();
+        let before = times(&simulation);
+        for _ in 0..10 {
+            simulation.for_a_moment(Fault::Crash(simulation.names.clone()), Duration::ZERO);
+            simulation.run_until("somebody leads", |this| this.world.leader().is_some());
+            simulation.run_for(LONG / 10);
+            if times(&simulation) > before {
+                break;
+            }
+        }
+        assert!(times(&simulation) > before, "{ahead} has never led since");
+        simulation.run_for(LONG / 2);
+        let world = simulation.world.clone();
+        assert!(world.all_have(KEPT), "{}it is gone", told(&world));
+        simulation.must_finish();
+        assert!(world.all_have(KEPT), "{}it is gone", told(&world));
+    });
+}
+
+/// All have crashed, and the one whose disk is slow is the first to come back.
+#[test]
+fn machine_with_a_slow_disk_comes_back_first() {
+    alone("directed::machine_with_a_slow_disk_comes_back_first", || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, slow) = simulation.leader_and_follower();
+        let until = simulation.sim.elapsed() + LONG;
+        for name in simulation.names.clone() {
+            simulation.crash(&name);
+        }
+        simulation.begin(Fault::SlowDisk(slow.clone(), VERY_SLOW), until);
+        for name in [slow, leader] {
+            simulation.restart(&name);
+            simulation.run_for(Duration::from_millis(200));
+        }
+        for name in simulation.names.clone() {
+            simulation.restart(&name);
+        }
+        simulation.run_for(LONG);
+        simulation.must_finish();
+    });
+}
+
+/// A machine says where it is by now while it is being removed, and the leader changes.
+#[test]
+fn move_races_with_a_removal() {
+    alone("directed::move_races_with_a_removal", || {
+        let mut simulation = Simulation::at_rest();
+        for round in 0..4 {
+            simulation.join_another();
+            simulation.run_until("one has joined", |this| {
+                this.is_at_rest() && this.world.leader().is_some()
+            });
+            let (leader, follower) = simulation.leader_and_follower();
+            simulation.world.wish_to_leave(&follower);
+            simulation
+                .for_a_moment(Fault::Move(follower.clone()), Duration::from_millis(5 * round));
+            if round % 2 == 1 {
+                simulation.run_for(Duration::from_millis(round));
+                simulation.for_a_moment(Fault::Isolate(leader), LONG / 10);
+            }
+            while !simulation.world.is_gone(&follower) {
+                simulation.world.wish_to_leave(&follower);
+                simulation.run_for(Duration::from_millis(500));
+            }
+            simulation.run_until("all know it", |this| !this.world.is_listed(&follower));
+            simulation.run_for(LONG / 10);
+            assert!(!simulation.world.is_listed(&follower), "{follower} is back");
+        }
+        simulation.must_finish();
+    });
 }
 
 #[test]
@@ -199,4 +307,45 @@ fn machines_move() {
         }
         simulation.must_finish();
     });
+}
+
+#[test]
+fn lies_are_not_believed() {
+    alone("directed::lies_are_not_believed", || {
+        let mut simulation = Simulation::at_rest();
+        let leader = simulation.world.leader();
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(Fault::Liar, until);
+        simulation.run_for(LONG);
+        assert!(simulation.world.lies() > 200, "{} lies", simulation.world.lies());
+        assert_eq!(simulation.world.leader(), leader, "nobody has to give way");
+        simulation.must_finish();
+    });
+}
+
+/// Takes a key out of the state of a machine, which stops; the others go on.
+fn lose_a_key(test: &str, whose: impl FnOnce(String, String) -> String) {
+    alone(&format!("directed::{test}"), || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, follower) = simulation.leader_and_follower();
+        let name = whose(leader, follower);
+        simulation.run_until("there is a checkpoint with a key", |this| {
+            this.world.stored(&name).has_checkpoint()
+        });
+        simulation.for_a_moment(Fault::LosesKey(name.clone()), Duration::ZERO);
+        assert!(simulation.world.has_lost_a_key(&name));
+        simulation.run_until("it stops", |this| this.world.is_gone(&name));
+        simulation.run_for(LONG / 2);
+        simulation.must_finish();
+    });
+}
+
+#[test]
+fn follower_loses_a_key() {
+    lose_a_key("follower_loses_a_key", |_, follower| follower);
+}
+
+#[test]
+fn leader_loses_a_key() {
+    lose_a_key("leader_loses_a_key", |leader, _| leader);
 }

@@ -48,6 +48,10 @@ pub(crate) enum Fault {
     /// comes at once.
     Pause(String),
     LoseMessages,
+    /// Somebody lies to all.
+    Liar,
+    /// A machine stops, its state loses a key, and it starts again.
+    LosesKey(String),
 }
 
 impl Fault {
@@ -80,7 +84,9 @@ impl Fault {
             | Self::NarrowLinks(_)
             | Self::SlowDisk(..)
             | Self::DiskHangs(_)
-            | Self::ClockJumps(..) => false,
+            | Self::ClockJumps(..)
+            | Self::Liar
+            | Self::LosesKey(_) => false,
         }
     }
 
@@ -143,7 +149,7 @@ impl Simulation {
     fn choose(&self) -> Fault {
         let dice = self.world.dice();
         let name = || dice.pick(&self.names).clone();
-        match dice.below(16) {
+        match dice.below(18) {
             0..=3 => Fault::Crash(vec![name()]),
             4 => Fault::Crash(self.names.clone()),
             5 | 6 => Fault::Cut(name(), name()),
@@ -156,6 +162,8 @@ impl Simulation {
                 let by = *dice.pick(&[MINUTE, 5 * MINUTE, YEAR]);
                 Fault::ClockJumps(name(), if dice.one_in(2) { by } else { -by })
             }
+            15 => Fault::Liar,
+            16 if self.world.may_lose_one() => Fault::LosesKey(name()),
             _ => Fault::LoseMessages,
         }
     }
@@ -166,7 +174,7 @@ impl Simulation {
         let there: Vec<_> = self.there().cloned().collect();
         let leader = self.world.leader().filter(|_| dice.one_in(2));
         let name = leader.unwrap_or_else(|| dice.pick(&there).clone());
-        match dice.below(9) {
+        match dice.below(10) {
             0 => Fault::DiskHangs(name),
             1 => Fault::SlowDisk(name, VERY_SLOW),
             2 => {
@@ -177,6 +185,7 @@ impl Simulation {
             4 => Fault::HearsNothing(name),
             5 => Fault::Loses(Lost::Answers, name),
             6 => Fault::Loses(Lost::Questions, name),
+            7 => Fault::Liar,
             _ => {
                 let (least, most) = NARROW;
                 let bandwidth = least + dice.number() % (most - least);
@@ -200,9 +209,26 @@ impl Simulation {
         match &fault {
             Fault::Crash(names) => names.iter().for_each(|name| self.crash(name)),
             Fault::Move(name) => self.crash(name),
+            Fault::LosesKey(name) => self.lose_key(name),
             fault => self.apply(fault),
         }
         self.faults.push((until, fault));
+        self.tell_liar();
+    }
+
+    /// Stops a machine, and takes a key out of its state, if it has one.
+    fn lose_key(&mut self, name: &str) {
+        self.crash(name);
+        if let Some(key) = self.world.stored(name).lose_key(&self.world.dice()) {
+            self.world.note(format_args!("{name} has lost {key}"));
+            self.world.lost_a_key(name);
+        }
+    }
+
+    /// Tells the liar whether to lie.
+    fn tell_liar(&self) {
+        let lies = |(_, fault): &(Duration, Fault)| matches!(fault, Fault::Liar);
+        self.world.set_lied_to(self.faults.iter().any(lies), self.faults.iter().all(lies));
     }
 
     /// Stops a machine at once: what it has not synced is lost.
@@ -228,7 +254,12 @@ impl Simulation {
             }
             Fault::Cut(from, to) if from != to => self.sim.partition(&**from, &**to),
             Fault::CutOneWay(from, to) if from != to => self.sim.partition_oneway(&**from, &**to),
-            Fault::Crash(_) | Fault::Move(_) | Fault::Cut(..) | Fault::CutOneWay(..) => {}
+            Fault::Crash(_)
+            | Fault::Move(_)
+            | Fault::Cut(..)
+            | Fault::CutOneWay(..)
+            | Fault::Liar
+            | Fault::LosesKey(_) => {}
             Fault::Isolate(name) => {
                 self.to_others(name, |sim, name, other| sim.partition(name, other));
             }
@@ -250,6 +281,7 @@ impl Simulation {
                 self.world.stored(name).move_away();
                 self.restart(name);
             }
+            Fault::LosesKey(name) => self.restart(name),
             Fault::LoseMessages => self.sim.set_fail_rate(0.0),
             Fault::NarrowLinks(_) => self.world.links().set_bandwidth(None),
             Fault::Loses(lost, name) => self.world.links().lose_no_longer(*lost, name),
@@ -262,7 +294,7 @@ impl Simulation {
             }
             Fault::Cut(from, to) if from != to => self.sim.repair(&**from, &**to),
             Fault::CutOneWay(from, to) if from != to => self.sim.repair_oneway(&**from, &**to),
-            Fault::Cut(..) | Fault::CutOneWay(..) => {}
+            Fault::Cut(..) | Fault::CutOneWay(..) | Fault::Liar => {}
             Fault::Isolate(name) => {
                 self.to_others(name, |sim, name, other| sim.repair(name, other));
             }
@@ -276,6 +308,7 @@ impl Simulation {
         for (_, other) in self.faults.clone() {
             self.apply(&other);
         }
+        self.tell_liar();
     }
 
     fn to_others(&self, name: &str, each: impl Fn(&turmoil::Sim<'_>, &str, &str)) {

@@ -175,7 +175,9 @@ pub(crate) fn majorities<'p>(
         };
         let is_majority = of().all(|(_, one)| {
             let others = of().all(|(_, other)| talk(one, other));
+            // Whoever has just come knows of no voters, and is none.
             others
+                && !one.voters.is_empty()
                 && one.voters.iter().all(|voters| {
                     let there = of().filter(|(_, other)| voters.contains(&other.node)).count();
                     there > voters.len() / 2

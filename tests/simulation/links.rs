@@ -24,6 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use turmoil::net::TcpStream;
 
+use super::world::World;
+
 /// How much of a message goes over a narrow link at once.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -105,8 +107,8 @@ pub(crate) fn time_for(bytes: usize, bandwidth: u32) -> Duration {
 /// The network as a machine sees it.
 #[derive(Debug)]
 pub(crate) struct Network {
-    pub(crate) links: Links,
-    pub(crate) me: Arc<str>,
+    links: Links,
+    me: Arc<str>,
 }
 
 impl Connect for Network {
@@ -120,6 +122,11 @@ impl Connect for Network {
 }
 
 impl Network {
+    /// The network as somebody sees it in a world.
+    pub(crate) fn of(world: &World, me: &str) -> Self {
+        Self { links: world.links().clone(), me: Arc::from(me) }
+    }
+
     /// A connection that another machine has made to this one.
     pub(crate) fn accepted(&self, stream: TcpStream) -> Box<dyn Stream> {
         let from = stream.peer_addr().ok().and_then(|from| turmoil::reverse_lookup(from.ip()));

@@ -1,18 +1,19 @@
-//! A log on a disk that loses what was not synced.
+//! A log on a disk that loses what was not synced: the one in memory, or the real one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use etcd::node::FillHistory;
 use etcd_log::{
-    Done, Entry, FillError, Index, LogError, LogId, LogState, LogStorage, MemoryLog, RaftIndex,
-    Write,
+    Done, Entry, FillError, Index, LogError, LogId, LogState, LogStorage, MemoryLog, NodeId,
+    RaftIndex, Wal, Write,
 };
 use tokio::sync::Notify;
 
 use super::dice::Dice;
+use super::real_log::RealDisk;
 
 /// How long a sync takes at most on a disk that is well.
 pub(crate) const FAST: Duration = Duration::from_millis(4);
@@ -29,12 +30,14 @@ pub(crate) struct Disk {
     pub(crate) slowest: Duration,
     /// Whether no sync comes to its end.
     pub(crate) stands_still: bool,
+    /// What lies under the log, if that is the real one. The rest is empty then.
+    pub(crate) real: Option<RealDisk>,
 }
 
 impl Default for Disk {
     fn default() -> Self {
         let (written, archive) = (Vec::new(), BTreeMap::new());
-        Self { written, synced: 0, archive, slowest: FAST, stands_still: false }
+        Self { written, synced: 0, archive, slowest: FAST, stands_still: false, real: None }
     }
 }
 
@@ -42,6 +45,9 @@ impl Disk {
     /// What a power failure leaves: all that was synced, and maybe some of what was
     /// not.
     pub(crate) fn lose_tail(&mut self, dice: &Dice) {
+        if let Some(real) = &mut self.real {
+            return real.crash(dice);
+        }
         let unsynced = self.written.len() - self.synced;
         let kept = self.synced + dice.below(unsynced + 1);
         self.written.truncate(kept);
@@ -52,21 +58,45 @@ impl Disk {
 /// The log of a machine, as long as its process runs.
 #[derive(Clone)]
 pub(crate) struct SimLog {
-    memory: MemoryLog,
+    store: Store,
     disk: Arc<Mutex<Disk>>,
     waiting: Arc<(Mutex<VecDeque<Done>>, Notify)>,
 }
 
+/// What has the entries.
+#[derive(Clone)]
+enum Store {
+    Memory(MemoryLog),
+    Real(Wal),
+}
+
 impl SimLog {
     /// Opens what the disk holds, and starts the task that syncs.
-    pub(crate) fn open(disk: &Arc<Mutex<Disk>>, dice: &Dice) -> Self {
-        let memory = MemoryLog::new();
-        for write in &disk.lock().unwrap().written {
-            memory.write(write.clone(), Box::new(drop));
-        }
-        let log = Self { memory, disk: Arc::clone(disk), waiting: Arc::default() };
+    pub(crate) fn open(disk: &Arc<Mutex<Disk>>, node: NodeId, dice: &Dice) -> Self {
+        let store = disk.lock().unwrap().open(node);
+        let log = Self { store, disk: Arc::clone(disk), waiting: Arc::default() };
         tokio::spawn(log.clone().sync(dice.clone()));
         log
+    }
+
+    /// Up to where Raft need not look at the log, if it starts from a state.
+    pub(crate) fn starts_behind(&self, applied: Option<LogId>) -> Option<LogId> {
+        match &self.store {
+            Store::Memory(_) => applied,
+            Store::Real(wal) => {
+                let reader = wal.reader();
+                applied.min(reader.last_archived().max(reader.state().purged))
+            }
+        }
+    }
+
+    /// Returns what fills in history from before an installed checkpoint, if some is
+    /// missing.
+    pub(crate) fn filler(&self) -> Option<Box<dyn FillHistory>> {
+        match &self.store {
+            Store::Memory(memory) => Some(Box::new(SimFiller::new(self, memory)?)),
+            Store::Real(wal) => Some(Box::new(wal.filler()?)),
+        }
     }
 
     /// Syncs all that was written when a sync begins, and then calls it done.
@@ -91,14 +121,32 @@ impl SimLog {
             for done in dones {
                 done(Ok(()));
             }
+            if let Some(real) = &self.disk.lock().unwrap().real {
+                real.told();
+            }
         }
     }
 }
 
 impl Disk {
+    /// Opens what is there.
+    fn open(&mut self, node: NodeId) -> Store {
+        if let Some(real) = &mut self.real {
+            return Store::Real(real.open(node));
+        }
+        let memory = MemoryLog::new();
+        for write in &self.written {
+            memory.write(write.clone(), Box::new(drop));
+        }
+        Store::Memory(memory)
+    }
+
     /// Returns the entries that are committed, as far as they are here from the first
     /// one on; nothing, while history from before a checkpoint is missing.
     pub(crate) fn history(&self) -> Option<Vec<Arc<Entry>>> {
+        if let Some(real) = &self.real {
+            return real.history();
+        }
         let memory = MemoryLog::new();
         for write in &self.written {
             memory.write(write.clone(), Box::new(drop));
@@ -112,7 +160,10 @@ impl Disk {
 
 impl LogStorage for SimLog {
     fn state(&self) -> LogState {
-        let state = self.memory.state();
+        let state = match &self.store {
+            Store::Memory(memory) => memory.state(),
+            Store::Real(wal) => return wal.state(),
+        };
         let oldest = if self.first() == RaftIndex(0) { Default::default() } else { state.oldest };
         LogState { oldest, ..state }
     }
@@ -122,54 +173,82 @@ impl LogStorage for SimLog {
         range: Range<RaftIndex>,
         max_bytes: usize,
     ) -> Result<Vec<Arc<Entry>>, LogError> {
-        let first = LogStorage::first(&self.memory);
-        if range.start >= first || self.memory.state().missing.is_some() {
-            return self.memory.entries(range, max_bytes);
+        let memory = match &self.store {
+            Store::Memory(memory) => memory,
+            Store::Real(wal) => return wal.entries(range, max_bytes),
+        };
+        let first = LogStorage::first(memory);
+        if range.start >= first || memory.state().missing.is_some() {
+            return memory.entries(range, max_bytes);
         }
         let archive = &self.disk.lock().unwrap().archive;
         Ok(archive.range(range).map(|(_, entry)| Arc::clone(entry)).take(64).collect())
     }
 
     fn write(&self, write: Write, done: Done) {
-        self.memory.write(write.clone(), Box::new(drop));
-        if let Write::Install { .. } = write {
-            self.disk.lock().unwrap().archive.clear();
-        }
-        self.disk.lock().unwrap().written.push(write);
+        let done = match &self.store {
+            Store::Memory(memory) => {
+                memory.write(write.clone(), Box::new(drop));
+                let mut disk = self.disk.lock().unwrap();
+                if let Write::Install { .. } = write {
+                    disk.archive.clear();
+                }
+                disk.written.push(write);
+                done
+            }
+            Store::Real(wal) => {
+                let (sender, written) = mpsc::channel();
+                wal.write(write, Box::new(move |result| drop(sender.send(result))));
+                Box::new(move |_| done(written.recv().unwrap_or(Err(LogError::Closed))))
+            }
+        };
         self.waiting.0.lock().unwrap().push_back(done);
         self.waiting.1.notify_one();
     }
 
     fn first(&self) -> RaftIndex {
-        let first = LogStorage::first(&self.memory);
-        if self.memory.state().missing.is_some() { first } else { RaftIndex(0) }
+        match &self.store {
+            Store::Memory(memory) if memory.state().missing.is_some() => LogStorage::first(memory),
+            Store::Memory(_) => RaftIndex(0),
+            Store::Real(wal) => wal.first(),
+        }
     }
 
-    fn note_checkpoints(&self, _newest: Option<RaftIndex>, _all: Option<RaftIndex>) {}
+    fn note_checkpoints(&self, newest: Option<RaftIndex>, all: Option<RaftIndex>) {
+        match &self.store {
+            // It keeps all there is.
+            Store::Memory(_) => {}
+            Store::Real(wal) => wal.note_checkpoints(newest, all),
+        }
+    }
 
     fn note_committed(&self, upto: LogId) {
-        self.memory.note_committed(upto);
+        match &self.store {
+            Store::Memory(memory) => memory.note_committed(upto),
+            Store::Real(wal) => wal.note_committed(upto),
+        }
     }
 }
 
 /// Fills in history from before an installed checkpoint.
-pub(crate) struct SimFiller {
+struct SimFiller {
     log: SimLog,
+    memory: MemoryLog,
     next: RaftIndex,
     upto: LogId,
 }
 
 impl SimFiller {
     /// Begins, if something is missing.
-    pub(crate) fn new(log: &SimLog) -> Option<Self> {
-        let upto = log.memory.state().missing?;
+    fn new(log: &SimLog, memory: &MemoryLog) -> Option<Self> {
+        let upto = memory.state().missing?;
         let next = log.disk.lock().unwrap().archive.keys().next_back().map(|last| last.next());
         let next = next.unwrap_or_default();
         if next > upto.index {
             log.write(Write::Fill { upto }, Box::new(drop));
             return None;
         }
-        Some(Self { log: log.clone(), next, upto })
+        Some(Self { log: log.clone(), memory: memory.clone(), next, upto })
     }
 }
 
@@ -186,7 +265,7 @@ impl FillHistory for SimFiller {
     fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
         let entry = Entry::decode(&entry).map_err(FillError::Foreign)?;
         assert_eq!(entry.id.index, self.next, "entries come in order");
-        if self.log.memory.state().missing != Some(self.upto) {
+        if self.memory.state().missing != Some(self.upto) {
             return Err(FillError::Overtaken);
         }
         self.log.disk.lock().unwrap().archive.insert(self.next, Arc::new(entry));

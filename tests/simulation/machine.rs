@@ -5,22 +5,30 @@ use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use etcd::checkpoint::{Checkpoint, CheckpointStore, leads_into};
+use etcd::checkpoint::{
+    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
+};
 use etcd::clock::Clock;
 use etcd::consensus::Timing;
 use etcd::disk::DiskRoom;
 use etcd::machine::{self, Parts};
 use etcd::node::{Fill, Node};
 use etcd::peers;
-use etcd_log::{ClusterId, Index, LogStorage as _, LogTime, Machine, NodeId};
-use etcd_projections::State;
+use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
+use etcd_projections::{Node as TreeNode, Piece, State};
 use tempfile::TempDir;
 use turmoil::net::TcpListener;
 
+use super::client::KEYS;
+use super::dice::Dice;
 use super::links::Network;
-use super::log::{Disk, SimFiller, SimLog};
+use super::log::{Disk, SimLog};
+use super::real_log::RealDisk;
 use super::world::World;
 use super::{client, probe, reads};
+
+/// The cluster that all belong to.
+pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 
 /// Where a machine listens at first.
 const PORT: u16 = 7001;
@@ -54,10 +62,12 @@ pub(crate) struct Identity {
 
 impl Stored {
     /// What a machine has that was never started, with a clock that is so far ahead.
-    pub(crate) fn new(ahead: Duration) -> Self {
+    pub(crate) fn new(ahead: Duration, has_real_log: bool) -> Self {
+        let mut disk = Disk::default();
+        disk.real = has_real_log.then(RealDisk::new);
         Self {
             identity: Mutex::default(),
-            disk: Arc::default(),
+            disk: Arc::new(Mutex::new(disk)),
             checkpoints: TempDir::new().unwrap(),
             ahead,
             jumped: Arc::default(),
@@ -84,6 +94,30 @@ impl Stored {
         self.jumped.store(seconds, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_checkpoint(&self) -> bool {
+        let store = CheckpointStore::new(self.checkpoints.path().to_owned(), RING);
+        store.newest(|_| true).unwrap().is_some()
+    }
+
+    /// Takes a key out of its newest checkpoint, as a flipped bit in its memory would.
+    /// Returns which, if there is one.
+    pub(crate) fn lose_key(&self, dice: &Dice) -> Option<KeyPath> {
+        let store = CheckpointStore::new(self.checkpoints.path().to_owned(), RING);
+        let (checkpoint, _) = store.newest(|_| true).unwrap()?;
+        let Checkpoint { applied, membership, state } = checkpoint;
+        let keys = KEYS.map(|key| KeyPath::clean(key).unwrap());
+        let is_there = |key: &KeyPath| matches!(state.tree().get(key), Some(TreeNode::File { .. }));
+        let there: Vec<_> = keys.into_iter().filter(is_there).collect();
+        let lost = (!there.is_empty()).then(|| dice.pick(&there).clone())?;
+        let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if *key == lost);
+        let pieces: Vec<_> = state.pieces().filter(|piece| !is_lost(piece)).collect();
+        let mut summary = state.summary();
+        summary.nodes -= 1;
+        let state = State::from_pieces(&summary, pieces, RING).unwrap();
+        store.write(&Checkpoint { applied, membership, state }).unwrap();
+        Some(lost)
+    }
+
     fn clock(&self) -> Clock {
         let (ahead, jumped) = (self.ahead, Arc::clone(&self.jumped));
         Clock::new(move || {
@@ -100,7 +134,7 @@ impl Stored {
 pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> turmoil::Result {
     let stored = world.stored(&name);
     let (name, address) = (Arc::<str>::from(&*name), stored.address(&name));
-    let network = Arc::new(Network { links: world.links().clone(), me: Arc::clone(&name) });
+    let network = Arc::new(Network::of(&world, &name));
     // By its name, for names are used once.
     let node = NodeId(name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte)));
     let described = Machine {
@@ -112,7 +146,7 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     let known = *stored.identity.lock().unwrap();
     let identity = match known {
         Some(identity) => identity,
-        None if through.is_empty() => Identity { cluster: ClusterId(1), founder: true },
+        None if through.is_empty() => Identity { cluster: CLUSTER, founder: true },
         None => {
             let cluster =
                 etcd::join::join(&described, &through, Arc::<Network>::clone(&network)).await?;
@@ -123,14 +157,25 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     // Whoever is away while all others move is told where they are, as by an operator.
     let through = if known.is_some() { world.addresses_but(&name) } else { through };
     let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
+    let (log, store) = (parts.log.clone(), parts.checkpoints.clone());
+    let good = known_to_be_good(&store, &parts.start)?;
     let (node, consensus) = machine::start(parts).await?;
+    checkpoint::note(&log, &good);
+    drop(log);
     world.up(&name, &node, &consensus);
     let port = stored.port.load(Ordering::Relaxed);
     let listener = TcpListener::bind(("0.0.0.0", port)).await?;
     tokio::spawn(listen(listener, network, node.clone()));
     let serving = serve(&world, &name, &node);
     tokio::select! {
-        failure = consensus.failure() => return Err(failure.into()),
+        failure = consensus.failure() => {
+            if !world.has_lost_a_key(&name) {
+                return Err(failure.into());
+            }
+            world.note(format_args!("{name} stops: {failure}"));
+            world.stopped(&name);
+            return Ok(());
+        }
         () = consensus.until_removed() => {}
         () = serving => {}
     }
@@ -145,11 +190,15 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
 async fn serve(world: &World, name: &Arc<str>, node: &Node) {
     let read = || tokio::spawn(reads::run(world.clone(), Arc::clone(name), node.clone()));
     let is_new = node.now().state.position().index == Index(0);
-    if !is_new {
+    if !is_new && !world.has_lost_a_key(name) {
         read();
     }
     node.introduce().await;
     world.ready(name);
+    if world.has_lost_a_key(name) {
+        // Nobody believes it.
+        return std::future::pending().await;
+    }
     if is_new {
         read();
     }
@@ -172,6 +221,16 @@ async fn listen(listener: TcpListener, network: Arc<Network>, node: Node) -> io:
     }
 }
 
+/// The checkpoints up to the one that a machine starts from.
+fn known_to_be_good(
+    store: &CheckpointStore,
+    start: &Checkpoint,
+) -> Result<Vec<CheckpointFile>, CheckpointError> {
+    let applied = start.applied.map(|id| id.index);
+    let files = store.list()?.into_iter();
+    Ok(files.filter(|file| Some(file.raft_index) <= applied).collect())
+}
+
 /// What a machine starts from.
 fn parts(
     world: &World,
@@ -181,7 +240,7 @@ fn parts(
     network: Arc<Network>,
     through: Vec<String>,
 ) -> Result<Parts<SimLog>, Box<dyn std::error::Error>> {
-    let log = SimLog::open(&stored.disk, &world.dice());
+    let log = SimLog::open(&stored.disk, machine.node, &world.dice());
     let filled = log.clone();
     let checkpoints = CheckpointStore::new(stored.checkpoints.path().to_owned(), RING);
     checkpoints.remove_drafts()?;
@@ -196,9 +255,9 @@ fn parts(
         cluster: identity.cluster,
         machine,
         founds: identity.founder,
+        starts_behind: log.starts_behind(start.applied),
         log,
-        fill: Fill(Arc::new(move || Some(Box::new(SimFiller::new(&filled)?)))),
-        starts_behind: start.applied,
+        fill: Fill(Arc::new(move || filled.filler())),
         checkpoints,
         start,
         file,

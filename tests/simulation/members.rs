@@ -38,8 +38,21 @@ impl Simulation {
         self.join_another();
     }
 
+    /// Lets another machine take the place of one that has stopped for good by itself.
+    pub(crate) fn replace_who_stopped(&mut self) {
+        if let Some(name) = self.world.take_stopped() {
+            self.sim.crash(&*name);
+            self.world.probes().disturbed();
+            self.join_another();
+        }
+    }
+
     /// Lets another machine join, or one leave, or one die while another takes its place.
     pub(crate) fn change_members(&mut self) {
+        if self.world.somebody_has_lost_a_key() {
+            // It may lead, and whoever joins would get its state.
+            return;
+        }
         let dice = self.world.dice();
         let there: Vec<_> = self.there().cloned().collect();
         let may_join = self.others < MOST_OTHERS && there.len() < MOST;

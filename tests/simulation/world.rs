@@ -1,6 +1,7 @@
 //! The world of a simulation: what outlives the machines in it, and what must hold
 //! in it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Bound;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use etcd::consensus::Consensus;
 use etcd::node::{LeaveError, Node, WriteError, address_of};
-use etcd_log::{Digest, EventNumber, LogId, RaftIndex};
+use etcd_log::{Digest, EventNumber, KeyPath, LogId, RaftIndex, Vote};
 use etcd_projections::{Event, Position, State};
 
 use super::dice::Dice;
@@ -18,6 +19,7 @@ use super::linearizability::order::{self, Shown};
 use super::linearizability::{self, Answer, Call, Operation};
 use super::links::Links;
 use super::machine::Stored;
+use super::real_log::RealDisk;
 
 /// A world. Cloning gives another handle.
 #[derive(Clone)]
@@ -37,9 +39,19 @@ struct Inner {
     removed: Vec<String>,
     /// Those that are down for good.
     dead: Vec<String>,
+    /// Whose state has lost a key, and at which index it has been started with that.
+    lost_a_key: Option<(String, u64)>,
+    /// Who has stopped for that, and not been replaced yet.
+    stopped: Option<String>,
+    /// Whether somebody lies, and nothing else is wrong; and how often that was refused.
+    is_lied_to: bool,
+    is_in_peace: bool,
+    lies: u64,
     /// Which machine is to be removed, and whether somebody has been asked to.
     to_leave: Option<String>,
     is_leaving: bool,
+    /// Whether some client is to set a key that is kept for long.
+    to_keep: bool,
     /// Whether clients have had enough, or are to take their time.
     is_quiet: bool,
     is_long: bool,
@@ -98,7 +110,7 @@ impl World {
 
     /// Makes what a machine has on disk, with a clock that is so far ahead.
     pub(crate) fn store(&self, name: &str, ahead: Duration) -> Arc<Stored> {
-        let stored = Arc::new(Stored::new(ahead));
+        let stored = Arc::new(Stored::new(ahead, has_real_logs()));
         self.lock().stored.insert(name.to_owned(), Arc::clone(&stored));
         stored
     }
@@ -149,6 +161,29 @@ impl World {
         self.lock().to_leave = Some(name.to_owned());
     }
 
+    /// Wants a key to be set that is kept for long.
+    pub(crate) fn wish_to_keep(&self) {
+        self.lock().to_keep = true;
+    }
+
+    pub(crate) fn take_wish_to_keep(&self) -> bool {
+        std::mem::take(&mut self.lock().to_keep)
+    }
+
+    /// Whether all that are up have a key.
+    pub(crate) fn all_have(&self, key: &str) -> bool {
+        let key = KeyPath::clean(key).unwrap();
+        self.machines_up().iter().all(|(_, node, _)| node.now().state.tree().get(&key).is_some())
+    }
+
+    /// Whether a machine is a member still, as some machine has it.
+    pub(crate) fn is_listed(&self, name: &str) -> bool {
+        let up = self.machines_up();
+        let lists =
+            |node: &Node| node.now().state.machines().iter().any(|machine| *machine.name == *name);
+        up.iter().any(|(_, node, _)| lists(node))
+    }
+
     pub(crate) fn take_wish_to_leave(&self) -> Option<String> {
         let mut inner = self.lock();
         let name = inner.to_leave.take();
@@ -169,6 +204,66 @@ impl World {
     /// Notes that a machine will not come back.
     pub(crate) fn kill(&self, name: &str) {
         self.lock().dead.push(name.to_owned());
+    }
+
+    /// Notes that the state of a machine has lost a key.
+    pub(crate) fn lost_a_key(&self, name: &str) {
+        let newest = self.lock().newest_shown();
+        self.lock().lost_a_key = Some((name.to_owned(), newest));
+    }
+
+    /// Whether the state of a machine that may be up has lost a key.
+    pub(crate) fn has_lost_a_key(&self, name: &str) -> bool {
+        self.lock().lost_a_key.as_ref().is_some_and(|(lost, _)| lost == name)
+    }
+
+    pub(crate) fn somebody_has_lost_a_key(&self) -> bool {
+        self.lock().lost_a_key.is_some()
+    }
+
+    /// Notes that a machine has stopped for good, since its state is not what it should be.
+    pub(crate) fn stopped(&self, name: &str) {
+        self.probes.gone(name);
+        let gone = self.lock().up.remove(name);
+        drop(gone);
+        self.kill(name);
+        self.wish_to_leave(name);
+        let mut inner = self.lock();
+        (inner.lost_a_key, inner.stopped) = (None, Some(name.to_owned()));
+    }
+
+    /// Returns who has stopped for good by himself since this was asked last.
+    pub(crate) fn take_stopped(&self) -> Option<String> {
+        self.lock().stopped.take()
+    }
+
+    pub(crate) fn set_lied_to(&self, is_lied_to: bool, is_in_peace: bool) {
+        let mut inner = self.lock();
+        (inner.is_lied_to, inner.is_in_peace) = (is_lied_to, is_in_peace);
+    }
+
+    pub(crate) fn is_lied_to(&self) -> bool {
+        self.lock().is_lied_to
+    }
+
+    pub(crate) fn lie_was_refused(&self) {
+        self.lock().lies += 1;
+    }
+
+    /// How many lies were refused.
+    pub(crate) fn lies(&self) -> u64 {
+        self.lock().lies
+    }
+
+    /// The vote of the machine that leads, unless something is wrong besides that somebody
+    /// lies.
+    pub(crate) fn leads_in_peace(&self) -> Option<Vote> {
+        let up = self.machines_up();
+        let votes = up.iter().filter_map(|(.., consensus)| {
+            Some(Vote { term: consensus.leads_in()?, node: consensus.me(), committed: true })
+        });
+        let newest = votes.max_by_key(|vote| (vote.term, vote.node));
+        newest.filter(|_| self.lock().is_in_peace)
     }
 
     /// Whether a machine was removed, or is dead.
@@ -266,6 +361,7 @@ impl World {
         let patients = self.patients();
         let nodes = patients.iter().map(|patient| patient.node).collect();
         let is_changing = self.lock().to_leave.is_some() || self.lock().is_leaving;
+        let is_changing = is_changing || self.somebody_has_lost_a_key();
         !is_changing
             && !self.somebody_is_dead()
             && patients.len() >= 3
@@ -318,7 +414,7 @@ impl World {
 
     /// The newest index that was shown anywhere.
     pub(crate) fn newest_shown(&self) -> u64 {
-        self.lock().shown.iter().map(|shown| shown.index).max().unwrap_or_default()
+        self.lock().newest_shown()
     }
 
     /// Checks that what clients were answered fits together.
@@ -365,7 +461,7 @@ impl World {
         self.probes.set_elapsed(elapsed);
         for (name, node, consensus) in self.machines_up() {
             let published = node.now();
-            let position = published.state.position();
+            let Position { index, event, time } = published.state.position();
             let mut inner = self.lock();
             if let Some(term) = consensus.leads_in() {
                 let vote = (term.0, consensus.me().0);
@@ -376,7 +472,10 @@ impl World {
                 {
                     return Err(format!("{name} begins to lead in {term}, which is over"));
                 }
-                inner.leaders.entry(vote).or_insert_with(|| (name.clone(), elapsed));
+                if let Entry::Vacant(new) = inner.leaders.entry(vote) {
+                    new.insert((name.clone(), elapsed));
+                    inner.trace.push(format!("{} {name} begins to lead", elapsed.as_millis()));
+                }
             }
             if let Some(applied) = published.applied {
                 let known = *inner.applied.entry(applied.index).or_insert(applied);
@@ -384,7 +483,16 @@ impl World {
                     return Err(format!("{name} has applied {applied}, another one {known}"));
                 }
             }
-            let Position { index, event, time } = position;
+            if let Some((lost, since)) = &inner.lost_a_key
+                && *lost == name
+            {
+                if index.0 > since + NOTICED {
+                    return Err(format!(
+                        "{name} has lost a key before #{since}, and is at {index}"
+                    ));
+                }
+                continue;
+            }
             let digest = published.state.digest();
             let known = *inner.digests.entry((index.0, event.0, time.0)).or_insert(digest);
             if known != digest {
@@ -432,6 +540,16 @@ impl World {
         if known.is_empty() { Err("no log is whole".to_owned()) } else { Ok(()) }
     }
 
+    /// How many files of the log are sealed on the machines that are up.
+    pub(crate) fn sealed(&self) -> usize {
+        let up = self.machines_up().into_iter();
+        let sealed = |name: &str| {
+            let stored = self.stored(name);
+            stored.disk().real.as_ref().map_or(0, RealDisk::sealed)
+        };
+        up.map(|(name, ..)| sealed(&name)).sum()
+    }
+
     /// Checks that nobody who waits has a hold of the state: every change would have to
     /// be copied.
     pub(crate) fn check_that_nobody_keeps_a_state(&self) -> Result<(), String> {
@@ -454,6 +572,12 @@ impl World {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+}
+
+impl Inner {
+    fn newest_shown(&self) -> u64 {
+        self.shown.iter().map(|shown| shown.index).max().unwrap_or_default()
     }
 }
 
@@ -500,6 +624,18 @@ impl Drop for WatchPlace {
         inner.watches.insert(place, seen);
     }
 }
+
+/// Asks for the real log instead of the one in memory, if it is set to `wal`.
+pub(crate) const LOG: &str = "SIM_LOG";
+
+/// Whether the logs are the real ones.
+fn has_real_logs() -> bool {
+    std::env::var(LOG).is_ok_and(|log| log == "wal")
+}
+
+/// After how many commands a machine that has lost a key has stopped: a check comes after
+/// a thousand, and a batch or two are under way.
+const NOTICED: u64 = 1_100;
 
 /// How long the votes of an election are on their way at most.
 const SETTLING: Duration = Duration::from_millis(100);

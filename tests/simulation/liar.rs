@@ -1,0 +1,196 @@
+//! A liar: somebody who is no machine of the cluster, and says what he likes to all of
+//! them, in his own name or in that of a member.
+//!
+//! ```text
+//! liar ─▶ "I stand in term 2^64−1", "append this", "take this checkpoint", "farewell" ─▶ refused
+//! ```
+//!
+//! In the name of a member he tells nothing that the member could have said: what leads
+//! to no other place than the truth is no lie, and nobody can tell. So terms are out of
+//! reach, entries have holes or contradict what the machine has applied, and whoever
+//! speaks for another one is not that one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd::node::Node;
+use etcd::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
+use etcd_log::{
+    Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex,
+    Term, Vote,
+};
+
+use super::dice::Dice;
+use super::links::Network;
+use super::machine::CLUSTER;
+use super::world::World;
+
+/// The name of the place where he is.
+pub(crate) const NAME: &str = "liar";
+
+/// His own id.
+const STRANGER: NodeId = NodeId(666);
+
+/// How long it is between lies, in milliseconds.
+const PAUSE: (u64, u64) = (10, 100);
+
+/// How long he waits for an answer.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Terms that no cluster reaches.
+const ABSURD: [Term; 3] = [Term(u64::MAX), Term(1 << 62), Term(1 << 40)];
+
+/// Lies whenever he is to.
+pub(crate) async fn run(world: World) -> turmoil::Result {
+    let dice = world.dice();
+    loop {
+        let (least, most) = PAUSE;
+        tokio::time::sleep(dice.millis(least, most)).await;
+        let up = world.machines_up();
+        if !world.is_lied_to() || up.is_empty() {
+            continue;
+        }
+        let (name, node, consensus) = dice.pick(&up);
+        let liar = Liar { world: &world, dice: &dice, node, me: consensus.me(), from: STRANGER };
+        let members: Vec<_> = up.iter().map(|(.., consensus)| consensus.me()).collect();
+        let as_member = *dice.pick(&members);
+        let from = if dice.one_in(3) || as_member == liar.me { STRANGER } else { as_member };
+        let (question, entries) = Liar { from, ..liar }.lie();
+        let peers = Peers::new(from, CLUSTER, Arc::new(Network::of(&world, NAME)));
+        peers.learn(consensus.me(), &world.stored(name).address(name));
+        let behind = encode_entries(&entries);
+        let answer = peers.ask(consensus.me(), &question, &behind, LIMIT).await;
+        if is_believed(&answer) {
+            world.violation(format_args!("{name} believes {question:?} of {from}: {answer:?}"));
+        }
+        if let Err(CallError::Refused { .. }) = answer {
+            world.lie_was_refused();
+        }
+    }
+}
+
+/// Whether something came of what was said.
+fn is_believed(answer: &Result<Answer, CallError>) -> bool {
+    match answer {
+        Err(_)
+        | Ok(Answer::Appended(Appended::Overruled(_)) | Answer::Voted { granted: false, .. }) => {
+            false
+        }
+        Ok(_) => true,
+    }
+}
+
+/// Whom he speaks to, and in whose name.
+struct Liar<'w> {
+    world: &'w World,
+    dice: &'w Dice,
+    node: &'w Node,
+    me: NodeId,
+    from: NodeId,
+}
+
+impl Liar<'_> {
+    fn lie(&self) -> (Question, Vec<Arc<Entry>>) {
+        let absurd = self.vote(*self.dice.pick(&ABSURD), self.from);
+        match self.dice.below(9) {
+            0 => (self.stand(absurd), Vec::new()),
+            1 => (append(absurd, None), Vec::new()),
+            2 => (pulse(absurd), Vec::new()),
+            3 => (self.checkpoint(absurd), Vec::new()),
+            4 => (Question::Farewell, Vec::new()),
+            5 => self.speak_for_another(),
+            6 => self.contradict(),
+            7 => self.leave_a_hole(),
+            _ => (self.checkpoint(self.believable().unwrap_or(absurd)), Vec::new()),
+        }
+    }
+
+    fn vote(&self, term: Term, node: NodeId) -> Vote {
+        Vote { term, node, committed: true }
+    }
+
+    /// The vote of the one who leads, where that does no harm: if there is nothing else
+    /// that is wrong, it is the truth that it leads.
+    fn believable(&self) -> Option<Vote> {
+        let leader = self.world.leads_in_peace()?;
+        (leader.node == self.from).then_some(leader)
+    }
+
+    /// What the machine has applied, and a vote in a term that is over.
+    fn over(&self) -> Option<(LogId, Vote)> {
+        let applied = self.node.now().applied?;
+        let term = Term(applied.term.0.checked_sub(1)?);
+        Some((applied, self.vote(term, self.from)))
+    }
+
+    fn stand(&self, vote: Vote) -> Question {
+        let vote = Vote { committed: false, ..vote };
+        Question::Vote { vote, last: Some(self.id(RaftIndex(1000), vote)) }
+    }
+
+    fn speak_for_another(&self) -> (Question, Vec<Arc<Entry>>) {
+        let term = Term(1 + self.dice.number() % 50);
+        // Nobody speaks for a machine but that machine, and to it nobody does.
+        let other = if self.from == STRANGER { NodeId(667) } else { self.me };
+        let vote = self.vote(term, other);
+        let question = match self.dice.below(4) {
+            0 => self.stand(vote),
+            1 => append(vote, None),
+            2 => pulse(vote),
+            _ => self.checkpoint(vote),
+        };
+        (question, Vec::new())
+    }
+
+    /// Entries that are others than those that the machine has applied.
+    fn contradict(&self) -> (Question, Vec<Arc<Entry>>) {
+        let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
+        let vote = self.believable().unwrap_or(over);
+        let at = RaftIndex(self.dice.number() % (applied.index.0 + 1));
+        let previous = at.0.checked_sub(1).map(|index| self.id(RaftIndex(index), over));
+        (append(vote, previous), vec![self.forged(self.id(at, over))])
+    }
+
+    fn leave_a_hole(&self) -> (Question, Vec<Arc<Entry>>) {
+        let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
+        let vote = self.believable().unwrap_or(over);
+        let at = |ahead| self.forged(self.id(RaftIndex(applied.index.0 + ahead), over));
+        let entries = match self.dice.below(3) {
+            0 => vec![at(2)],
+            1 => vec![at(1), at(3)],
+            _ => vec![at(1), at(1)],
+        };
+        (append(vote, Some(applied)), entries)
+    }
+
+    /// A checkpoint that contains other entries than those that are applied.
+    fn checkpoint(&self, vote: Vote) -> Question {
+        let over = self.over();
+        let applied = over.map_or(self.id(RaftIndex(1000), vote), |(applied, over)| {
+            self.id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
+        });
+        let number = self.dice.number() % 10_000;
+        let (index, event) = (Index(number), EventNumber(number));
+        Question::Checkpoint { vote, applied, index, event, bytes: 100 }
+    }
+
+    fn id(&self, index: RaftIndex, vote: Vote) -> LogId {
+        LogId { term: vote.term, node: vote.node, index }
+    }
+
+    /// An entry that nobody has written.
+    fn forged(&self, id: LogId) -> Arc<Entry> {
+        let (key, value) = (KeyPath::clean("/a").unwrap(), Arc::from(self.world.unique()));
+        let command = Command::Set { key, value, ttl: None };
+        let batch = Batch::new(LogTime::default(), vec![command]);
+        Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) })
+    }
+}
+
+fn append(vote: Vote, previous: Option<LogId>) -> Question {
+    Question::Append { vote, previous, committed: None, time: LogTime::default() }
+}
+
+fn pulse(vote: Vote) -> Question {
+    Question::Pulse { vote, time: LogTime::default() }
+}
