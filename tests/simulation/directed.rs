@@ -204,19 +204,24 @@ fn machine_with_a_slow_disk_comes_back_first() {
     alone("directed::machine_with_a_slow_disk_comes_back_first", || {
         let mut simulation = Simulation::at_rest();
         let (leader, slow) = simulation.leader_and_follower();
-        let until = simulation.sim.elapsed() + LONG;
-        for name in simulation.names.clone() {
-            simulation.crash(&name);
+        for (first, second) in [(100, 100), (800, 10), (1500, 600)] {
+            for name in simulation.names.clone() {
+                simulation.crash(&name);
+            }
+            let until = simulation.sim.elapsed() + LONG;
+            simulation.begin(Fault::SlowDisk(slow.clone(), VERY_SLOW), until);
+            for (name, alone) in [(&slow, first), (&leader, second)] {
+                simulation.restart(name);
+                simulation.run_for(Duration::from_millis(alone));
+            }
+            for name in simulation.names.clone() {
+                simulation.restart(&name);
+            }
+            simulation.run_for(LONG / 2);
+            let (_, fault) = simulation.faults.pop().unwrap();
+            simulation.end(&fault);
+            simulation.run_until("all is well again", Simulation::is_at_rest);
         }
-        simulation.begin(Fault::SlowDisk(slow.clone(), VERY_SLOW), until);
-        for name in [slow, leader] {
-            simulation.restart(&name);
-            simulation.run_for(Duration::from_millis(200));
-        }
-        for name in simulation.names.clone() {
-            simulation.restart(&name);
-        }
-        simulation.run_for(LONG);
         simulation.must_finish();
     });
 }
@@ -348,4 +353,42 @@ fn follower_loses_a_key() {
 #[test]
 fn leader_loses_a_key() {
     lose_a_key("leader_loses_a_key", |leader, _| leader);
+}
+
+#[test]
+fn copy_of_a_machine_that_runs_stops() {
+    alone("directed::copy_of_a_machine_that_runs_stops", || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, follower) = simulation.leader_and_follower();
+        for (number, name) in [leader, follower].into_iter().enumerate() {
+            let stops = format!("twin{number} does not start: this machine runs at {name}:7001");
+            simulation.for_a_moment(Fault::Twin(name), LONG / 10);
+            let told = told(&simulation.world);
+            assert!(told.contains(&stops), "{told}");
+        }
+        simulation.must_finish();
+    });
+}
+
+#[test]
+fn machine_that_is_announced_elsewhere_stops() {
+    alone("directed::machine_that_is_announced_elsewhere_stops", || {
+        let mut simulation = Simulation::at_rest();
+        let (_, follower) = simulation.leader_and_follower();
+        let until = simulation.sim.elapsed() + 3 * LONG;
+        simulation.begin(Fault::Pause(follower.clone()), until);
+        simulation.begin(Fault::Twin(follower.clone()), until);
+        let has = |what: &str| {
+            let what = what.to_owned();
+            move |this: &Simulation| told(&this.world).contains(&what)
+        };
+        let taken = format!("twin0 has taken the place of {follower}");
+        simulation.run_until("its copy is announced", has(&taken));
+        let (_, pause) = simulation.faults.remove(0);
+        simulation.end(&pause);
+        let stops = format!("{follower} is announced at twin0:7001, and stops");
+        simulation.run_until("it stops", has(&stops));
+        simulation.run_for(LONG / 4);
+        simulation.must_finish();
+    });
 }

@@ -52,6 +52,8 @@ pub(crate) enum Fault {
     Liar,
     /// A machine stops, its state loses a key, and it starts again.
     LosesKey(String),
+    /// A second process of a machine starts on a copy of its disk, at another place.
+    Twin(String),
 }
 
 impl Fault {
@@ -86,14 +88,18 @@ impl Fault {
             | Self::DiskHangs(_)
             | Self::ClockJumps(..)
             | Self::Liar
-            | Self::LosesKey(_) => false,
+            | Self::LosesKey(_)
+            | Self::Twin(_) => false,
         }
     }
 
     /// Whether a machine does not work for it.
     pub(crate) fn stops(&self, machine: &str) -> bool {
         match self {
-            Self::SlowDisk(name, _) | Self::DiskHangs(name) | Self::Pause(name) => name == machine,
+            Self::SlowDisk(name, _)
+            | Self::DiskHangs(name)
+            | Self::Pause(name)
+            | Self::Twin(name) => name == machine,
             _ => false,
         }
     }
@@ -137,7 +143,13 @@ impl Simulation {
     /// The simulated network cannot tell what was held back from what was cut.
     fn may_begin(&self, fault: &Fault) -> bool {
         let mut links = self.faults.iter().filter(|(_, fault)| fault.is_of_links());
+        if self.twins.iter().any(|twin| twin.runs) {
+            return false;
+        }
         match fault {
+            // Whoever goes on from an older copy than what it has said to others has lost
+            // what it has said. So the machine has to be there as long as its twin is.
+            Fault::Twin(name) => self.faults.is_empty() && self.world.is_ready(name),
             Fault::Pause(_) => links.next().is_none(),
             fault if fault.is_of_links() => {
                 !links.any(|(_, other)| matches!(other, Fault::Pause(_)))
@@ -149,7 +161,7 @@ impl Simulation {
     fn choose(&self) -> Fault {
         let dice = self.world.dice();
         let name = || dice.pick(&self.names).clone();
-        match dice.below(18) {
+        match dice.below(19) {
             0..=3 => Fault::Crash(vec![name()]),
             4 => Fault::Crash(self.names.clone()),
             5 | 6 => Fault::Cut(name(), name()),
@@ -163,6 +175,7 @@ impl Simulation {
                 Fault::ClockJumps(name(), if dice.one_in(2) { by } else { -by })
             }
             15 => Fault::Liar,
+            17 => Fault::Twin(name()),
             16 if self.world.may_lose_one() => Fault::LosesKey(name()),
             _ => Fault::LoseMessages,
         }
@@ -210,6 +223,7 @@ impl Simulation {
             Fault::Crash(names) => names.iter().for_each(|name| self.crash(name)),
             Fault::Move(name) => self.crash(name),
             Fault::LosesKey(name) => self.lose_key(name),
+            Fault::Twin(name) => self.start_twin(name),
             fault => self.apply(fault),
         }
         self.faults.push((until, fault));
@@ -240,7 +254,7 @@ impl Simulation {
     }
 
     /// Makes a fault felt. Once more does nothing.
-    fn apply(&mut self, fault: &Fault) {
+    pub(crate) fn apply(&mut self, fault: &Fault) {
         match fault {
             Fault::LoseMessages => self.sim.set_fail_rate(0.02),
             Fault::NarrowLinks(bandwidth) => self.world.links().set_bandwidth(Some(*bandwidth)),
@@ -259,7 +273,8 @@ impl Simulation {
             | Fault::Cut(..)
             | Fault::CutOneWay(..)
             | Fault::Liar
-            | Fault::LosesKey(_) => {}
+            | Fault::LosesKey(_)
+            | Fault::Twin(_) => {}
             Fault::Isolate(name) => {
                 self.to_others(name, |sim, name, other| sim.partition(name, other));
             }
@@ -282,6 +297,7 @@ impl Simulation {
                 self.restart(name);
             }
             Fault::LosesKey(name) => self.restart(name),
+            Fault::Twin(name) => self.stop_twin(name),
             Fault::LoseMessages => self.sim.set_fail_rate(0.0),
             Fault::NarrowLinks(_) => self.world.links().set_bandwidth(None),
             Fault::Loses(lost, name) => self.world.links().lose_no_longer(*lost, name),
@@ -312,7 +328,8 @@ impl Simulation {
     }
 
     fn to_others(&self, name: &str, each: impl Fn(&turmoil::Sim<'_>, &str, &str)) {
-        for other in self.names.iter().filter(|other| *other != name) {
+        let twins = self.twins.iter().map(|twin| &twin.place);
+        for other in self.names.iter().chain(twins).filter(|other| *other != name) {
             each(&self.sim, name, other);
         }
     }

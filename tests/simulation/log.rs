@@ -141,6 +141,13 @@ impl Disk {
         Store::Memory(memory)
     }
 
+    /// Copies what is there; nothing, if that is the real log.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let (written, archive) = (self.written.clone(), self.archive.clone());
+        let synced = written.len();
+        self.real.is_none().then(|| Self { written, synced, archive, ..Self::default() })
+    }
+
     /// Returns the entries that are committed, as far as they are here from the first
     /// one on; nothing, while history from before a checkpoint is missing.
     pub(crate) fn history(&self) -> Option<Vec<Arc<Entry>>> {

@@ -9,7 +9,7 @@ use etcd::checkpoint::{
     self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
 };
 use etcd::clock::Clock;
-use etcd::consensus::Timing;
+use etcd::consensus::{Consensus, Timing};
 use etcd::disk::DiskRoom;
 use etcd::machine::{self, Parts};
 use etcd::node::{Fill, Node};
@@ -94,6 +94,32 @@ impl Stored {
         self.jumped.store(seconds, Ordering::Relaxed);
     }
 
+    /// Copies what is there, as it is; nothing, if it has the real log, whose files may be
+    /// in the middle of a change.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        let copy = Self {
+            identity: Mutex::new(*self.identity.lock().unwrap()),
+            disk: Arc::new(Mutex::new(self.disk().copy()?)),
+            checkpoints: TempDir::new().unwrap(),
+            ahead: self.ahead,
+            jumped: Arc::clone(&self.jumped),
+            port: AtomicU16::new(self.port.load(Ordering::Relaxed)),
+        };
+        for file in std::fs::read_dir(self.checkpoints.path()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), copy.checkpoints.path().join(file.file_name())).unwrap();
+        }
+        Some(copy)
+    }
+
+    /// Lets others ask.
+    async fn listen(&self, network: Arc<Network>, node: &Node) -> io::Result<()> {
+        let port = self.port.load(Ordering::Relaxed);
+        let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+        tokio::spawn(listen(listener, network, node.clone()));
+        Ok(())
+    }
+
     pub(crate) fn has_checkpoint(&self) -> bool {
         let store = CheckpointStore::new(self.checkpoints.path().to_owned(), RING);
         store.newest(|_| true).unwrap().is_some()
@@ -135,14 +161,7 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     let stored = world.stored(&name);
     let (name, address) = (Arc::<str>::from(&*name), stored.address(&name));
     let network = Arc::new(Network::of(&world, &name));
-    // By its name, for names are used once.
-    let node = NodeId(name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte)));
-    let described = Machine {
-        name: Arc::clone(&name),
-        node,
-        peer_url: Arc::from(format!("http://{address}")),
-        client_url: Arc::from(format!("http://{name}:4001")),
-    };
+    let described = described(&name, &address);
     let known = *stored.identity.lock().unwrap();
     let identity = match known {
         Some(identity) => identity,
@@ -157,15 +176,9 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     // Whoever is away while all others move is told where they are, as by an operator.
     let through = if known.is_some() { world.addresses_but(&name) } else { through };
     let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
-    let (log, store) = (parts.log.clone(), parts.checkpoints.clone());
-    let good = known_to_be_good(&store, &parts.start)?;
-    let (node, consensus) = machine::start(parts).await?;
-    checkpoint::note(&log, &good);
-    drop(log);
+    let (node, consensus) = start(parts).await?;
     world.up(&name, &node, &consensus);
-    let port = stored.port.load(Ordering::Relaxed);
-    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-    tokio::spawn(listen(listener, network, node.clone()));
+    stored.listen(network, &node).await?;
     let serving = serve(&world, &name, &node);
     tokio::select! {
         failure = consensus.failure() => {
@@ -177,12 +190,78 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
             return Ok(());
         }
         () = consensus.until_removed() => {}
+        address = node.until_elsewhere() => {
+            world.note(format_args!("{name} is announced at {address}, and stops"));
+            world.gave_way(&name);
+            return Ok(());
+        }
         () = serving => {}
     }
     world.note(format_args!("{name} was removed"));
     world.removed(&name);
     node.close();
     Ok(())
+}
+
+/// Runs a second process of a machine on a copy of what that has, at another place, until
+/// one of the two stops.
+pub(crate) async fn run_twin(
+    world: World,
+    of: String,
+    place: String,
+    stored: Arc<Stored>,
+) -> turmoil::Result {
+    let described = described(&of, &stored.address(&place));
+    let network = Arc::new(Network::of(&world, &place));
+    let identity = stored.identity.lock().unwrap().unwrap();
+    let through = world.addresses_but(&of);
+    let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
+    world.note(format_args!("{place} is a copy of {of}"));
+    let (node, consensus) = match start(parts).await {
+        Ok(started) => started,
+        Err(error) => {
+            let why = error.source().map(ToString::to_string).unwrap_or_default();
+            world.note(format_args!("{place} does not start: {why}"));
+            return if why.contains("in another process") { Ok(()) } else { Err(error) };
+        }
+    };
+    stored.listen(network, &node).await?;
+    let introduced = async {
+        node.introduce().await;
+        world.note(format_args!("{place} has taken the place of {of}"));
+        std::future::pending().await
+    };
+    tokio::select! {
+        failure = consensus.failure() => return Err(failure.into()),
+        () = consensus.until_removed() => world.note(format_args!("{place} was removed")),
+        address = node.until_elsewhere() => {
+            world.note(format_args!("{place} finds {of} at {address}, and stops"));
+        }
+        () = introduced => {}
+    }
+    node.close();
+    Ok(())
+}
+
+/// How others know a machine.
+fn described(name: &str, address: &str) -> Machine {
+    // By its name, for names are used once.
+    let node = NodeId(name.bytes().fold(7, |id, byte| id * 31 + u64::from(byte)));
+    Machine {
+        name: Arc::from(name),
+        node,
+        peer_url: Arc::from(format!("http://{address}")),
+        client_url: Arc::from(format!("http://{name}:4001")),
+    }
+}
+
+/// Starts a machine, and tells its log of the checkpoints that are good.
+async fn start(parts: Parts<SimLog>) -> Result<(Node, Consensus), Box<dyn std::error::Error>> {
+    let (log, store) = (parts.log.clone(), parts.checkpoints.clone());
+    let good = known_to_be_good(&store, &parts.start)?;
+    let started = machine::start(parts).await?;
+    checkpoint::note(&log, &good);
+    Ok(started)
 }
 
 /// Lets clients in: those of a machine that has never been a part of its cluster have

@@ -41,6 +41,7 @@ mod members;
 mod probe;
 mod reads;
 mod real_log;
+mod twins;
 mod world;
 
 use std::io;
@@ -52,6 +53,7 @@ use std::time::{Duration, SystemTime};
 use faults::Fault;
 use health::Patient;
 use turmoil::{Builder, Sim};
+use twins::Twin;
 use world::{HEALING, LOG, World};
 
 /// For how long there are faults: longer, if one that lasts does.
@@ -73,6 +75,7 @@ struct Simulation {
     world: World,
     sim: Sim<'static>,
     names: Vec<String>,
+    twins: Vec<Twin>,
     faults: Vec<(Duration, Fault)>,
     /// When the next fault comes.
     next: Duration,
@@ -103,6 +106,7 @@ impl Simulation {
             world,
             sim,
             names: Vec::new(),
+            twins: Vec::new(),
             faults: Vec::new(),
             next: Duration::from_secs(1),
             lasting_from,

@@ -37,6 +37,8 @@ struct Inner {
     /// Those that have heard from the others since they were started.
     ready: BTreeSet<String>,
     removed: Vec<String>,
+    /// Those that have stopped because they run somewhere else.
+    gave_way: BTreeSet<String>,
     /// Those that are down for good.
     dead: Vec<String>,
     /// Whose state has lost a key, and at which index it has been started with that.
@@ -199,6 +201,28 @@ impl World {
         if left.is_err() && inner.dead.iter().any(|dead| dead == name) {
             inner.to_leave.get_or_insert_with(|| name.to_owned());
         }
+    }
+
+    /// Notes that a machine has stopped because it runs somewhere else.
+    pub(crate) fn gave_way(&self, name: &str) {
+        self.probes.gone(name);
+        let mut inner = self.lock();
+        inner.ready.remove(name);
+        inner.gave_way.insert(name.to_owned());
+        let gone = inner.up.remove(name);
+        drop(inner);
+        drop(gone);
+    }
+
+    /// Returns whether a machine has stopped because it runs somewhere else; and from
+    /// here on has what that one has.
+    pub(crate) fn goes_on_from(&self, name: &str, twin: &Arc<Stored>) -> bool {
+        let mut inner = self.lock();
+        let gave_way = inner.gave_way.remove(name);
+        if gave_way {
+            inner.stored.insert(name.to_owned(), Arc::clone(twin));
+        }
+        gave_way
     }
 
     /// Notes that a machine will not come back.
