@@ -50,10 +50,8 @@ mod sealed;
 mod segment;
 mod segment_scan;
 #[cfg(any(test, feature = "simulated-disk"))]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, clippy::unwrap_used, reason = "it is for tests, which use all of it")
-)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
+#[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
 mod simulated_disk;
 mod storage;
 mod tail;

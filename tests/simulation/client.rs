@@ -23,8 +23,7 @@ const LONG: Duration = Duration::from_mins(10);
 const OFTEN: (u64, u64) = (1, 60);
 const SELDOM: (u64, u64) = (50, 600);
 
-/// A key that expires later than any run ends.
-pub(crate) const KEPT: &str = "/kept";
+/// How long a key lives that is kept for long, in seconds.
 const TEN_MINUTES: u64 = 600;
 
 /// The keys that are written, and never expire.
@@ -41,8 +40,8 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
             world.note(format_args!("{name} leaves: {left:?}"));
             world.wish_was_answered(&name, &left);
         }
-        if world.take_wish_to_keep() {
-            keep(&world, &node).await;
+        if let Some(key) = world.take_wish_to_keep() {
+            keep(&world, &node, key).await;
         }
         if dice.one_in(12) {
             expiring(&world, &node).await;
@@ -98,11 +97,11 @@ async fn expiring(world: &World, node: &Node) {
 }
 
 /// Sets a key that is to be there for long, as logged time goes.
-async fn keep(world: &World, node: &Node) {
-    let (key, value) = (KeyPath::clean(KEPT).unwrap(), Arc::from("kept"));
+async fn keep(world: &World, node: &Node, name: &'static str) {
+    let (key, value) = (KeyPath::clean(name).unwrap(), Arc::from("kept"));
     let kept = node.propose(Command::Set { key, value, ttl: Ttl::new(TEN_MINUTES) }, LIMIT).await;
     if kept.is_err() {
-        world.wish_to_keep();
+        world.wish_to_keep(name);
     }
 }
 

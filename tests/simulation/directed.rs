@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::client::KEPT;
 use super::faults::{Fault, VERY_SLOW, YEAR};
 use super::links::Lost;
 use super::{Simulation, alone, told};
 
 /// For how long a fault stays.
 const LONG: Duration = Duration::from_secs(20);
+
+/// A key that expires later than any test ends.
+const KEPT: &str = "/kept";
 
 /// One megabyte a second: the narrowest link that a healthy majority may have.
 const NARROWEST: u32 = 1_000_000;
@@ -25,7 +27,7 @@ impl Simulation {
     /// The same, with a key that expires later than the test ends.
     fn with_a_key_for_ten_minutes() -> Self {
         let mut simulation = Self::at_rest();
-        simulation.world.wish_to_keep();
+        simulation.world.wish_to_keep(KEPT);
         simulation.run_until("it is set", |this| this.world.all_have(KEPT));
         simulation
     }

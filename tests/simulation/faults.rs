@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Simulation;
 use super::links::Lost;
+use super::world::Besides;
 
 /// For how long most faults stay, in milliseconds.
 const SHORT: (u64, u64) = (100, 3000);
@@ -242,7 +243,9 @@ impl Simulation {
     /// Tells the liar whether to lie.
     fn tell_liar(&self) {
         let lies = |(_, fault): &(Duration, Fault)| matches!(fault, Fault::Liar);
-        self.world.set_lied_to(self.faults.iter().any(lies), self.faults.iter().all(lies));
+        let besides =
+            if self.faults.iter().all(lies) { Besides::Nothing } else { Besides::Something };
+        self.world.set_lied_to(self.faults.iter().any(lies).then_some(besides));
     }
 
     /// Stops a machine at once: what it has not synced is lost.

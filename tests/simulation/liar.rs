@@ -91,9 +91,9 @@ struct Liar<'w> {
 
 impl Liar<'_> {
     fn lie(&self) -> (Question, Vec<Arc<Entry>>) {
-        let absurd = self.vote(*self.dice.pick(&ABSURD), self.from);
+        let absurd = leads(*self.dice.pick(&ABSURD), self.from);
         match self.dice.below(9) {
-            0 => (self.stand(absurd), Vec::new()),
+            0 => (stand(absurd), Vec::new()),
             1 => (append(absurd, None), Vec::new()),
             2 => (pulse(absurd), Vec::new()),
             3 => (self.checkpoint(absurd), Vec::new()),
@@ -103,10 +103,6 @@ impl Liar<'_> {
             7 => self.leave_a_hole(),
             _ => (self.checkpoint(self.believable().unwrap_or(absurd)), Vec::new()),
         }
-    }
-
-    fn vote(&self, term: Term, node: NodeId) -> Vote {
-        Vote { term, node, committed: true }
     }
 
     /// The vote of the one who leads, where that does no harm: if there is nothing else
@@ -120,21 +116,16 @@ impl Liar<'_> {
     fn over(&self) -> Option<(LogId, Vote)> {
         let applied = self.node.now().applied?;
         let term = Term(applied.term.0.checked_sub(1)?);
-        Some((applied, self.vote(term, self.from)))
-    }
-
-    fn stand(&self, vote: Vote) -> Question {
-        let vote = Vote { committed: false, ..vote };
-        Question::Vote { vote, last: Some(self.id(RaftIndex(1000), vote)) }
+        Some((applied, leads(term, self.from)))
     }
 
     fn speak_for_another(&self) -> (Question, Vec<Arc<Entry>>) {
         let term = Term(1 + self.dice.number() % 50);
         // Nobody speaks for a machine but that machine, and to it nobody does.
         let other = if self.from == STRANGER { NodeId(667) } else { self.me };
-        let vote = self.vote(term, other);
+        let vote = leads(term, other);
         let question = match self.dice.below(4) {
-            0 => self.stand(vote),
+            0 => stand(vote),
             1 => append(vote, None),
             2 => pulse(vote),
             _ => self.checkpoint(vote),
@@ -147,14 +138,14 @@ impl Liar<'_> {
         let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
         let vote = self.believable().unwrap_or(over);
         let at = RaftIndex(self.dice.number() % (applied.index.0 + 1));
-        let previous = at.0.checked_sub(1).map(|index| self.id(RaftIndex(index), over));
-        (append(vote, previous), vec![self.forged(self.id(at, over))])
+        let previous = at.0.checked_sub(1).map(|index| id(RaftIndex(index), over));
+        (append(vote, previous), vec![self.forged(id(at, over))])
     }
 
     fn leave_a_hole(&self) -> (Question, Vec<Arc<Entry>>) {
         let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
         let vote = self.believable().unwrap_or(over);
-        let at = |ahead| self.forged(self.id(RaftIndex(applied.index.0 + ahead), over));
+        let at = |ahead| self.forged(id(RaftIndex(applied.index.0 + ahead), over));
         let entries = match self.dice.below(3) {
             0 => vec![at(2)],
             1 => vec![at(1), at(3)],
@@ -166,16 +157,12 @@ impl Liar<'_> {
     /// A checkpoint that contains other entries than those that are applied.
     fn checkpoint(&self, vote: Vote) -> Question {
         let over = self.over();
-        let applied = over.map_or(self.id(RaftIndex(1000), vote), |(applied, over)| {
-            self.id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
+        let applied = over.map_or(id(RaftIndex(1000), vote), |(applied, over)| {
+            id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
         });
         let number = self.dice.number() % 10_000;
         let (index, event) = (Index(number), EventNumber(number));
         Question::Checkpoint { vote, applied, index, event, bytes: 100 }
-    }
-
-    fn id(&self, index: RaftIndex, vote: Vote) -> LogId {
-        LogId { term: vote.term, node: vote.node, index }
     }
 
     /// An entry that nobody has written.
@@ -185,6 +172,20 @@ impl Liar<'_> {
         let batch = Batch::new(LogTime::default(), vec![command]);
         Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) })
     }
+}
+
+/// The vote of a machine that says it leads.
+fn leads(term: Term, node: NodeId) -> Vote {
+    Vote { term, node, committed: true }
+}
+
+fn id(index: RaftIndex, vote: Vote) -> LogId {
+    LogId { term: vote.term, node: vote.node, index }
+}
+
+fn stand(vote: Vote) -> Question {
+    let vote = Vote { committed: false, ..vote };
+    Question::Vote { vote, last: Some(id(RaftIndex(1000), vote)) }
 }
 
 fn append(vote: Vote, previous: Option<LogId>) -> Question {

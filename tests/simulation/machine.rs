@@ -176,7 +176,15 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
     // Whoever is away while all others move is told where they are, as by an operator.
     let through = if known.is_some() { world.addresses_but(&name) } else { through };
     let parts = parts(&world, &stored, described, identity, Arc::clone(&network), through)?;
-    let (node, consensus) = start(parts).await?;
+    let (node, consensus) = match start(parts).await {
+        Ok(started) => started,
+        // It has found out from its own log.
+        Err(error) if world.has_lost_a_key(&name) => {
+            world.stopped(&name, &*error);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
     world.up(&name, &node, &consensus);
     stored.listen(network, &node).await?;
     let serving = serve(&world, &name, &node);
@@ -185,8 +193,7 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
             if !world.has_lost_a_key(&name) {
                 return Err(failure.into());
             }
-            world.note(format_args!("{name} stops: {failure}"));
-            world.stopped(&name);
+            world.stopped(&name, &failure);
             return Ok(());
         }
         () = consensus.until_removed() => {}
@@ -229,7 +236,7 @@ pub(crate) async fn run_twin(
     let introduced = async {
         node.introduce().await;
         world.note(format_args!("{place} has taken the place of {of}"));
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         failure = consensus.failure() => return Err(failure.into()),
@@ -276,7 +283,7 @@ async fn serve(world: &World, name: &Arc<str>, node: &Node) {
     world.ready(name);
     if world.has_lost_a_key(name) {
         // Nobody believes it.
-        return std::future::pending().await;
+        std::future::pending::<()>().await;
     }
     if is_new {
         read();

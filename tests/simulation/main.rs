@@ -4,7 +4,8 @@
 //! ```text
 //! seed ─▶ dice ─▶ crashes that lose what was not synced, pauses, cut and one-way links,
 //!                 lost messages, slow disks, clocks that jump, machines that move,
-//!                 join, leave and die; and one fault that stays for long
+//!                 join, leave and die, a liar, a state that loses a key, a second
+//!                 process of a machine; and one fault that stays for long
 //!                       │
 //!  clients, watches ─▶ the real machine: proposer, barrier, consensus, peers
 //!                       │

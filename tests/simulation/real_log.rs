@@ -45,7 +45,7 @@ impl RealDisk {
             cache_bytes: READ_BYTES,
             retain: Retain::Forever,
             must_exist: self.starts > 0,
-            ..WalOptions::new(PathBuf::new(), PathBuf::new(), node, Arc::new(fail))
+            ..WalOptions::new(PathBuf::new(), PathBuf::new(), node, Arc::new(|error| fail(&error)))
         };
         let (wal, _) = disk.open(options).unwrap();
         // It is there for good from here on.
@@ -92,7 +92,7 @@ impl RealDisk {
 }
 
 /// A failure on a thread of the log's would go unnoticed.
-fn fail(error: etcd_log::LogError) {
+fn fail(error: &etcd_log::LogError) -> ! {
     eprintln!("the log failed: {error:?}");
     std::process::abort();
 }

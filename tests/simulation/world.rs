@@ -30,6 +30,13 @@ pub(crate) struct World {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// What is wrong besides that somebody lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Besides {
+    Nothing,
+    Something,
+}
+
 #[derive(Default)]
 struct Inner {
     stored: BTreeMap<String, Arc<Stored>>,
@@ -45,15 +52,14 @@ struct Inner {
     lost_a_key: Option<(String, u64)>,
     /// Who has stopped for that, and not been replaced yet.
     stopped: Option<String>,
-    /// Whether somebody lies, and nothing else is wrong; and how often that was refused.
-    is_lied_to: bool,
-    is_in_peace: bool,
+    /// What else is wrong while somebody lies; and how often that was refused.
+    lied_to: Option<Besides>,
     lies: u64,
     /// Which machine is to be removed, and whether somebody has been asked to.
     to_leave: Option<String>,
     is_leaving: bool,
-    /// Whether some client is to set a key that is kept for long.
-    to_keep: bool,
+    /// A key that some client is to set, and that is kept for long.
+    to_keep: Option<&'static str>,
     /// Whether clients have had enough, or are to take their time.
     is_quiet: bool,
     is_long: bool,
@@ -164,12 +170,12 @@ impl World {
     }
 
     /// Wants a key to be set that is kept for long.
-    pub(crate) fn wish_to_keep(&self) {
-        self.lock().to_keep = true;
+    pub(crate) fn wish_to_keep(&self, key: &'static str) {
+        self.lock().to_keep = Some(key);
     }
 
-    pub(crate) fn take_wish_to_keep(&self) -> bool {
-        std::mem::take(&mut self.lock().to_keep)
+    pub(crate) fn take_wish_to_keep(&self) -> Option<&'static str> {
+        self.lock().to_keep.take()
     }
 
     /// Whether all that are up have a key.
@@ -246,7 +252,9 @@ impl World {
     }
 
     /// Notes that a machine has stopped for good, since its state is not what it should be.
-    pub(crate) fn stopped(&self, name: &str) {
+    pub(crate) fn stopped(&self, name: &str, why: &dyn std::error::Error) {
+        let root = std::iter::successors(Some(why), |why| why.source()).last();
+        self.note(format_args!("{name} stops: {why}: {root:?}"));
         self.probes.gone(name);
         let gone = self.lock().up.remove(name);
         drop(gone);
@@ -261,13 +269,13 @@ impl World {
         self.lock().stopped.take()
     }
 
-    pub(crate) fn set_lied_to(&self, is_lied_to: bool, is_in_peace: bool) {
-        let mut inner = self.lock();
-        (inner.is_lied_to, inner.is_in_peace) = (is_lied_to, is_in_peace);
+    /// Lets somebody lie, or nobody.
+    pub(crate) fn set_lied_to(&self, lied_to: Option<Besides>) {
+        self.lock().lied_to = lied_to;
     }
 
     pub(crate) fn is_lied_to(&self) -> bool {
-        self.lock().is_lied_to
+        self.lock().lied_to.is_some()
     }
 
     pub(crate) fn lie_was_refused(&self) {
@@ -287,7 +295,7 @@ impl World {
             Some(Vote { term: consensus.leads_in()?, node: consensus.me(), committed: true })
         });
         let newest = votes.max_by_key(|vote| (vote.term, vote.node));
-        newest.filter(|_| self.lock().is_in_peace)
+        newest.filter(|_| self.lock().lied_to == Some(Besides::Nothing))
     }
 
     /// Whether a machine was removed, or is dead.
