@@ -23,10 +23,10 @@ use crate::consensus::Timing;
 use crate::disk::Reserve;
 use crate::log_tool;
 use crate::machine_tool;
-use crate::one_line::OneLine;
-use crate::printable::Printable;
 use crate::recover;
 use crate::serve;
+use crate::util::error_chain::OneLine;
+use crate::util::printable::Printable;
 
 /// A replicated key-value store that keeps every change in a log
 #[derive(Debug, Parser)]

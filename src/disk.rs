@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::blocking::blocking;
-use crate::one_line::OneLine;
+use crate::util::blocking::blocking;
+use crate::util::error_chain::OneLine;
 
 /// How often to look. Even the fastest writers need seconds for the reserve.
 const INTERVAL: Duration = Duration::from_millis(200);

@@ -15,8 +15,8 @@ use std::time::Duration;
 use etcd_log::{ClusterId, LOG_FORMAT, Machine, NodeId};
 use tokio::time::Instant;
 
-use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Connect, FrameError, Peers, Question, Refusal};
+use crate::util::error_chain::OneLine;
 
 /// How long to wait after all have been asked in vain: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

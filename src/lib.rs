@@ -22,10 +22,8 @@
 
 mod advice;
 pub mod api;
-mod blocking;
 pub mod checkpoint;
 pub mod cli;
-pub mod clock;
 pub mod consensus;
 pub mod data_dir;
 pub mod disk;
@@ -36,14 +34,12 @@ pub mod log_tool;
 pub mod machine;
 pub mod machine_tool;
 pub mod node;
-pub mod one_line;
 pub mod outcomes;
 pub mod peers;
-pub mod printable;
 pub mod published;
 pub mod recover;
 mod recovery;
 pub mod replay;
-mod seldom;
 pub mod serve;
+pub mod util;
 mod watch_hub;

@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::blocking::blocking;
+use crate::util::blocking::blocking;
 
 /// How many bytes of entries are read at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -7,7 +7,6 @@ use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
-use crate::clock::Clock;
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
@@ -17,6 +16,7 @@ use crate::node::{Fill, LogClock, Node, NodeOptions, address_of};
 use crate::outcomes::Outcomes;
 use crate::peers::{Connect, Peers};
 use crate::published;
+use crate::util::clock::Clock;
 
 /// What a machine is made of.
 #[derive(Debug)]

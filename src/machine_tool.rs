@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use crate::printable::Printable;
+use crate::util::printable::Printable;
 
 /// How long an answer may take: the cluster may have to elect a leader first.
 const LIMIT: Duration = Duration::from_secs(15);

@@ -23,12 +23,12 @@ use etcd_log::{
 use etcd_projections::State;
 
 use crate::checkpoint::CheckpointStore;
-use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError, Identity};
-use crate::printable::Printable;
 use crate::recovery::start_state;
 use crate::replay::{Replay, ReplayError};
 use crate::serve::ServeError;
+use crate::util::clock::Clock;
+use crate::util::printable::Printable;
 
 /// Why a directory cannot become a cluster of one.
 #[derive(Debug, thiserror::Error)]

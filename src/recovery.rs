@@ -13,8 +13,8 @@ use etcd_projections::State;
 use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::data_dir::{DataDir, Identity};
 use crate::node::Node;
-use crate::one_line::OneLine;
 use crate::serve::{Options, ServeError, end_process};
+use crate::util::error_chain::OneLine;
 
 /// Opens the log, and reports what it had to cut off.
 pub(crate) fn open_log(

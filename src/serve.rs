@@ -25,7 +25,6 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::checkpoint::CheckpointStore;
-use crate::clock::Clock;
 use crate::consensus::{Consensus, Timing};
 use crate::data_dir::{DataDir, Identity};
 use crate::disk::{DiskRoom, Reserve};
@@ -35,6 +34,7 @@ use crate::machine::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
 use crate::recovery::{Recovery, note_checkpoints, open_log, start_state};
+use crate::util::clock::Clock;
 
 pub use error::ServeError;
 pub(crate) use error::{end_process, system};

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use etcd::data_dir::Identity;
 use etcd::log_tool::{self, Import};
-use etcd::one_line::OneLine;
+use etcd::util::error_chain::OneLine;
 use etcd_log::{
     Batch, Check, Digest, Entry, Index, LogId, LogStorage as _, Payload, RaftIndex, Recording, Wal,
     WalOptions, Write,

@@ -15,8 +15,8 @@ use tokio_stream::Stream;
 
 use super::head::Refusal;
 use crate::node::{Cursor, Node, Unavailable, WriteError};
-use crate::printable::Printable;
 use crate::published::Published;
+use crate::util::printable::Printable;
 
 /// A stream of pieces of a body.
 pub type Pieces =

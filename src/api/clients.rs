@@ -29,7 +29,7 @@ use super::door::{Crowd, Door};
 use super::files::Files;
 use super::server::{ACCEPT_PAUSE, connection};
 use crate::node::{Closing, Node};
-use crate::seldom::Seldom;
+use crate::util::rate_limit::Seldom;
 
 /// How long a head may take to come on a spare place.
 const SPARE_LIMIT: Duration = Duration::from_secs(2);

@@ -23,7 +23,7 @@ use super::files::Files;
 use super::head::HEAD_BYTES;
 use crate::node::{Closing, Node};
 use crate::peers::{self, Place, Places};
-use crate::seldom::Seldom;
+use crate::util::rate_limit::Seldom;
 
 /// How long whoever connects to the peer port may take for a first word.
 const WORD_LIMIT: Duration = Duration::from_secs(5);

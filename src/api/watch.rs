@@ -22,7 +22,7 @@ use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
 use super::request::{self, Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
-use crate::one_line::OneLine;
+use crate::util::error_chain::OneLine;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);

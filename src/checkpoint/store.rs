@@ -19,7 +19,7 @@ use etcd_log::{EventNumber, Index, IoError, RaftIndex, sync_dir, write_durably};
 
 use super::file::{self, Checkpoint, CheckpointError};
 use super::thinning::superfluous;
-use crate::one_line::OneLine;
+use crate::util::error_chain::OneLine;
 
 /// What the name of a checkpoint ends with that has come from another machine, and
 /// does not count yet.

@@ -11,9 +11,9 @@ use etcd_log::{IoError, LogStorage};
 use tokio::sync::mpsc;
 
 use super::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, NEWEST};
-use crate::blocking::blocking;
 use crate::disk::DiskRoom;
-use crate::one_line::OneLine;
+use crate::util::blocking::blocking;
+use crate::util::error_chain::OneLine;
 
 /// How much room must be left besides.
 const MARGIN: u64 = 16 << 20;

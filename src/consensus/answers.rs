@@ -13,8 +13,8 @@ use super::judge::{Append, Known, judge_last};
 use super::received::ReceiveError;
 use super::snapshot::{Image, meta_of};
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote};
-use crate::one_line::OneLine;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
+use crate::util::error_chain::OneLine;
 
 /// How many appends may wait for the disk at a time. A leader that gets no answer in
 /// time sends again, and every one of them is held in memory.

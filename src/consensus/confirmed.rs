@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{LogId, NodeId, Vote};
 
-use crate::seldom::Seldom;
+use crate::util::rate_limit::Seldom;
 
 /// The last entry that each machine has confirmed, and to which leader. Cloning gives
 /// another handle.

@@ -25,8 +25,8 @@ use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
 use tokio::time::Instant;
 
 use crate::node::{JUMP, LogClock};
-use crate::one_line::OneLine;
 use crate::published::Reader;
+use crate::util::error_chain::OneLine;
 
 /// How long to refuse: several elections.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -148,8 +148,8 @@ mod tests {
     use etcd_projections::State;
 
     use super::*;
-    use crate::clock::Clock;
     use crate::published::{self, Publisher};
+    use crate::util::clock::Clock;
 
     const SECOND: u64 = 1_000_000_000;
     const YEAR: u64 = 31_536_000;

@@ -27,10 +27,10 @@ use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
 use crate::checkpoint::{CheckpointFile, CheckpointStore};
-use crate::clock::Clock;
 use crate::disk::DiskRoom;
-use crate::one_line::OneLine;
 use crate::peers::Peers;
+use crate::util::clock::Clock;
+use crate::util::error_chain::OneLine;
 
 /// The consensus of this machine with the others. Cloning gives another handle.
 #[derive(Clone)]

@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 
 use super::confirmed::Lost;
 use crate::peers::{Appended, Refusal};
-use crate::seldom::Seldom;
+use crate::util::rate_limit::Seldom;
 
 /// How far a term may be ahead of the one known here. A cluster in trouble has an
 /// election every half second or so: this is a week of nothing else.

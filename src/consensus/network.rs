@@ -36,10 +36,10 @@ use super::contact::Contact;
 use super::judge::judge_answer;
 use super::types::{TypeConfig, from_log_id, from_vote, to_log_id, to_vote};
 use super::unsynced::Unsynced;
-use crate::clock::Clock;
-use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Peers, Question};
-use crate::seldom::Seldom;
+use crate::util::clock::Clock;
+use crate::util::error_chain::OneLine;
+use crate::util::rate_limit::Seldom;
 
 pub(super) type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
 

@@ -21,11 +21,11 @@ use etcd_log::{Index, IoError, LogId, sync_dir};
 use super::answers::Offer;
 use super::send_checkpoint::PIECE_LIMIT;
 use super::snapshot::Image;
-use crate::blocking::blocking;
 use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::disk::DiskRoom;
-use crate::one_line::OneLine;
 use crate::peers::{Asked, FrameError};
+use crate::util::blocking::blocking;
+use crate::util::error_chain::OneLine;
 
 /// How many checkpoints are kept that the log has not gone on behind.
 const KEPT: usize = 3;

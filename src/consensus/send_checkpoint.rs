@@ -12,8 +12,8 @@ use super::judge::{Unbelievable, judge_answer};
 use super::network::Connection;
 use super::snapshot::Image;
 use super::types::{from_vote, to_vote};
-use crate::blocking::blocking;
 use crate::peers::{Answer, CallError, Conversation, Heard, Question};
+use crate::util::blocking::blocking;
 
 /// How much of a checkpoint goes in one piece.
 const PIECE_BYTES: usize = 256 << 10;

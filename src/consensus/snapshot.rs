@@ -9,8 +9,8 @@ use openraft::{
 };
 
 use super::types::{TypeConfig, from_log_id, from_stored};
-use crate::blocking::blocking;
 use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
+use crate::util::blocking::blocking;
 
 /// What openraft wants to know of a checkpoint.
 pub(super) type Meta = SnapshotMeta<u64, BasicNode>;

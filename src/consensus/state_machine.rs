@@ -11,10 +11,10 @@ use openraft::{BasicNode, EntryPayload, Snapshot, StorageError, StorageIOError, 
 use super::snapshot::{CheckpointBuilder, Checkpoints, Image, Meta};
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
 use super::unsynced::Unsynced;
-use crate::blocking::blocking;
 use crate::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::outcomes::Outcomes;
 use crate::published::Publisher;
+use crate::util::blocking::blocking;
 
 type StorageResult<T> = Result<T, StorageError<u64>>;
 

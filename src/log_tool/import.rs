@@ -25,8 +25,8 @@ use etcd_projections::{Position, State};
 
 use super::ToolError;
 use crate::data_dir::{DataDir, DataDirError, Identity};
-use crate::printable::Printable;
 use crate::recover::begin_anew;
+use crate::util::printable::Printable;
 
 /// How many bytes of batches are written with one fsync, about: one batch more may
 /// go over.

@@ -8,7 +8,7 @@ use etcd_projections::{KeyTree, Node, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::printable::Printable;
+use crate::util::printable::Printable;
 
 /// Replays a log up to a command, and prints the state.
 ///

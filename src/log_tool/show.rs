@@ -15,8 +15,8 @@ use serde_json::ser::Formatter;
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::printable::{Printable, is_printable};
 use crate::replay::Step;
+use crate::util::printable::{Printable, is_printable};
 
 /// What to show, and how.
 #[derive(Clone, Debug)]

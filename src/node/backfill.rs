@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::Node;
 use super::tell::Oldest;
-use crate::blocking::blocking;
-use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
-use crate::seldom::Seldom;
+use crate::util::blocking::blocking;
+use crate::util::error_chain::OneLine;
+use crate::util::rate_limit::Seldom;
 
 /// How often to look whether something is missing.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -6,9 +6,9 @@ use etcd_log::{EventNumber, NodeId};
 
 use super::audience::{Audience, Found};
 use super::watch::WatchError;
-use crate::one_line::OneLine;
 use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
 use crate::published::Reader;
+use crate::util::error_chain::OneLine;
 
 /// How long to wait before asking again where nobody could answer.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -26,7 +26,7 @@ use std::time::Duration;
 use etcd_log::LogTime;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
+use crate::util::clock::Clock;
 
 /// How far ahead a clock may be of where it should be by now: further than it is set
 /// when it is right, and less than most keys live that have a time to live at all.

@@ -29,15 +29,15 @@ use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
 
 use crate::checkpoint::CheckpointStore;
-use crate::clock::Clock;
 use crate::consensus::{Consensus, Role};
 use crate::disk::DiskRoom;
 use crate::log_source::LogSource;
-use crate::one_line::OneLine;
 use crate::outcomes::Outcomes;
 use crate::peers::Peers;
 use crate::published::{Published, Reader};
-use crate::seldom::Seldom;
+use crate::util::clock::Clock;
+use crate::util::error_chain::OneLine;
+use crate::util::rate_limit::Seldom;
 use acquaintance::Acquaintance;
 use barrier::Barrier;
 use elsewhere::Elsewhere;

@@ -20,7 +20,7 @@ use etcd_projections::Machines;
 use super::members::{INTERVAL, STANDING_LIMIT, address_of};
 use super::{Freshness, Node};
 use crate::consensus::ConsensusError;
-use crate::one_line::OneLine;
+use crate::util::error_chain::OneLine;
 
 /// How far behind a learner's log may be when it gets its vote, in entries: it has
 /// them before they would be missed.

@@ -12,8 +12,8 @@ use tokio_stream::StreamExt as _;
 use super::Node;
 use super::audience::Found;
 use super::watch::{Cursor, WatchError};
-use crate::one_line::OneLine;
 use crate::peers::{Answer, Asked, HistoryQuestion, Refusal, encode_entries};
+use crate::util::error_chain::OneLine;
 
 /// How many bytes of entries go in one piece.
 const PIECE_BYTES: usize = 1 << 20;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etcd_log::NodeId;
 use tokio::sync::Notify;
 
-use crate::seldom::Seldom;
+use crate::util::rate_limit::Seldom;
 
 /// How many places strangers have: a few that join, and some that are curious.
 const STRANGERS: usize = 32;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use etcd::checkpoint::{
     self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
 };
-use etcd::clock::Clock;
 use etcd::consensus::{Consensus, Timing};
 use etcd::disk::DiskRoom;
 use etcd::machine::{self, Parts};
 use etcd::node::{Fill, Node};
 use etcd::peers;
+use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::{Node as TreeNode, Piece, State};
 use tempfile::TempDir;

@@ -1,0 +1,7 @@
+//! What everything else may use, and what uses nothing of this program itself.
+
+pub(crate) mod blocking;
+pub mod clock;
+pub mod error_chain;
+pub mod printable;
+pub(crate) mod rate_limit;
