@@ -13,8 +13,8 @@ use std::path::Path;
 
 use etcd_log::LogError;
 
-use crate::data_dir::DataDirError;
 use crate::serve::ServeError;
+use crate::storage::data_dir::DataDirError;
 
 /// What helps a machine of a cluster, and one that is alone.
 const BEGIN_AGAIN: &str = "a machine of a cluster: remove it (etcd machine remove NAME), and let it join again (-C) with an empty directory; \

@@ -20,11 +20,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::advice;
 use crate::consensus::Timing;
-use crate::disk::Reserve;
 use crate::log_tool;
 use crate::machine_tool;
 use crate::recover;
 use crate::serve;
+use crate::storage::disk_space::Reserve;
 use crate::util::error_chain::OneLine;
 use crate::util::printable::Printable;
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use etcd_log::{ClusterId, LogError, LogReader, Machine, sync_dir};
 
-use crate::checkpoint::CheckpointStore;
-use crate::data_dir::{DataDir, Identity};
 use crate::join;
 use crate::peers::Tcp;
 use crate::serve::{Options, ServeError, system};
+use crate::storage::checkpoint::CheckpointStore;
+use crate::storage::data_dir::{DataDir, Identity};
 
 /// Where a machine is reached.
 #[derive(Clone, Debug)]

@@ -22,14 +22,10 @@
 
 mod advice;
 pub mod api;
-pub mod checkpoint;
 pub mod cli;
 pub mod consensus;
-pub mod data_dir;
-pub mod disk;
 mod enroll;
 pub mod join;
-pub mod log_source;
 pub mod log_tool;
 pub mod machine;
 pub mod machine_tool;
@@ -41,5 +37,6 @@ pub mod recover;
 mod recovery;
 pub mod replay;
 pub mod serve;
+pub mod storage;
 pub mod util;
 mod watch_hub;

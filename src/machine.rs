@@ -6,16 +6,16 @@ use std::sync::Arc;
 use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
-use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
-use crate::disk::DiskRoom;
-use crate::log_source::LogSource;
 use crate::node::{Fill, LogClock, Node, NodeOptions, address_of};
 use crate::outcomes::Outcomes;
 use crate::peers::{Connect, Peers};
 use crate::published;
+use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
+use crate::storage::disk_space::DiskRoom;
+use crate::storage::log_stream::LogSource;
 use crate::util::clock::Clock;
 
 /// What a machine is made of.

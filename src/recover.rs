@@ -22,11 +22,11 @@ use etcd_log::{
 };
 use etcd_projections::State;
 
-use crate::checkpoint::CheckpointStore;
-use crate::data_dir::{DataDir, DataDirError, Identity};
 use crate::recovery::start_state;
 use crate::replay::{Replay, ReplayError};
 use crate::serve::ServeError;
+use crate::storage::checkpoint::CheckpointStore;
+use crate::storage::data_dir::{DataDir, DataDirError, Identity};
 use crate::util::clock::Clock;
 use crate::util::printable::Printable;
 

@@ -10,10 +10,10 @@ use std::time::Instant;
 use etcd_log::{Index, LogError, LogStorage as _, Notice, RaftIndex, Recovered, Wal, WalOptions};
 use etcd_projections::State;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
-use crate::data_dir::{DataDir, Identity};
 use crate::node::Node;
 use crate::serve::{Options, ServeError, end_process};
+use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
+use crate::storage::data_dir::{DataDir, Identity};
 use crate::util::error_chain::OneLine;
 
 /// Opens the log, and reports what it had to cut off.

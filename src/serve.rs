@@ -24,16 +24,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::checkpoint::CheckpointStore;
 use crate::consensus::{Consensus, Timing};
-use crate::data_dir::{DataDir, Identity};
-use crate::disk::{DiskRoom, Reserve};
 use crate::enroll::{Addresses, describe, enroll};
 use crate::join::say_if_elsewhere;
 use crate::machine::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
 use crate::recovery::{Recovery, note_checkpoints, open_log, start_state};
+use crate::storage::checkpoint::CheckpointStore;
+use crate::storage::data_dir::{DataDir, Identity};
+use crate::storage::disk_space::{DiskRoom, Reserve};
 use crate::util::clock::Clock;
 
 pub use error::ServeError;

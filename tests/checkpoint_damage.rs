@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use etcd::checkpoint::{Checkpoint, CheckpointStore};
+use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd_log::{
     Batch, ClusterId, Command, KeyPath, LogId, LogTime, Machine, NodeId, RaftIndex, Term, Ttl,
 };

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use etcd::checkpoint::{Checkpoint, CheckpointStore};
+use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd_projections::{Piece, State};
 use support::cluster::Cluster;
 use support::eventually;

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
-use etcd::data_dir::Identity;
 use etcd::log_tool::{self, Import};
+use etcd::storage::data_dir::Identity;
 use etcd::util::error_chain::OneLine;
 use etcd_log::{
     Batch, Check, Digest, Entry, Index, LogId, LogStorage as _, Payload, RaftIndex, Recording, Wal,

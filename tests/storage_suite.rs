@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use etcd::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::consensus::Unsynced;
 use etcd::consensus::log_store::LogStore;
 use etcd::consensus::snapshot::Checkpoints;
 use etcd::consensus::state_machine::StateMachine;
 use etcd::consensus::types::TypeConfig;
-use etcd::disk::DiskRoom;
 use etcd::outcomes::Outcomes;
 use etcd::published;
+use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
+use etcd::storage::disk_space::DiskRoom;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;

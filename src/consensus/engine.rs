@@ -26,9 +26,9 @@ use super::state_machine::StateMachine;
 use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
-use crate::checkpoint::{CheckpointFile, CheckpointStore};
-use crate::disk::DiskRoom;
 use crate::peers::Peers;
+use crate::storage::checkpoint::{CheckpointFile, CheckpointStore};
+use crate::storage::disk_space::DiskRoom;
 use crate::util::clock::Clock;
 use crate::util::error_chain::OneLine;
 

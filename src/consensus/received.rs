@@ -21,9 +21,9 @@ use etcd_log::{Index, IoError, LogId, sync_dir};
 use super::answers::Offer;
 use super::send_checkpoint::PIECE_LIMIT;
 use super::snapshot::Image;
-use crate::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
-use crate::disk::DiskRoom;
 use crate::peers::{Asked, FrameError};
+use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
 use crate::util::error_chain::OneLine;
 

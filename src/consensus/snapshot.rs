@@ -9,7 +9,7 @@ use openraft::{
 };
 
 use super::types::{TypeConfig, from_log_id, from_stored};
-use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
+use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 use crate::util::blocking::blocking;
 
 /// What openraft wants to know of a checkpoint.

@@ -11,9 +11,9 @@ use openraft::{BasicNode, EntryPayload, Snapshot, StorageError, StorageIOError, 
 use super::snapshot::{CheckpointBuilder, Checkpoints, Image, Meta};
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
 use super::unsynced::Unsynced;
-use crate::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::outcomes::Outcomes;
 use crate::published::Publisher;
+use crate::storage::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::util::blocking::blocking;
 
 type StorageResult<T> = Result<T, StorageError<u64>>;

@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use etcd_log::{Digest, Index, IoError, LogError, RecordingError};
 use etcd_projections::Diverged;
 
-use crate::checkpoint::CheckpointError;
-use crate::data_dir::DataDirError;
 use crate::replay::ReplayError;
+use crate::storage::checkpoint::CheckpointError;
+use crate::storage::data_dir::DataDirError;
 
 pub use export::export;
 pub use import::{Import, import};

@@ -9,9 +9,9 @@ use etcd_projections::State;
 use tokio_stream::Stream;
 
 use super::ToolError;
-use crate::checkpoint::{self, Checkpoint, CheckpointStore};
-use crate::data_dir::DataDir;
 use crate::replay::Replay;
+use crate::storage::checkpoint::{self, Checkpoint, CheckpointStore};
+use crate::storage::data_dir::DataDir;
 
 /// Entries, as a stream.
 pub(super) trait Entries: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin {}

@@ -9,8 +9,8 @@ use etcd_projections::{Position, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 use crate::replay::Step;
+use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 
 /// Checks frames, chain and continuity, replays the log, and compares the state
 /// with each checkpoint where it was written.

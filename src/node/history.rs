@@ -30,10 +30,10 @@ use tokio_stream::Stream;
 use super::audience::{self, Audience, Found, Replaying, Turn};
 use super::elsewhere::Elsewhere;
 use super::watch::{Cursor, WatchError};
-use crate::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
-use crate::log_source::LogSource;
 use crate::published::Reader;
 use crate::replay::{Replay, ReplayError};
+use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
+use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
 
 /// How many replays run at a time: each holds a state, and a core.

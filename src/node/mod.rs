@@ -28,13 +28,13 @@ use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
 
-use crate::checkpoint::CheckpointStore;
 use crate::consensus::{Consensus, Role};
-use crate::disk::DiskRoom;
-use crate::log_source::LogSource;
 use crate::outcomes::Outcomes;
 use crate::peers::Peers;
 use crate::published::{Published, Reader};
+use crate::storage::checkpoint::CheckpointStore;
+use crate::storage::disk_space::DiskRoom;
+use crate::storage::log_stream::LogSource;
 use crate::util::clock::Clock;
 use crate::util::error_chain::OneLine;
 use crate::util::rate_limit::Seldom;

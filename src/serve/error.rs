@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use etcd_log::{Index, LogError, RaftIndex};
 
-use crate::checkpoint::CheckpointError;
 use crate::consensus::ConsensusError;
-use crate::data_dir::DataDirError;
 use crate::join::JoinRefused;
+use crate::storage::checkpoint::CheckpointError;
+use crate::storage::data_dir::DataDirError;
 
 /// Why a machine cannot run.
 #[derive(Debug, thiserror::Error)]

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use etcd::checkpoint::{
-    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
-};
 use etcd::consensus::{Consensus, Timing};
-use etcd::disk::DiskRoom;
 use etcd::machine::{self, Parts};
 use etcd::node::{Fill, Node};
 use etcd::peers;
+use etcd::storage::checkpoint::{
+    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
+};
+use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::{Node as TreeNode, Piece, State};

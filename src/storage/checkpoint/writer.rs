@@ -11,7 +11,7 @@ use etcd_log::{IoError, LogStorage};
 use tokio::sync::mpsc;
 
 use super::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, NEWEST};
-use crate::disk::DiskRoom;
+use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
 use crate::util::error_chain::OneLine;
 
