@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use etcd::replay::Replay;
+use etcd::state::replay::Replay;
 use etcd_log::{
     Batch, Command, Entry, KeyPath, LogId, LogReader, LogStorage as _, LogTime, NodeId, Payload,
     RaftIndex, Retain, Term, Wal, WalOptions, Write,

@@ -23,8 +23,8 @@ use etcd_log::{
 use etcd_projections::State;
 
 use crate::recovery::start_state;
-use crate::replay::{Replay, ReplayError};
 use crate::serve::ServeError;
+use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, DataDirError, Identity};
 use crate::util::clock::Clock;

@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 
 use super::head::Refusal;
 use crate::node::{Cursor, Node, Unavailable, WriteError};
-use crate::published::Published;
+use crate::state::published::Published;
 use crate::util::printable::Printable;
 
 /// A stream of pieces of a body.

@@ -11,7 +11,7 @@ use super::answer::{Answer, Bad, Problem};
 use super::json;
 use super::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
-use crate::published::Published;
+use crate::state::published::Published;
 
 /// The fields that a set knows, with or without a test.
 const SET: [&str; 4] = ["value", "prevValue", "ttl", "timeout"];

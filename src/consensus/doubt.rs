@@ -25,7 +25,7 @@ use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
 use tokio::time::Instant;
 
 use crate::node::{JUMP, LogClock};
-use crate::published::Reader;
+use crate::state::published::Reader;
 use crate::util::error_chain::OneLine;
 
 /// How long to refuse: several elections.
@@ -148,7 +148,7 @@ mod tests {
     use etcd_projections::State;
 
     use super::*;
-    use crate::published::{self, Publisher};
+    use crate::state::published::{self, Publisher};
     use crate::util::clock::Clock;
 
     const SECOND: u64 = 1_000_000_000;

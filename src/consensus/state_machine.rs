@@ -11,8 +11,8 @@ use openraft::{BasicNode, EntryPayload, Snapshot, StorageError, StorageIOError, 
 use super::snapshot::{CheckpointBuilder, Checkpoints, Image, Meta};
 use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
 use super::unsynced::Unsynced;
-use crate::outcomes::Outcomes;
-use crate::published::Publisher;
+use crate::state::published::Publisher;
+use crate::state::recent_outcomes::Outcomes;
 use crate::storage::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::util::blocking::blocking;
 

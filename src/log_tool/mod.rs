@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use etcd_log::{Digest, Index, IoError, LogError, RecordingError};
 use etcd_projections::Diverged;
 
-use crate::replay::ReplayError;
+use crate::state::replay::ReplayError;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
 

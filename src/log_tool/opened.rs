@@ -9,7 +9,7 @@ use etcd_projections::State;
 use tokio_stream::Stream;
 
 use super::ToolError;
-use crate::replay::Replay;
+use crate::state::replay::Replay;
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointStore};
 use crate::storage::data_dir::DataDir;
 

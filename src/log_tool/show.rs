@@ -15,7 +15,7 @@ use serde_json::ser::Formatter;
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::replay::Step;
+use crate::state::replay::Step;
 use crate::util::printable::{Printable, is_printable};
 
 /// What to show, and how.

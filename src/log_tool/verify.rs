@@ -9,7 +9,7 @@ use etcd_projections::{Position, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::replay::Step;
+use crate::state::replay::Step;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 
 /// Checks frames, chain and continuity, replays the log, and compares the state

@@ -19,7 +19,7 @@ use super::proposer::RETRY;
 use super::{Unavailable, unavailable};
 use crate::consensus::{Consensus, Role};
 use crate::peers::{Answer, Peers, Question};
-use crate::published::{Published, Reader};
+use crate::state::published::{Published, Reader};
 
 /// How many reads may wait. Beyond it, reads wait to wait.
 const QUEUE: usize = 16 << 10;

@@ -7,7 +7,7 @@ use etcd_log::{EventNumber, NodeId};
 use super::audience::{Audience, Found};
 use super::watch::WatchError;
 use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
-use crate::published::Reader;
+use crate::state::published::Reader;
 use crate::util::error_chain::OneLine;
 
 /// How long to wait before asking again where nobody could answer.

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{Freshness, Node, Unavailable, WriteError};
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
-use crate::published::Published;
+use crate::state::published::Published;
 
 /// How often the leader looks whether the group is what the log says.
 pub(super) const INTERVAL: Duration = Duration::from_millis(50);

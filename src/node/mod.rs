@@ -29,9 +29,9 @@ use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
 
 use crate::consensus::{Consensus, Role};
-use crate::outcomes::Outcomes;
 use crate::peers::Peers;
-use crate::published::{Published, Reader};
+use crate::state::published::{Published, Reader};
+use crate::state::recent_outcomes::Outcomes;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;

@@ -30,9 +30,9 @@ use tokio::time::Instant;
 use super::log_clock::LogClock;
 use super::{Unavailable, WriteError, unavailable};
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
-use crate::outcomes::Outcomes;
 use crate::peers::{NotProposed, Peers, Placed};
-use crate::published::Reader;
+use crate::state::published::Reader;
+use crate::state::recent_outcomes::Outcomes;
 use due::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Request, queue};
 

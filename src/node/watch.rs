@@ -20,9 +20,9 @@ use etcd_projections::Event;
 use super::Closing;
 use super::audience::{Found, Replaying};
 use super::history::History;
-use crate::published::Reader;
-use crate::replay::ReplayError;
-use crate::watch_hub::Listener;
+use crate::state::published::Reader;
+use crate::state::replay::ReplayError;
+use crate::state::watch_hub::Listener;
 
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::{BATCH_LIMIT, OVERRULED_LIMIT, RETRY, Request, Task, Waiting, answer_all, refuse_all};
 use crate::consensus::{Applied, Consensus};
-use crate::outcomes::Ticket;
 use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal, travel};
-use crate::published::Reader;
+use crate::state::published::Reader;
+use crate::state::recent_outcomes::Ticket;
 
 /// How long a leader may take for its answer, once it has the commands. What waits behind
 /// it waits as long: a connection may be dead, and only silence says so.
