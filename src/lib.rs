@@ -20,20 +20,17 @@
 //! programs behind one command line ([`cli`]): [`serve`], [`log_tool`],
 //! [`machine_tool`] and [`recover`].
 
-mod advice;
 pub mod api;
 pub mod cli;
 pub mod consensus;
 mod enroll;
 pub mod join;
-pub mod log_tool;
 pub mod machine;
-pub mod machine_tool;
 pub mod node;
 pub mod peers;
-pub mod recover;
 mod recovery;
 pub mod serve;
 pub mod state;
 pub mod storage;
+pub mod tools;
 pub mod util;

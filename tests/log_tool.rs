@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
-use etcd::log_tool::{self, Import};
 use etcd::storage::data_dir::Identity;
+use etcd::tools::log::{self, Import};
 use etcd::util::error_chain::OneLine;
 use etcd_log::{
     Batch, Check, Digest, Entry, Index, LogId, LogStorage as _, Payload, RaftIndex, Recording, Wal,
@@ -226,7 +226,7 @@ fn recording_that_was_cut_off_is_refused() {
     let import = |text: &[u8], without_end| {
         fs::write(&file, text).unwrap();
         let import = Import { file: file.clone(), name: None, without_end };
-        log_tool::import(&import, empty.path(), &mut Vec::new())
+        log::import(&import, empty.path(), &mut Vec::new())
     };
     let without_end = exported.trim_end().len();
     // Between any two lines, and in the middle of each.

@@ -24,8 +24,8 @@ use etcd_log::{
 use etcd_projections::{Position, State};
 
 use super::ToolError;
-use crate::recover::begin_anew;
 use crate::storage::data_dir::{DataDir, DataDirError, Identity};
+use crate::tools::force_new_cluster::begin_anew;
 use crate::util::printable::Printable;
 
 /// How many bytes of batches are written with one fsync, about: one batch more may

@@ -1,6 +1,8 @@
 //! The command line: the first etcd's flags, with one dash, and a long name for
 //! each; and the tools for the log.
 
+mod advice;
+
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,13 +20,12 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::advice;
 use crate::consensus::Timing;
-use crate::log_tool;
-use crate::machine_tool;
-use crate::recover;
 use crate::serve;
 use crate::storage::disk_space::Reserve;
+use crate::tools::force_new_cluster;
+use crate::tools::log;
+use crate::tools::machines;
 use crate::util::error_chain::OneLine;
 use crate::util::printable::Printable;
 
@@ -262,7 +263,9 @@ impl Cli {
             None => Ok(serve::run(self.serve.into_options()?)?),
             Some(Command::Log(command)) => command.run(),
             Some(Command::Machine(command)) => command.run(),
-            Some(Command::Recover { dir, .. }) => Ok(recover::run(&dir.path, &mut io::stdout())?),
+            Some(Command::Recover { dir, .. }) => {
+                Ok(force_new_cluster::run(&dir.path, &mut io::stdout())?)
+            }
         }
     }
 }
@@ -307,14 +310,14 @@ impl MachineCommand {
         let mut out = io::stdout().lock();
         let done = runtime.block_on(async {
             match self {
-                Self::List { cluster } => machine_tool::list(&cluster.url, &mut out).await,
+                Self::List { cluster } => machines::list(&cluster.url, &mut out).await,
                 Self::Remove { name, cluster } => {
-                    machine_tool::remove(&cluster.url, &name, &mut out).await
+                    machines::remove(&cluster.url, &name, &mut out).await
                 }
             }
         });
         match done {
-            Err(machine_tool::MachineError::Output(error)) if has_seen_enough(&error) => Ok(()),
+            Err(machines::MachineError::Output(error)) if has_seen_enough(&error) => Ok(()),
             done => Ok(done?),
         }
     }
@@ -327,22 +330,21 @@ impl LogCommand {
         let done = runtime.block_on(async {
             match self {
                 Self::Show { dir, from, to, key, json } => {
-                    let selection =
-                        log_tool::Selection { from: Index(from), to: Index(to), key, json };
-                    log_tool::show(&dir.path, &selection, &mut out).await
+                    let selection = log::Selection { from: Index(from), to: Index(to), key, json };
+                    log::show(&dir.path, &selection, &mut out).await
                 }
-                Self::Replay { dir, to } => log_tool::replay(&dir.path, Index(to), &mut out).await,
-                Self::Verify { dir } => log_tool::verify(&dir.path, &mut out).await,
-                Self::Export { dir } => log_tool::export(&dir.path, &mut out).await,
+                Self::Replay { dir, to } => log::replay(&dir.path, Index(to), &mut out).await,
+                Self::Verify { dir } => log::verify(&dir.path, &mut out).await,
+                Self::Export { dir } => log::export(&dir.path, &mut out).await,
                 Self::Import { file, data_dir, name, without_end } => {
-                    let import = log_tool::Import { file, name, without_end };
-                    log_tool::import(&import, &data_dir, &mut out)
+                    let import = log::Import { file, name, without_end };
+                    log::import(&import, &data_dir, &mut out)
                 }
             }
         });
         let flushed = out.flush();
         match done.and_then(|()| Ok(flushed?)) {
-            Err(log_tool::ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
+            Err(log::ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
             done => Ok(done?),
         }
     }

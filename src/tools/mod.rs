@@ -1,0 +1,6 @@
+//! The programs beside the server: what reads and makes logs, asks a cluster, and makes a
+//! new one out of a survivor.
+
+pub mod force_new_cluster;
+pub mod log;
+pub mod machines;
