@@ -23,13 +23,9 @@
 pub mod api;
 pub mod cli;
 pub mod consensus;
-mod enroll;
-pub mod join;
-pub mod machine;
 pub mod node;
 pub mod peers;
-mod recovery;
-pub mod serve;
+pub mod server;
 pub mod state;
 pub mod storage;
 pub mod tools;

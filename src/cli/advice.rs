@@ -13,7 +13,7 @@ use std::path::Path;
 
 use etcd_log::LogError;
 
-use crate::serve::ServeError;
+use crate::server::ServeError;
 use crate::storage::data_dir::DataDirError;
 
 /// What helps a machine of a cluster, and one that is alone.

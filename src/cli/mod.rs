@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::consensus::Timing;
-use crate::serve;
+use crate::server;
 use crate::storage::disk_space::Reserve;
 use crate::tools::force_new_cluster;
 use crate::tools::log;
@@ -260,7 +260,7 @@ impl Cli {
         let verbose = self.serve.verbose;
         start_logging(verbose);
         match self.command {
-            None => Ok(serve::run(self.serve.into_options()?)?),
+            None => Ok(server::run(self.serve.into_options()?)?),
             Some(Command::Log(command)) => command.run(),
             Some(Command::Machine(command)) => command.run(),
             Some(Command::Recover { dir, .. }) => {
@@ -271,20 +271,20 @@ impl Cli {
 }
 
 impl ServeArgs {
-    fn into_options(self) -> Result<serve::Options, serve::ServeError> {
+    fn into_options(self) -> Result<server::Options, server::ServeError> {
         let is_named = self.name.is_some();
         let name = match self.name {
             Some(name) => name,
             None => name_of(&self.data_dir),
         };
         if etcd_projections::machine_key(&name).is_none() {
-            return Err(serve::ServeError::Name(name));
+            return Err(server::ServeError::Name(name));
         }
         let heartbeat = Duration::from_millis(self.heartbeat);
         if self.election.0 < 3 * heartbeat {
-            return Err(serve::ServeError::Election { heartbeat, least: self.election.0 });
+            return Err(server::ServeError::Election { heartbeat, least: self.election.0 });
         }
-        Ok(serve::Options {
+        Ok(server::Options {
             name,
             is_named,
             data_dir: self.data_dir,

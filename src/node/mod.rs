@@ -4,6 +4,7 @@
 
 mod acquaintance;
 mod answers;
+pub mod assemble;
 mod audience;
 mod backfill;
 mod barrier;

@@ -22,8 +22,8 @@ use etcd_log::{
 };
 use etcd_projections::State;
 
-use crate::recovery::start_state;
-use crate::serve::ServeError;
+use crate::server::ServeError;
+use crate::server::recovery::start_state;
 use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, DataDirError, Identity};
@@ -96,7 +96,7 @@ pub fn run(dir: &Path, out: &mut impl io::Write) -> Result<(), RecoverError> {
 }
 
 fn open(data_dir: &DataDir, identity: &Identity) -> Result<Wal, RecoverError> {
-    let on_fatal = Arc::new(|error| crate::serve::end_process(&error));
+    let on_fatal = Arc::new(|error| crate::server::end_process(&error));
     let options = WalOptions {
         must_exist: true,
         ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)

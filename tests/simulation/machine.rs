@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::consensus::{Consensus, Timing};
-use etcd::machine::{self, Parts};
+use etcd::node::assemble::{self, Parts};
 use etcd::node::{Fill, Node};
 use etcd::peers;
 use etcd::storage::checkpoint::{
@@ -168,7 +168,8 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         None if through.is_empty() => Identity { cluster: CLUSTER, founder: true },
         None => {
             let cluster =
-                etcd::join::join(&described, &through, Arc::<Network>::clone(&network)).await?;
+                etcd::server::join::join(&described, &through, Arc::<Network>::clone(&network))
+                    .await?;
             Identity { cluster, founder: false }
         }
     };
@@ -266,7 +267,7 @@ fn described(name: &str, address: &str) -> Machine {
 async fn start(parts: Parts<SimLog>) -> Result<(Node, Consensus), Box<dyn std::error::Error>> {
     let (log, store) = (parts.log.clone(), parts.checkpoints.clone());
     let good = known_to_be_good(&store, &parts.start)?;
-    let started = machine::start(parts).await?;
+    let started = assemble::start(parts).await?;
     checkpoint::note(&log, &good);
     Ok(started)
 }

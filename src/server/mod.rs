@@ -8,7 +8,10 @@
 //!
 //! A disk that fails ends the process at once: see `end_process`.
 
+mod bootstrap;
 mod error;
+pub mod join;
+pub(crate) mod recovery;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -25,12 +28,12 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::consensus::{Consensus, Timing};
-use crate::enroll::{Addresses, describe, enroll};
-use crate::join::say_if_elsewhere;
-use crate::machine::{self, Parts};
+use crate::node::assemble::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
-use crate::recovery::{Recovery, note_checkpoints, open_log, start_state};
+use crate::server::bootstrap::{Addresses, describe, enroll};
+use crate::server::join::say_if_elsewhere;
+use crate::server::recovery::{Recovery, note_checkpoints, open_log, start_state};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::{DiskRoom, Reserve};
@@ -254,7 +257,7 @@ impl Server {
         let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let (from, applied) = (start.state.position().index, start.applied);
         let (filled, reader) = (wal.clone(), wal.reader());
-        let (node, consensus) = machine::start(Parts {
+        let (node, consensus) = assemble::start(Parts {
             cluster: identity.cluster,
             machine,
             founds: !identity.joined,

@@ -11,7 +11,7 @@ use etcd_log::{Index, LogError, LogStorage as _, Notice, RaftIndex, Recovered, W
 use etcd_projections::State;
 
 use crate::node::Node;
-use crate::serve::{Options, ServeError, end_process};
+use crate::server::{Options, ServeError, end_process};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::util::error_chain::OneLine;

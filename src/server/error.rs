@@ -12,7 +12,7 @@ use std::time::Duration;
 use etcd_log::{Index, LogError, RaftIndex};
 
 use crate::consensus::ConsensusError;
-use crate::join::JoinRefused;
+use crate::server::join::JoinRefused;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
 
