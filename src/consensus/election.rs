@@ -180,10 +180,11 @@ impl Consensus {
         Answer::WouldVote { granted, following }
     }
 
-    /// Returns where a leader is reached.
+    /// Returns where a leader is reached: where this one is, if it leads, whatever the group
+    /// has written down by now.
     pub fn following(&self, node: NodeId) -> Option<Following> {
         let address = if node == self.me {
-            self.membership().nodes.get(&node).cloned()
+            Some(Arc::clone(&self.address))
         } else {
             self.peers.address(node)
         };

@@ -37,6 +37,8 @@ use crate::util::error_chain::OneLine;
 pub struct Consensus {
     pub(super) raft: Raft<TypeConfig>,
     pub(super) me: NodeId,
+    /// Where the other machines reach it.
+    pub(super) address: Arc<str>,
     pub(super) peers: Peers,
     pub(super) contact: Contact,
     pub(super) timing: Timing,
@@ -159,6 +161,7 @@ impl Consensus {
         let consensus = Self {
             raft,
             me,
+            address: Arc::from(&*options.address),
             peers,
             contact,
             timing,
