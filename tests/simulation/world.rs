@@ -1,17 +1,17 @@
 //! The world of a simulation: what outlives the machines in it, and what must hold
 //! in it.
 
-use std::collections::btree_map::Entry;
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::consensus::Consensus;
 use etcd::node::{LeaveError, Node, WriteError, address_of};
 use etcd_log::{Digest, EventNumber, KeyPath, LogId, RaftIndex, Vote};
-use etcd_projections::{Event, Position, State};
+use etcd_projections::Event;
 
 use super::dice::Dice;
 use super::health::{Patient, Probes};
@@ -19,7 +19,6 @@ use super::linearizability::order::{self, Shown};
 use super::linearizability::{self, Answer, Call, Operation};
 use super::links::Links;
 use super::machine::Stored;
-use super::real_log::RealDisk;
 
 /// A world. Cloning gives another handle.
 #[derive(Clone)]
@@ -485,114 +484,6 @@ impl World {
     /// Notes that something does not hold that must.
     pub(crate) fn violation(&self, what: fmt::Arguments<'_>) {
         self.lock().violation.get_or_insert_with(|| what.to_string());
-    }
-
-    /// Checks what must hold at every moment.
-    pub(crate) fn check(&self, elapsed: Duration) -> Result<(), String> {
-        self.lock().elapsed = elapsed;
-        self.probes.set_elapsed(elapsed);
-        for (name, node, consensus) in self.machines_up() {
-            let published = node.now();
-            let Position { index, event, time } = published.state.position();
-            let mut inner = self.lock();
-            if let Some(term) = consensus.leads_in() {
-                let vote = (term.0, consensus.me().0);
-                let overruled = inner.leaders.range((Bound::Excluded(vote), Bound::Unbounded));
-                let first = overruled.map(|(_, (_, since))| *since).min();
-                if !inner.leaders.contains_key(&vote)
-                    && first.is_some_and(|first| first + SETTLING < elapsed)
-                {
-                    return Err(format!("{name} begins to lead in {term}, which is over"));
-                }
-                if let Entry::Vacant(new) = inner.leaders.entry(vote) {
-                    new.insert((name.clone(), elapsed));
-                    inner.trace.push(format!("{} {name} begins to lead", elapsed.as_millis()));
-                }
-            }
-            if let Some(applied) = published.applied {
-                let known = *inner.applied.entry(applied.index).or_insert(applied);
-                if known != applied {
-                    return Err(format!("{name} has applied {applied}, another one {known}"));
-                }
-            }
-            if let Some((lost, since)) = &inner.lost_a_key
-                && *lost == name
-            {
-                if index.0 > since + NOTICED {
-                    return Err(format!(
-                        "{name} has lost a key before #{since}, and is at {index}"
-                    ));
-                }
-                continue;
-            }
-            let digest = published.state.digest();
-            let known = *inner.digests.entry((index.0, event.0, time.0)).or_insert(digest);
-            if known != digest {
-                return Err(format!("{name} has digest {digest} at {index}, another one {known}"));
-            }
-        }
-        self.lock().violation.clone().map_or(Ok(()), Err)
-    }
-
-    /// Whether all machines that are up have the same state.
-    pub(crate) fn has_converged(&self) -> bool {
-        let up = self.machines_up();
-        let states = up.iter().map(|(_, node, _)| {
-            let now = node.now();
-            (now.state.position().index, now.state.position().event, now.state.digest().0)
-        });
-        let states: Vec<_> = states.collect();
-        states.windows(2).all(|pair| pair[0] == pair[1])
-    }
-
-    /// Checks that the logs of the machines that are up hold the same entries, as far as
-    /// they are applied, and that each leads to the state which its machine has.
-    pub(crate) fn check_logs(&self) -> Result<(), String> {
-        let mut known = BTreeMap::new();
-        for (name, node, _) in self.machines_up() {
-            let now = node.now();
-            let applied = now.applied.map(|id| id.index);
-            let history = self.stored(&name).disk.lock().unwrap().history();
-            let Some(history) = history else { continue };
-            let mut state = State::new(now.state.ring().len().max(1));
-            for entry in history.iter().filter(|entry| Some(entry.id.index) <= applied) {
-                let other = known.entry(entry.id.index).or_insert_with(|| Arc::clone(entry));
-                if other != entry {
-                    return Err(format!("{name} has {entry:?}, another one {other:?}"));
-                }
-                if let Some(batch) = entry.batch() {
-                    state.apply(batch);
-                }
-            }
-            if (state.position(), state.digest()) != (now.state.position(), now.state.digest()) {
-                let (here, there) = (now.state.position(), state.position());
-                return Err(format!("{name} is at {here:?}, its log leads to {there:?}"));
-            }
-        }
-        if known.is_empty() { Err("no log is whole".to_owned()) } else { Ok(()) }
-    }
-
-    /// How many files of the log are sealed on the machines that are up.
-    pub(crate) fn sealed(&self) -> usize {
-        let up = self.machines_up().into_iter();
-        let sealed = |name: &str| {
-            let stored = self.stored(name);
-            stored.disk().real.as_ref().map_or(0, RealDisk::sealed)
-        };
-        up.map(|(name, ..)| sealed(&name)).sum()
-    }
-
-    /// Checks that nobody who waits has a hold of the state: every change would have to
-    /// be copied.
-    pub(crate) fn check_that_nobody_keeps_a_state(&self) -> Result<(), String> {
-        for (name, node, _) in self.machines_up() {
-            // One is the publisher's, one ours.
-            let kept = Arc::strong_count(&node.now()) - 2;
-            if kept > 0 {
-                return Err(format!("{name} is idle, and somebody keeps its state"));
-            }
-        }
-        Ok(())
     }
 
     /// How many operations were answered, how many events were seen, and how many
