@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use etcd_log::{EventNumber, Index, LogId, NodeId, Vote};
-use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::{Raft, Snapshot};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
 use super::judge::{Append, Known, judge_last};
@@ -59,15 +61,8 @@ impl Consensus {
         let places = if entries.is_empty() { &self.heartbeats } else { &self.appends };
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::NotReady)?;
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
-        let this = self.clone();
-        // Whoever asks may be gone before openraft has done it: it counts until then.
-        let response = finish(async move {
-            let append = Append { from, vote, previous, committed, entries: &entries };
-            let response = this.append_judged(&append).await;
-            drop(place);
-            response
-        });
-        let response = response.await?;
+        let append = Append { from, vote, previous, committed, entries: &entries };
+        let response = self.append_judged(&append, place).await?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             self.heard(vote);
             // What this machine says it has, its disk has.
@@ -85,9 +80,10 @@ impl Consensus {
     async fn append_judged(
         &self,
         append: &Append<'_>,
+        place: OwnedSemaphorePermit,
     ) -> Result<AppendEntriesResponse<u64>, Refusal> {
         // What is committed meanwhile would not have been compared.
-        let _turn = self.judge.turn.lock().await;
+        let turn = Arc::clone(&self.judge.turn).lock_owned().await;
         let judged = self.judge.append(&self.known(), append);
         let committed = judged.map_err(|refusal| self.judge.refused(append.from, refusal))?;
         let doubted = self.doubts.judge(append.vote, append.committed, append.entries);
@@ -98,7 +94,10 @@ impl Consensus {
             leader_commit: committed.map(from_log_id),
             entries: append.entries.iter().map(from_entry).collect(),
         };
-        self.raft.append_entries(request).await.map_err(stopped)
+        let taken = Taken { raft: self.raft.clone(), held: Some((place, turn)) };
+        let response = self.raft.append_entries(request).await.map_err(stopped);
+        taken.give_back();
+        response
     }
 
     fn judge_vote(&self, from: NodeId, vote: Vote, leads: bool) -> Result<(), Refusal> {
@@ -224,6 +223,36 @@ impl Consensus {
         }
         (self.note_checkpoints)();
         Ok(to_vote(installed.vote))
+    }
+}
+
+/// What an append takes as long as openraft is at it, be it that nobody waits for it any
+/// longer: its place, and the judge's turn.
+///
+/// A task of its own for each append would do it as well, and costs 3 % of all writes.
+struct Taken {
+    raft: Raft<TypeConfig>,
+    held: Option<(OwnedSemaphorePermit, OwnedMutexGuard<()>)>,
+}
+
+impl Taken {
+    /// Gives it back: openraft has answered.
+    fn give_back(mut self) {
+        self.held = None;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // Where the runtime is at its end, so is openraft.
+        if let (Some(held), Ok(runtime)) = (self.held.take(), Handle::try_current()) {
+            let raft = self.raft.clone();
+            runtime.spawn(async move {
+                // It answers what it is asked in order.
+                let _answered = raft.with_raft_state(|_| ()).await;
+                drop(held);
+            });
+        }
     }
 }
 

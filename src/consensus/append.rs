@@ -13,12 +13,13 @@
 //! shows that it is at it.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use etcd_log::{Entry, LogId, NodeId};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use openraft::Vote;
 use openraft::error::{NetworkError, Unreachable};
 use openraft::network::RPCOption;
@@ -39,46 +40,89 @@ pub(super) type Encoded = (LogId, Arc<[u8]>);
 
 pub(super) type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
 
-/// An append that goes on when openraft has given it up.
-pub(super) struct UnderWay {
+/// The appends to one machine, one at a time. One that openraft has given up goes on.
+///
+/// One future does them all, as long as the connection lives: it takes kilobytes, which
+/// are not allocated anew for each write.
+pub(super) struct Appends {
+    next: Arc<Mutex<Option<Job>>>,
+    /// A mutex for the compiler's sake: only one at a time may look into a stream.
+    answers: Mutex<BoxStream<'static, AppendResult>>,
+    under_way: Option<UnderWay>,
+}
+
+type Job = (AppendEntriesRequest<TypeConfig>, RPCOption);
+
+/// What an append carries that is not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
     vote: Vote<u64>,
     previous: Option<openraft::LogId<u64>>,
-    /// The last entry that it carries.
-    pub(super) last: openraft::LogId<u64>,
-    /// A mutex for the compiler's sake: only one at a time may look into a future.
-    appending: Mutex<Pin<Box<dyn Future<Output = AppendResult> + Send>>>,
+    last: openraft::LogId<u64>,
 }
 
 impl UnderWay {
-    /// Begins to send the entries of a request, the last of which is this one.
-    pub(super) fn begin(
-        network: Network,
-        target: NodeId,
-        request: AppendEntriesRequest<TypeConfig>,
-        last: openraft::LogId<u64>,
-        option: RPCOption,
-    ) -> Self {
-        let (vote, previous) = (request.vote, request.prev_log_id);
-        let appending = Box::pin(append(network, target, request, option));
-        Self { vote, previous, last, appending: Mutex::new(appending) }
-    }
-
-    /// Waits until it is answered. Whoever gives that up may wait again later.
-    pub(super) async fn appended(&mut self) -> AppendResult {
-        self.appending.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().await
-    }
-
     /// Returns whether a request asks for what is under way, and perhaps for more.
-    pub(super) fn is_part_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+    fn is_part_of(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
         let carries_last = || request.entries.iter().any(|entry| entry.log_id == self.last);
         self.vote == request.vote && self.previous == request.prev_log_id && carries_last()
     }
 }
 
-impl fmt::Debug for UnderWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnderWay").field("last", &self.last).finish_non_exhaustive()
+impl Appends {
+    pub(super) fn new(network: Arc<Network>, target: NodeId) -> Self {
+        let next = Arc::<Mutex<Option<Job>>>::default();
+        let jobs = Arc::clone(&next);
+        // It is only polled when there is something to be done.
+        let jobs = stream::poll_fn(move |_| match lock(&jobs).take() {
+            Some(job) => Poll::Ready(Some(job)),
+            None => Poll::Pending,
+        });
+        let answers = jobs
+            .then(move |(request, option)| append(Arc::clone(&network), target, request, option));
+        Self { next, answers: Mutex::new(answers.boxed()), under_way: None }
     }
+
+    /// Sends the entries of a request, the last of which is this one; or goes on with the
+    /// append that is under way, if they are asked for again. Whoever gives that up may
+    /// ask again later.
+    pub(super) async fn append(
+        &mut self,
+        network: &Arc<Network>,
+        target: NodeId,
+        request: AppendEntriesRequest<TypeConfig>,
+        last: openraft::LogId<u64>,
+        option: RPCOption,
+    ) -> AppendResult {
+        if self.under_way.is_some_and(|under_way| !under_way.is_part_of(&request)) {
+            *self = Self::new(Arc::clone(network), target);
+        }
+        let under_way = UnderWay { vote: request.vote, previous: request.prev_log_id, last };
+        let sent = self.under_way.get_or_insert_with(|| {
+            *lock(&self.next) = Some((request, option));
+            under_way
+        });
+        let sent = sent.last;
+        let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let answer = answers.next().await;
+        self.under_way = None;
+        match answer.expect("there is an answer to each")? {
+            AppendEntriesResponse::Success if sent < last => {
+                Ok(AppendEntriesResponse::PartialSuccess(Some(sent)))
+            }
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl fmt::Debug for Appends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Appends").field("under_way", &self.under_way).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Network {
@@ -106,7 +150,7 @@ impl Network {
     /// Writes entries as they are sent. A single one is written once for all followers.
     fn encode(&self, entries: &[Arc<Entry>]) -> Arc<[u8]> {
         let [entry] = entries else { return encode_entries(entries).into() };
-        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut encoded = lock(&self.encoded);
         match &*encoded {
             Some((id, bytes)) if *id == entry.id => Arc::clone(bytes),
             _ => {
@@ -128,7 +172,7 @@ impl Network {
 
 /// Sends entries to a machine, and returns what it answers.
 pub(super) async fn append(
-    network: Network,
+    network: Arc<Network>,
     target: NodeId,
     request: AppendEntriesRequest<TypeConfig>,
     option: RPCOption,
@@ -176,7 +220,7 @@ mod tests {
     use openraft::network::{RaftNetwork as _, RaftNetworkFactory as _};
 
     use super::*;
-    use crate::consensus::network::Connection;
+    use crate::consensus::network::{Connection, Connections};
     use crate::consensus::types::from_entry;
     use crate::peers::{Answerer, Asked, Connect, Connecting, Peers, Refusal, serve};
 
@@ -216,7 +260,7 @@ mod tests {
 
     async fn connection(slow: &Slow) -> Connection {
         let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(slow.clone()));
-        Network::for_tests(peers).new_client(2, &BasicNode::new("slow:1")).await
+        Connections::for_tests(peers).new_client(2, &BasicNode::new("slow:1")).await
     }
 
     fn id(index: u64) -> openraft::LogId<u64> {

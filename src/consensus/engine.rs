@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,13 @@ use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::answers::{APPENDS, HEARTBEATS};
-use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
 use super::judge::{Judge, judge_own_vote};
 use super::log_store::LogStore;
-use super::network::Network;
+use super::network::{Connections, Network};
 use super::pulse;
 use super::received::{self, Received};
 use super::state_machine::StateMachine;
@@ -35,6 +35,11 @@ use crate::util::error_chain::OneLine;
 /// The consensus of this machine with the others. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Consensus {
+    parts: Arc<Parts>,
+}
+
+/// What it consists of.
+pub struct Parts {
     pub(super) raft: Raft<TypeConfig>,
     pub(super) me: NodeId,
     /// Where the other machines reach it.
@@ -44,10 +49,10 @@ pub struct Consensus {
     pub(super) timing: Timing,
     pub(super) clock: Clock,
     pub(super) received: Received,
-    pub(super) log_state: Arc<dyn Fn() -> LogState + Send + Sync>,
+    pub(super) log_state: Box<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
-    pub(super) note_checkpoints: Arc<dyn Fn() + Send + Sync>,
-    pub(super) judge: Arc<Judge>,
+    pub(super) note_checkpoints: Box<dyn Fn() + Send + Sync>,
+    pub(super) judge: Judge,
     /// How many more appends may wait for the disk.
     pub(super) appends: Arc<Semaphore>,
     /// How many more heartbeats may wait behind them.
@@ -138,27 +143,19 @@ impl Consensus {
         let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
         let unsynced = options.unsynced;
         let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
-        let network = Network {
-            peers: peers.clone(),
-            contact: contact.clone(),
-            unsynced: unsynced.clone(),
-            clock: clock.clone(),
-            encoded: Arc::default(),
-            confirmed: Confirmed::default(),
-            asked: Arc::default(),
-            trouble: Arc::default(),
-        };
+        let network = Network::new(peers.clone(), contact.clone(), unsynced.clone(), clock.clone());
         let config = Arc::new(config(&timing));
-        let raft = Raft::new(me.0, config, network, store, options.state_machine).await;
+        let connections = Connections(Arc::new(network));
+        let raft = Raft::new(me.0, config, connections, store, options.state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
         let noted = log.clone();
-        let note_checkpoints = Arc::new(move || received::note(&checkpoints, &noted));
+        let note_checkpoints = Box::new(move || received::note(&checkpoints, &noted));
         let compared = log.clone();
         // What cannot be read is not compared; who needs it says so.
         let judge =
             Judge::new(move |range, most| compared.entries(range, most).unwrap_or_default());
-        let log_state = Arc::new(move || log.state());
-        let consensus = Self {
+        let log_state = Box::new(move || log.state());
+        let parts = Parts {
             raft,
             me,
             address: Arc::from(&*options.address),
@@ -169,13 +166,14 @@ impl Consensus {
             received,
             log_state,
             note_checkpoints,
-            judge: Arc::new(judge),
+            judge,
             appends: Arc::new(Semaphore::new(APPENDS)),
             heartbeats: Arc::new(Semaphore::new(HEARTBEATS)),
             in_flight,
             unsynced,
             doubts: options.doubts,
         };
+        let consensus = Self { parts: Arc::new(parts) };
         if options.founds {
             consensus.found(options.address.clone()).await?;
         }
@@ -286,6 +284,14 @@ impl Consensus {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!("consensus did not stop cleanly: {}", OneLine(&error));
         }
+    }
+}
+
+impl Deref for Consensus {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
     }
 }
 

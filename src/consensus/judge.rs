@@ -56,7 +56,7 @@ pub(super) struct Judge {
     read: Box<ReadLog>,
     /// Held from when entries are judged until openraft has them: in between, nothing
     /// else may become committed.
-    pub(super) turn: Mutex<()>,
+    pub(super) turn: Arc<Mutex<()>>,
     told: Seldom,
 }
 
@@ -236,7 +236,7 @@ impl Judge {
     pub(super) fn new(
         read: impl Fn(Range<RaftIndex>, usize) -> Vec<Arc<Entry>> + Send + Sync + 'static,
     ) -> Self {
-        Self { read: Box::new(read), turn: Mutex::default(), told: Seldom::default() }
+        Self { read: Box::new(read), turn: Arc::default(), told: Seldom::default() }
     }
 
     /// Judges an append. Returns which entry may be taken for committed after it: the

@@ -30,7 +30,7 @@ use openraft::{BasicNode, Snapshot, Vote};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::append::{AppendResult, Encoded, UnderWay, append};
+use super::append::{AppendResult, Appends, Encoded, append};
 use super::confirmed::Confirmed;
 use super::contact::Contact;
 use super::judge::judge_answer;
@@ -55,69 +55,81 @@ const MOST_ASKED: usize = 4;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Makes connections to other machines.
-#[derive(Clone, Debug)]
-pub(crate) struct Network {
-    pub(crate) peers: Peers,
-    pub(crate) contact: Contact,
-    pub(crate) unsynced: Unsynced,
-    pub(crate) clock: Clock,
+#[derive(Debug)]
+pub(super) struct Connections(pub(super) Arc<Network>);
+
+/// What all connections have in common.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) peers: Peers,
+    pub(super) contact: Contact,
+    pub(super) unsynced: Unsynced,
+    pub(super) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
-    pub(crate) encoded: Arc<Mutex<Option<Encoded>>>,
-    pub(crate) confirmed: Confirmed,
+    pub(super) encoded: Mutex<Option<Encoded>>,
+    pub(super) confirmed: Confirmed,
     /// How many times each machine is being asked whether this one leads.
-    pub(crate) asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
+    pub(super) asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
     /// Checkpoints that cannot be sent are reported now and then.
-    pub(crate) trouble: Arc<Seldom>,
+    pub(super) trouble: Seldom,
 }
 
 /// The way to one machine.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(super) network: Network,
+    pub(super) network: Arc<Network>,
     pub(super) target: NodeId,
     /// The last heartbeat, which is on its way beside what was sent after it.
     heartbeat: Option<JoinHandle<AppendResult>>,
     /// Whether the machine has answered what was sent last on this way.
     has_answered: bool,
     /// The entries that are on their way.
-    under_way: Option<UnderWay>,
+    appends: Appends,
     /// How many appends that were no heartbeats have begun.
-    appends: Arc<AtomicU64>,
+    begun: Arc<AtomicU64>,
 }
 
-impl RaftNetworkFactory<TypeConfig> for Network {
+impl RaftNetworkFactory<TypeConfig> for Connections {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Connection {
-        let target = NodeId(target);
+        let (Self(network), target) = (self, NodeId(target));
         // A machine may have said of itself by now that it is somewhere else.
-        if self.peers.address(target).is_none() {
-            self.peers.learn(target, &node.addr);
+        if network.peers.address(target).is_none() {
+            network.peers.learn(target, &node.addr);
         }
         Connection {
-            network: self.clone(),
+            network: Arc::clone(network),
             target,
             heartbeat: None,
             has_answered: false,
-            under_way: None,
-            appends: Arc::default(),
+            appends: Appends::new(Arc::clone(network), target),
+            begun: Arc::default(),
         }
     }
 }
 
-impl Network {
-    /// A network over these peers, and of nothing else.
-    #[cfg(test)]
+#[cfg(test)]
+impl Connections {
+    /// Makes connections over these peers, that know nothing else.
     pub(super) fn for_tests(peers: Peers) -> Self {
+        let (contact, unsynced) = (Contact::default(), Unsynced::default());
+        Self(Arc::new(Network::new(peers, contact, unsynced, Clock::default())))
+    }
+}
+
+impl Network {
+    /// Makes the network over these peers.
+    pub(super) fn new(peers: Peers, contact: Contact, unsynced: Unsynced, clock: Clock) -> Self {
         Self {
             peers,
-            contact: Contact::default(),
-            unsynced: Unsynced::default(),
-            clock: Clock::default(),
-            encoded: Arc::default(),
+            contact,
+            unsynced,
+            clock,
+            encoded: Mutex::default(),
             confirmed: Confirmed::default(),
             asked: Arc::default(),
-            trouble: Arc::default(),
+            trouble: Seldom::default(),
         }
     }
 
@@ -167,29 +179,15 @@ pub(super) fn failed(error: &CallError) -> RPCError<u64, BasicNode, RaftError<u6
 }
 
 impl Connection {
-    /// Appends entries, or goes on with the append that is under way.
     async fn append_once(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> AppendResult {
-        let Some(last) = request.entries.last().map(|entry| entry.log_id) else {
-            return append(self.network.clone(), self.target, request, option).await;
-        };
-        let under_way = match self.under_way.take_if(|under_way| under_way.is_part_of(&request)) {
-            Some(under_way) => under_way,
-            None => UnderWay::begin(self.network.clone(), self.target, request, last, option),
-        };
-        let sent = under_way.last;
-        // Here it stays when openraft gives this call up.
-        let under_way = self.under_way.insert(under_way);
-        let appended = under_way.appended().await;
-        self.under_way = None;
-        match appended? {
-            AppendEntriesResponse::Success if sent < last => {
-                Ok(AppendEntriesResponse::PartialSuccess(Some(sent)))
-            }
-            appended => Ok(appended),
+        let (network, target) = (&self.network, self.target);
+        match request.entries.last().map(|entry| entry.log_id) {
+            Some(last) => self.appends.append(network, target, request, last, option).await,
+            None => Box::pin(append(Arc::clone(network), target, request, option)).await,
         }
     }
 }
@@ -221,17 +219,18 @@ impl RaftNetwork<TypeConfig> for Connection {
             }
         }
         if is_heartbeat && self.has_answered {
-            let appending = append(self.network.clone(), self.target, request, option);
-            let appends = Arc::clone(&self.appends);
-            let before = appends.load(Ordering::Relaxed);
+            let (network, target) = (Arc::clone(&self.network), self.target);
+            let begun = Arc::clone(&self.begun);
+            let before = begun.load(Ordering::Relaxed);
             self.heartbeat = Some(tokio::spawn(async move {
                 for _ in 0..ROUNDS {
                     tokio::task::yield_now().await;
-                    if appends.load(Ordering::Relaxed) > before {
+                    if begun.load(Ordering::Relaxed) > before {
                         return Ok(AppendEntriesResponse::Success);
                     }
                 }
-                appending.await
+                // Apart, for most heartbeats are not sent, and this is large.
+                Box::pin(append(network, target, request, option)).await
             }));
             return Ok(AppendEntriesResponse::Success);
         }
@@ -241,7 +240,7 @@ impl RaftNetwork<TypeConfig> for Connection {
         if matches!(is_asked, Some(None)) {
             return Err(Unreachable::new(&io::Error::other("it has much to answer")).into());
         }
-        self.appends.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let appended = self.append_once(request, option).await;
         self.has_answered = matches!(appended, Ok(AppendEntriesResponse::Success));
         appended
@@ -331,7 +330,7 @@ mod tests {
     async fn new_connection_answers_nothing_for_the_other_machine() {
         let node = BasicNode::new("nowhere:1");
         let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Nowhere));
-        let mut connection = Network::for_tests(peers).new_client(2, &node).await;
+        let mut connection = Connections::for_tests(peers).new_client(2, &node).await;
         let option = RPCOption::new(Duration::from_secs(1));
         for _ in 0..3 {
             let answered = connection.append_entries(heartbeat(), option.clone()).await;

@@ -25,7 +25,7 @@ use openraft::raft::VoteRequest;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::engine::Consensus;
+use super::engine::{Consensus, Parts};
 use super::types::{from_log_id, from_vote};
 use crate::peers::{Answer, Question};
 
@@ -103,7 +103,7 @@ fn give_way(consensus: &Consensus, vote: Vote, reason: Reason) {
 impl Beats {
     /// Says to every machine that has not answered lately that this one leads.
     fn speak(&mut self, consensus: &Consensus, vote: Vote) {
-        let Consensus { contact, timing, .. } = consensus;
+        let Parts { contact, timing, .. } = &**consensus;
         for node in consensus.membership().nodes.into_keys() {
             let is_asked = self.unanswered.get(&node).is_some_and(|asked| !asked.is_finished());
             let has_answered = contact.has_answered(node, timing.heartbeat * 2);
@@ -115,7 +115,7 @@ impl Beats {
 
     /// Returns why this leader had better give way, if it had.
     fn reason_to_give_way(&mut self, consensus: &Consensus) -> Option<Reason> {
-        let Consensus { timing, unsynced, .. } = consensus;
+        let Parts { timing, unsynced, .. } = &**consensus;
         // A machine that was paused has the answers, and has not read them yet: beats are
         // counted, and not time.
         self.unheard = if consensus.hears_majority() { 0 } else { self.unheard + 1 };

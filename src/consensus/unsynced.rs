@@ -21,7 +21,7 @@
 //! same goes for whatever else openraft writes: while its own core waits for the disk,
 //! it neither sends nor hears.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,8 +52,9 @@ struct Shared {
 struct Delays {
     /// Since when applying waits now.
     since: Option<Instant>,
-    /// When each write began that openraft waits for, by number; and the next number.
-    writes: BTreeMap<u64, Instant>,
+    /// When each write began that openraft waits for, by number, in order; and the next
+    /// number.
+    writes: VecDeque<(u64, Instant)>,
     next: u64,
     /// When each wait ended that was no ordinary one, and how long it was.
     past: VecDeque<(Instant, Duration)>,
@@ -98,7 +99,7 @@ impl Unsynced {
         let mut delays = self.delays();
         let number = delays.next;
         delays.next += 1;
-        delays.writes.insert(number, Instant::now());
+        delays.writes.push_back((number, Instant::now()));
         Writing { unsynced: self.clone(), number }
     }
 
@@ -107,7 +108,7 @@ impl Unsynced {
     pub(crate) fn delay(&self, lately: Duration) -> (Duration, Duration) {
         let mut delays = self.delays();
         delays.past.retain(|(ended, _)| ended.elapsed() < lately);
-        let oldest = delays.writes.first_key_value().map(|(_, since)| *since);
+        let oldest = delays.writes.front().map(|(_, since)| *since);
         let since = [oldest, delays.since].into_iter().flatten().min();
         let now = since.map(|since| since.elapsed()).unwrap_or_default();
         let past = delays.past.iter().map(|(_, delay)| *delay).sum::<Duration>();
@@ -154,7 +155,8 @@ pub(crate) struct Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         let mut delays = self.unsynced.delays();
-        let since = delays.writes.remove(&self.number);
+        let at = delays.writes.iter().position(|(number, _)| *number == self.number);
+        let since = at.and_then(|at| delays.writes.remove(at)).map(|(_, since)| since);
         // While applying waits, the time is counted there.
         if let Some(since) = since.filter(|since| since.elapsed() > ORDINARY)
             && delays.since.is_none()
