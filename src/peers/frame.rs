@@ -203,7 +203,7 @@ pub(super) async fn read(
     if length > most {
         return Err(FrameError::Length { found: length, most });
     }
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(length.min(COPIED_BYTES));
     loop {
         // Grows with what comes, not with what is announced.
         let portion = portion(kind, length - body.len());

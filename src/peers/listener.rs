@@ -111,18 +111,18 @@ pub async fn serve_at(
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
     let mut stream = network::buffered(stream);
-    let mut stop = pin!(stop);
+    let (mut stop, mut lost) = (pin!(stop), pin!(place.lost()));
     loop {
         let frame = tokio::select! {
             frame = next_frame(place, &mut stream, &answerer) => frame?,
             () = stop.as_mut() => return Ok(()),
-            () = place.lost() => return Ok(()),
+            () = lost.as_mut() => return Ok(()),
         };
         let Some(frame) = frame else { return Ok(()) };
         place.set_idle(false);
         let is_refused = tokio::select! {
             refused = answer(&mut stream, &answerer, &frame) => refused?,
-            () = place.lost() => return Ok(()),
+            () = lost.as_mut() => return Ok(()),
         };
         place.set_idle(true);
         if is_refused {

@@ -354,9 +354,13 @@ impl Question {
     }
 }
 
+/// How much room a message is given at first: enough for most, so that it need not grow.
+const FIRST_BYTES: usize = 512;
+
 /// Writes a message, with what stands behind it.
 pub(super) fn encode(message: &impl Serialize, behind: &[u8]) -> Vec<u8> {
-    let mut body = vec![0; 4];
+    let mut body = Vec::with_capacity(FIRST_BYTES + behind.len());
+    body.extend([0; 4]);
     serde_json::to_writer(&mut body, message).expect("messages are plain data");
     let length = u32::try_from(body.len() - 4).expect("messages are bounded");
     body[..4].copy_from_slice(&length.to_le_bytes());
@@ -378,7 +382,7 @@ pub(super) fn decode<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<(T, &'b [
 ///
 /// Never: the log bounds an entry.
 pub fn encode_entries<'e>(entries: impl IntoIterator<Item = &'e Arc<Entry>>) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(FIRST_BYTES);
     for entry in entries {
         let start = bytes.len();
         bytes.extend([0; 4]);

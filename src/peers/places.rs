@@ -9,8 +9,8 @@
 //! So whoever opens connections and is no member takes no place from those that are, and
 //! a member that has lost its connections without a word gets new ones.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use etcd_log::NodeId;
 use tokio::sync::Notify;
@@ -45,8 +45,14 @@ struct Taken {
     number: u64,
     /// Whose it is; nobody's who is known, at first.
     member: Option<NodeId>,
-    is_idle: bool,
-    is_lost: Arc<Notify>,
+    signs: Arc<Signs>,
+}
+
+/// What the table and whoever has a place tell each other, with each message.
+#[derive(Debug)]
+struct Signs {
+    is_idle: AtomicBool,
+    is_lost: Notify,
 }
 
 /// A place of one connection, until it is dropped.
@@ -54,7 +60,9 @@ struct Taken {
 pub struct Place {
     places: Places,
     number: u64,
-    is_lost: Arc<Notify>,
+    /// The first member that spoke here: mostly the only one.
+    member: OnceLock<NodeId>,
+    signs: Arc<Signs>,
 }
 
 impl Places {
@@ -83,7 +91,7 @@ impl Places {
     /// Takes a stranger's place. If there is none, the stranger that came first loses his.
     pub fn take(&self) -> Place {
         let number = self.table.next.fetch_add(1, Ordering::Relaxed);
-        let is_lost = Arc::new(Notify::new());
+        let signs = Arc::new(Signs { is_idle: true.into(), is_lost: Notify::new() });
         let (strangers, _, all) = self.table.most;
         let mut taken = self.taken();
         if taken.iter().filter(|place| place.member.is_none()).count() >= strangers {
@@ -97,13 +105,12 @@ impl Places {
         if taken.len() >= all {
             // There are as many as can be, most of them members'.
             let _lost = lose(&mut taken, |place| place.member.is_none())
-                || lose(&mut taken, |place| place.is_idle)
+                || lose(&mut taken, Taken::is_idle)
                 || lose(&mut taken, |_| true);
         }
-        let place = Taken { number, member: None, is_idle: true, is_lost: Arc::clone(&is_lost) };
-        taken.push(place);
+        taken.push(Taken { number, member: None, signs: Arc::clone(&signs) });
         drop(taken);
-        Place { places: self.clone(), number, is_lost }
+        Place { places: self.clone(), number, member: OnceLock::new(), signs }
     }
 
     fn taken(&self) -> MutexGuard<'_, Vec<Taken>> {
@@ -111,10 +118,16 @@ impl Places {
     }
 }
 
+impl Taken {
+    fn is_idle(&self) -> bool {
+        self.signs.is_idle.load(Ordering::Relaxed)
+    }
+}
+
 /// Takes a place from the first that may lose it. Returns whether there is one.
 fn lose(taken: &mut Vec<Taken>, may_lose: impl Fn(&Taken) -> bool) -> bool {
     let Some(at) = taken.iter().position(may_lose) else { return false };
-    taken.remove(at).is_lost.notify_one();
+    taken.remove(at).signs.is_lost.notify_one();
     true
 }
 
@@ -122,6 +135,10 @@ impl Place {
     /// Notes that a member speaks here. If it has too many places, it loses the one that
     /// has been idle for longest; or else the oldest.
     pub(super) fn belongs_to(&self, member: NodeId) {
+        if self.member.get() == Some(&member) {
+            return;
+        }
+        let _first = self.member.set(member);
         let mut taken = self.places.taken();
         let is_here = |place: &Taken| place.number == self.number;
         match taken.iter_mut().find(|place| is_here(place)) {
@@ -131,28 +148,25 @@ impl Place {
         let (_, of_each, _) = self.places.table.most;
         let is_its = |place: &Taken| place.member == Some(member);
         if taken.iter().filter(|place| is_its(place)).count() > of_each {
-            let _lost = lose(&mut taken, |place| is_its(place) && place.is_idle && !is_here(place))
-                || lose(&mut taken, |place| is_its(place) && !is_here(place));
+            let _lost =
+                lose(&mut taken, |place| is_its(place) && place.is_idle() && !is_here(place))
+                    || lose(&mut taken, |place| is_its(place) && !is_here(place));
         }
     }
 
     /// Returns whether a member has spoken here.
     pub(super) fn is_a_members(&self) -> bool {
-        let taken = self.places.taken();
-        taken.iter().any(|place| place.number == self.number && place.member.is_some())
+        self.member.get().is_some()
     }
 
     /// Notes whether something is being answered here.
     pub(super) fn set_idle(&self, is_idle: bool) {
-        let mut taken = self.places.taken();
-        if let Some(place) = taken.iter_mut().find(|place| place.number == self.number) {
-            place.is_idle = is_idle;
-        }
+        self.signs.is_idle.store(is_idle, Ordering::Relaxed);
     }
 
     /// Waits until the place is lost to somebody else.
     pub async fn lost(&self) {
-        self.is_lost.notified().await;
+        self.signs.is_lost.notified().await;
     }
 }
 
