@@ -1,7 +1,7 @@
 //! Peers: what the machines of a cluster say to each other, and how.
 //!
 //! ```text
-//! caller ─▶ Peers: address, idle connection ─▶ frame ─▶ listener ─▶ Answerer
+//! caller ─▶ Peers: address, idle connection ─▶ frame ─▶ server ─▶ Answerer  
 //!        ◀──────────────── one answer, or several ─────────────────┘
 //! ```
 //!
@@ -13,19 +13,19 @@
 //! says is refused before it is read. A frame that has begun has to come, and places are
 //! kept for members (`places`).
 
+mod client;
 mod frame;
-mod listener;
 mod message;
 mod network;
 mod places;
-mod pool;
+mod server;
 
+pub use client::{CallError, Conversation, Heard, Peers};
 pub use frame::{Frame, FrameError, MOST_BYTES};
-pub use listener::{Answerer, Asked, serve, serve_at};
 pub use message::{
     Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,
     decode_entries, encode_entries, split_entries,
 };
 pub use network::{Connect, Connecting, Stream, Tcp, travel};
 pub use places::{Place, Places};
-pub use pool::{CallError, Conversation, Heard, Peers};
+pub use server::{Answerer, Asked, serve, serve_at};

@@ -12,9 +12,9 @@ use etcd_log::{ClusterId, NodeId};
 use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 
-use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES};
-use super::message::{self, Answer, NotProposed, Question, Refusal};
-use super::network::{self, Connect, Stream};
+use crate::peers::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES};
+use crate::peers::message::{self, Answer, NotProposed, Question, Refusal};
+use crate::peers::network::{self, Connect, Stream};
 
 /// How many connections to a machine are kept while nobody uses them.
 const IDLE: usize = 4;
