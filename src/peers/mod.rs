@@ -14,13 +14,17 @@
 //! kept for members (`places`).
 
 mod client;
+mod conversation;
+mod error;
 mod frame;
 mod message;
 mod network;
 mod places;
 mod server;
 
-pub use client::{CallError, Conversation, Heard, Peers};
+pub use client::Peers;
+pub use conversation::{Conversation, Heard};
+pub use error::CallError;
 pub use frame::{Frame, FrameError, MOST_BYTES};
 pub use message::{
     Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,

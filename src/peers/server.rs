@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
 
-use crate::peers::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
-use crate::peers::message::{self, Answer, Question, Refusal};
-use crate::peers::network::{self, Stream};
-use crate::peers::places::{Place, Places};
+use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
+use super::message::{self, Answer, Question, Refusal};
+use super::network::{self, Stream};
+use super::places::{Place, Places};
 
 /// How long somebody may be connected without a word who is no member.
 const STRANGERS_LIMIT: Duration = Duration::from_secs(5);
