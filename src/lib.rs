@@ -47,7 +47,7 @@
 //! 2. `node/proposer/queue.rs` lets it wait, by its bytes; `node/proposer.rs` packs a batch.
 //! 3. `consensus/engine.rs` proposes it; `consensus/log_store.rs` writes it, while
 //!    `consensus/append.rs` sends it to the others.
-//! 4. `consensus/answers.rs` of a follower judges it, and answers once its disk has it.
+//! 4. `consensus/rpc.rs` of a follower judges it, and answers once its disk has it.
 //! 5. `consensus/state_machine.rs` applies it, and `state/published.rs` shows what it led to.
 //! 6. `node/proposer.rs` hands out the outcomes, and `api/json.rs` writes the line.
 //!

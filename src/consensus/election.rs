@@ -22,8 +22,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::engine::Consensus;
-use super::standing::Role;
 use super::timing::Dice;
+use crate::consensus::status::Role;
 use crate::peers::{Answer, CallError, Following, Question, Refusal};
 
 /// How long a machine waits before it asks around when it has just started: not

@@ -12,8 +12,6 @@ use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answers::{APPENDS, HEARTBEATS};
-use super::contact::Contact;
 use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::in_flight::InFlight;
@@ -21,11 +19,13 @@ use super::judge::{Judge, judge_own_vote};
 use super::log_store::LogStore;
 use super::network::{Connections, Network};
 use super::pulse;
-use super::received::{self, Received};
 use super::state_machine::StateMachine;
 use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
+use crate::consensus::incoming_checkpoints::{self, Received};
+use crate::consensus::liveness::Contact;
+use crate::consensus::rpc::{APPENDS, HEARTBEATS};
 use crate::peers::Peers;
 use crate::storage::checkpoint::{CheckpointFile, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;
@@ -149,7 +149,7 @@ impl Consensus {
         let raft = Raft::new(me.0, config, connections, store, options.state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
         let noted = log.clone();
-        let note_checkpoints = Box::new(move || received::note(&checkpoints, &noted));
+        let note_checkpoints = Box::new(move || incoming_checkpoints::note(&checkpoints, &noted));
         let compared = log.clone();
         // What cannot be read is not compared; who needs it says so.
         let judge =

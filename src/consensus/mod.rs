@@ -34,31 +34,31 @@
 //! * it appends whatever a leader says: an entry whose time or check seems wrong is refused
 //!   for a while, so that another machine can lead (`doubt`).
 
-mod answers;
 mod append;
 mod confirmed;
-mod contact;
 mod doubt;
 mod election;
 mod engine;
 mod in_flight;
+mod incoming_checkpoints;
 mod judge;
+mod liveness;
 pub mod log_store;
 mod membership;
 mod network;
 mod pulse;
-mod received;
+mod rpc;
 mod send_checkpoint;
 pub mod snapshot;
-mod standing;
 pub mod state_machine;
+mod status;
 mod timing;
 pub mod types;
 mod unsynced;
 
-pub use answers::Offer;
 pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
-pub use standing::Role;
+pub use rpc::Offer;
+pub use status::Role;
 pub use timing::Timing;
 pub use unsynced::Unsynced;

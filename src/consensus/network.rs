@@ -32,10 +32,10 @@ use tokio::time::Instant;
 
 use super::append::{AppendResult, Appends, Encoded, append};
 use super::confirmed::Confirmed;
-use super::contact::Contact;
 use super::judge::judge_answer;
 use super::types::{TypeConfig, from_log_id, from_vote, to_log_id, to_vote};
 use super::unsynced::Unsynced;
+use crate::consensus::liveness::Contact;
 use crate::peers::{Answer, CallError, Peers, Question};
 use crate::util::clock::Clock;
 use crate::util::error_chain::OneLine;

@@ -12,9 +12,9 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
 use super::judge::{Append, Known, judge_last};
-use super::received::ReceiveError;
 use super::snapshot::{Image, meta_of};
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote};
+use crate::consensus::incoming_checkpoints::ReceiveError;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 use crate::util::error_chain::OneLine;
 
