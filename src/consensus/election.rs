@@ -22,6 +22,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::engine::Consensus;
+use super::quorum;
 use super::timing::Dice;
 use crate::consensus::status::Role;
 use crate::peers::{Answer, CallError, Following, Question, Refusal};
@@ -86,7 +87,7 @@ impl Consensus {
     }
 
     fn has_vote(&self) -> bool {
-        self.membership().voters.iter().any(|voters| voters.contains(&self.me))
+        quorum::is_voter(&self.membership().voters, &self.me)
     }
 
     pub(super) fn has_stopped(&self) -> bool {
@@ -108,10 +109,8 @@ impl Consensus {
         }
         let mut granted = vec![self.me];
         let elected = |granted: &[NodeId]| {
-            let has_majority = |voters: &std::collections::BTreeSet<NodeId>| {
-                voters.iter().filter(|node| granted.contains(node)).count() > voters.len() / 2
-            };
-            self.has_vote() && membership.voters.iter().all(has_majority)
+            let voters = &membership.voters;
+            self.has_vote() && quorum::has_majority(voters, None, |node| granted.contains(&node))
         };
         while !elected(&granted) {
             let Some((node, answer)) = asking.next().await else { break };

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use etcd_log::{Index, IoError, LogId, sync_dir};
 
 use super::send_checkpoint::PIECE_LIMIT;
-use super::snapshot::Image;
+use super::types::SnapshotData;
 use crate::consensus::rpc::Offer;
 use crate::peers::{Asked, FrameError};
 use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
@@ -95,7 +95,7 @@ impl Received {
         &self,
         mut coming: Coming,
         applied: LogId,
-    ) -> Result<Image, ReceiveError> {
+    ) -> Result<SnapshotData, ReceiveError> {
         let (store, file) = (self.store(), coming.file.clone());
         let path = file.path.clone();
         let checkpoint = blocking(move || store.read(&path)).await?;
@@ -107,7 +107,7 @@ impl Received {
         }
         coming.is_kept = true;
         self.keep(applied, file.clone());
-        Ok(Image { file, applied, checkpoint: Some(Arc::new(checkpoint)) })
+        Ok(SnapshotData { file, applied, checkpoint: Some(Arc::new(checkpoint)) })
     }
 
     /// Writes what comes into a file, durably.

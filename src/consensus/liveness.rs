@@ -14,6 +14,8 @@ use openraft::Membership;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::quorum;
+
 /// Who has been heard. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Contact {
@@ -134,14 +136,11 @@ impl Contact {
         without: Option<NodeId>,
     ) -> bool {
         let heard = self.lock();
-        let is_near = |node: &u64| {
-            *node == me.0
-                || heard.answered.get(&NodeId(*node)).is_some_and(|at| at.elapsed() < within)
+        let has_answered = |node| heard.answered.get(&node);
+        let is_near = |node: u64| {
+            node == me.0 || has_answered(NodeId(node)).is_some_and(|at| at.elapsed() < within)
         };
-        membership.get_joint_config().iter().all(|voters| {
-            let left = || voters.iter().filter(|node| Some(NodeId(**node)) != without);
-            left().filter(|node| is_near(node)).count() > left().count() / 2
-        })
+        quorum::has_majority(membership.get_joint_config(), without.map(|node| node.0), is_near)
     }
 
     /// Notes that this machine is no longer a member of the cluster.
@@ -177,43 +176,19 @@ mod tests {
         Membership::new(voters, nodes)
     }
 
-    /// Whether machine 1 has a majority when these have answered.
-    fn has_majority(voters: &[&[u64]], answered: &[u64], without: Option<u64>) -> bool {
+    #[test]
+    fn machine_counts_itself_only_if_it_has_a_vote() {
         let contact = Contact::default();
-        for node in answered {
-            contact.answered(NodeId(*node), Instant::now());
-        }
-        let without = without.map(NodeId);
-        contact.has_majority_without(NodeId(1), &members(voters), LATELY, without)
-    }
-
-    #[test]
-    fn majority_is_of_those_that_have_a_vote() {
-        assert!(has_majority(&[&[1]], &[], None));
-        assert!(!has_majority(&[&[1, 2, 3]], &[], None));
-        assert!(has_majority(&[&[1, 2, 3]], &[3], None));
-        // A learner has no vote.
-        assert!(!has_majority(&[&[1, 2, 3]], &[4], None));
-        assert!(!has_majority(&[&[1, 2, 3, 4]], &[2], None));
-        // A leader that has no vote any longer does not count itself.
-        assert!(!has_majority(&[&[2, 3, 4]], &[2], None));
-        assert!(has_majority(&[&[2, 3, 4]], &[2, 3], None));
-    }
-
-    #[test]
-    fn both_sets_of_a_joint_configuration_need_a_majority() {
-        assert!(!has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[2], None));
-        assert!(!has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[4, 5], None));
-        assert!(has_majority(&[&[1, 2, 3], &[3, 4, 5]], &[3, 4], None));
-    }
-
-    #[test]
-    fn others_may_be_a_majority_of_themselves() {
-        assert!(has_majority(&[&[1, 2, 3]], &[2], Some(3)));
-        assert!(!has_majority(&[&[1, 2, 3]], &[2], Some(2)));
-        assert!(has_majority(&[&[1, 2]], &[], Some(2)));
-        assert!(has_majority(&[&[1, 2, 3]], &[2, 3], Some(1)));
-        assert!(!has_majority(&[&[1, 2, 3]], &[2], Some(1)));
+        contact.answered(NodeId(2), Instant::now());
+        let near = |voters: &[&[u64]]| contact.has_majority(NodeId(1), &members(voters), LATELY);
+        assert!(near(&[&[1, 2, 3]]) && !near(&[&[2, 3, 4]]));
+        let without = contact.has_majority_without(
+            NodeId(1),
+            &members(&[&[1, 2, 3]]),
+            LATELY,
+            Some(NodeId(2)),
+        );
+        assert!(!without);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use etcd_log::NodeId;
 use openraft::{BasicNode, ChangeMembers};
 
 use super::engine::{Consensus, ConsensusError, failed};
+use super::quorum;
 
 impl Consensus {
     /// Finishes a change of the group that was cut short: leaves the joint configuration.
@@ -45,7 +46,7 @@ impl Consensus {
     /// As [`Self::add_learner`].
     pub async fn remove(&self, node: NodeId) -> Result<(), ConsensusError> {
         let nodes = BTreeSet::from([node.0]);
-        let votes = self.membership().voters.iter().any(|voters| voters.contains(&node));
+        let votes = quorum::is_voter(&self.membership().voters, &node);
         let change = if votes {
             ChangeMembers::RemoveVoters(nodes)
         } else {

@@ -47,6 +47,7 @@ pub mod log_store;
 mod membership;
 mod network;
 mod pulse;
+mod quorum;
 mod rpc;
 mod send_checkpoint;
 pub mod snapshot;

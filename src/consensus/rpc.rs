@@ -12,8 +12,10 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
 use super::judge::{Append, Known, judge_last};
-use super::snapshot::{Image, meta_of};
-use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote};
+use super::snapshot::meta_of;
+use super::types::{
+    SnapshotData, TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote,
+};
 use crate::consensus::incoming_checkpoints::ReceiveError;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 use crate::util::error_chain::OneLine;
@@ -211,7 +213,7 @@ impl Consensus {
         judged.map_err(|refusal| self.judge.refused(from, refusal))
     }
 
-    async fn install_image(&self, vote: Vote, image: Image) -> Result<Vote, Refusal> {
+    async fn install_image(&self, vote: Vote, image: SnapshotData) -> Result<Vote, Refusal> {
         let applied = image.applied;
         let meta = image.checkpoint.as_deref().map(meta_of).unwrap_or_default();
         let snapshot = Snapshot { meta, snapshot: Box::new(image) };

@@ -10,7 +10,7 @@ use openraft::Vote;
 
 use super::judge::{Unbelievable, judge_answer};
 use super::network::Connection;
-use super::snapshot::Image;
+use super::types::SnapshotData;
 use super::types::{from_vote, to_vote};
 use crate::peers::{Answer, CallError, Conversation, Heard, Question};
 use crate::util::blocking::blocking;
@@ -38,7 +38,7 @@ impl Connection {
     pub(super) async fn send(
         &self,
         vote: Vote<u64>,
-        image: &Image,
+        image: &SnapshotData,
     ) -> Result<Vote<u64>, SendError> {
         let path = image.file.path.clone();
         let opened = blocking(move || open(&path)).await;

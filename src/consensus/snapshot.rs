@@ -3,36 +3,23 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_log::LogId;
 use openraft::{
     BasicNode, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageError, StorageIOError,
 };
 
-use super::types::{TypeConfig, from_log_id, from_stored};
+use super::types::{SnapshotData, TypeConfig, from_log_id, from_stored};
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 use crate::util::blocking::blocking;
 
 /// What openraft wants to know of a checkpoint.
 pub(super) type Meta = SnapshotMeta<u64, BasicNode>;
 
-/// A checkpoint, as openraft passes it around: a file; and what it holds, if it has
-/// just come from another machine.
-#[derive(Clone, Debug, Default)]
-pub struct Image {
-    /// The file.
-    pub file: CheckpointFile,
-    /// The last entry that it contains.
-    pub applied: LogId,
-    /// What it holds, read and checked.
-    pub checkpoint: Option<Arc<Checkpoint>>,
-}
-
 /// The checkpoints, and the newest one that can be sent to another machine. Cloning
 /// gives another handle.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     store: CheckpointStore,
-    current: Arc<Mutex<Option<(Meta, Image)>>>,
+    current: Arc<Mutex<Option<(Meta, SnapshotData)>>>,
     /// Whether openraft does not know of it yet.
     is_news: Arc<AtomicBool>,
 }
@@ -104,21 +91,21 @@ impl Checkpoints {
     }
 
     /// Takes a checkpoint for the current one, unless a later one has come.
-    pub(super) fn set_current(&self, meta: Meta, image: Image) {
+    pub(super) fn set_current(&self, meta: Meta, image: SnapshotData) {
         let mut current = self.lock();
         if current.as_ref().is_none_or(|(_, before)| before.applied <= image.applied) {
             *current = Some((meta, image));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Meta, Image)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(Meta, SnapshotData)>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn image(checkpoint: &Checkpoint, file: &CheckpointFile) -> Image {
+fn image(checkpoint: &Checkpoint, file: &CheckpointFile) -> SnapshotData {
     let applied = checkpoint.applied.unwrap_or_default();
-    Image { file: file.clone(), applied, checkpoint: None }
+    SnapshotData { file: file.clone(), applied, checkpoint: None }
 }
 
 /// What openraft wants to know of a checkpoint.

@@ -8,8 +8,10 @@ use etcd_projections::Diverged;
 use openraft::storage::RaftStateMachine;
 use openraft::{BasicNode, EntryPayload, Snapshot, StorageError, StorageIOError, StoredMembership};
 
-use super::snapshot::{CheckpointBuilder, Checkpoints, Image, Meta};
-use super::types::{Reply, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
+use super::snapshot::{CheckpointBuilder, Checkpoints, Meta};
+use super::types::{
+    Reply, SnapshotData, TypeConfig, from_log_id, from_stored, to_log_id, to_membership,
+};
 use super::unsynced::Unsynced;
 use crate::state::published::Publisher;
 use crate::state::recent_outcomes::Outcomes;
@@ -133,11 +135,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         CheckpointBuilder::new(self.checkpoint(), self.checkpoints.clone())
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<Image>> {
+    async fn begin_receiving_snapshot(&mut self) -> StorageResult<Box<SnapshotData>> {
         Ok(Box::default())
     }
 
-    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<Image>) -> StorageResult<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &Meta,
+        snapshot: Box<SnapshotData>,
+    ) -> StorageResult<()> {
         let checkpoint = if let Some(checkpoint) = &snapshot.checkpoint {
             Checkpoint::clone(checkpoint)
         } else {
@@ -151,7 +157,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.membership = membership;
         self.uncovered_bytes = 0;
         self.publisher.jump(state, applied);
-        let mut image = Image { checkpoint: None, ..*snapshot };
+        let mut image = SnapshotData { checkpoint: None, ..*snapshot };
         // By this name it is known once the log goes on behind it.
         image.file.path = self.checkpoints.store().path_of(&image.file);
         self.checkpoints.set_current(meta.clone(), image);

@@ -6,7 +6,7 @@ use etcd_log::{Batch, Entry, LogId, Membership, NodeId, Payload, RaftIndex, Term
 use etcd_projections::Outcome;
 use openraft::{BasicNode, EntryPayload, LeaderId, StoredMembership};
 
-use super::snapshot::Image;
+use crate::storage::checkpoint::{Checkpoint, CheckpointFile};
 
 openraft::declare_raft_types!(
     /// openraft's types, filled in with ours.
@@ -15,8 +15,20 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = BasicNode,
-        SnapshotData = Image,
+        SnapshotData = SnapshotData,
 );
+
+/// A checkpoint, as openraft passes it around: a file; and what it holds, if it has
+/// just come from another machine.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotData {
+    /// The file.
+    pub file: CheckpointFile,
+    /// The last entry that it contains.
+    pub applied: LogId,
+    /// What it holds, read and checked.
+    pub checkpoint: Option<Arc<Checkpoint>>,
+}
 
 /// What came of an entry: an outcome for each command of its batch.
 #[derive(Clone, Debug, Default)]
