@@ -23,8 +23,8 @@ use tokio::time::Instant;
 
 use super::engine::Consensus;
 use super::quorum;
+use super::status::Role;
 use super::timing::Dice;
-use crate::consensus::status::Role;
 use crate::peers::{Answer, CallError, Following, Question, Refusal};
 
 /// How long a machine waits before it asks around when it has just started: not

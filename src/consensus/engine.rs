@@ -1,41 +1,38 @@
 //! The engine: openraft, set up as this store needs it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
-use etcd_log::{Batch, LogId, LogState, LogStorage, NodeId, RaftIndex};
+use etcd_log::{Batch, LogState, NodeId, RaftIndex};
 use etcd_projections::Outcome;
-use openraft::error::{ClientWriteError, Fatal, InitializeError, RaftError};
-use openraft::{BasicNode, Config, Raft, RaftMetrics, SnapshotPolicy};
-use tokio::sync::{Semaphore, mpsc};
+use openraft::error::{ClientWriteError, Fatal, RaftError};
+use openraft::{BasicNode, Raft, RaftMetrics};
+use tokio::sync::Semaphore;
 
 use super::doubt::Doubts;
-use super::election::{self, Hints};
 use super::in_flight::InFlight;
-use super::judge::{Judge, judge_own_vote};
-use super::log_store::LogStore;
-use super::network::{Connections, Network};
-use super::pulse;
-use super::state_machine::StateMachine;
+use super::incoming_checkpoints::Received;
+use super::judge::Judge;
+use super::liveness::Contact;
 use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
-use crate::consensus::incoming_checkpoints::{self, Received};
-use crate::consensus::liveness::Contact;
-use crate::consensus::rpc::{APPENDS, HEARTBEATS};
 use crate::peers::Peers;
-use crate::storage::checkpoint::{CheckpointFile, CheckpointStore};
-use crate::storage::disk_space::DiskRoom;
 use crate::util::clock::Clock;
 use crate::util::error_chain::OneLine;
+
+/// How many appends may wait for the disk at a time. A leader that gets no answer in
+/// time sends again, and every one of them is held in memory.
+pub(super) const APPENDS: usize = 8;
+
+/// How many heartbeats may wait behind them.
+pub(super) const HEARTBEATS: usize = 16;
 
 /// The consensus of this machine with the others. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Consensus {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
 }
 
 /// What it consists of.
@@ -57,44 +54,9 @@ pub struct Parts {
     pub(super) appends: Arc<Semaphore>,
     /// How many more heartbeats may wait behind them.
     pub(super) heartbeats: Arc<Semaphore>,
-    in_flight: InFlight,
+    pub(super) in_flight: InFlight,
     pub(super) unsynced: Unsynced,
     pub(super) doubts: Doubts,
-}
-
-/// How to start.
-#[derive(Debug)]
-pub struct ConsensusOptions<L> {
-    /// Who this machine is.
-    pub me: NodeId,
-    /// Where the other machines reach it: `host:port`.
-    pub address: String,
-    /// Whether it founds a cluster, if its log is empty; or else waits to be let in.
-    pub founds: bool,
-    /// Its log.
-    pub log: L,
-    /// Up to where Raft need not look at it.
-    pub starts_behind: Option<LogId>,
-    /// Its state machine.
-    pub state_machine: StateMachine,
-    /// What is not on its disk yet; the state machine waits for it.
-    pub unsynced: Unsynced,
-    /// Where its checkpoints lie.
-    pub checkpoints: CheckpointStore,
-    /// The room for them.
-    pub disk: DiskRoom,
-    /// The checkpoints that are written.
-    pub written: mpsc::UnboundedReceiver<CheckpointFile>,
-    /// The way to the other machines.
-    pub peers: Peers,
-    /// Where other machines may be found that have moved.
-    pub hints: Vec<String>,
-    /// How long to wait for each other.
-    pub timing: Timing,
-    /// The time.
-    pub clock: Clock,
-    /// What it thinks of leaders.
-    pub doubts: Doubts,
 }
 
 /// Why the engine failed. All such failures stop the machine.
@@ -126,108 +88,6 @@ pub struct Applied {
 }
 
 impl Consensus {
-    /// Starts the engine: applies what is known to be committed. A founder of a
-    /// group begins it if the log is empty; whoever has a vote stands for election
-    /// when no leader is heard.
-    ///
-    /// # Errors
-    ///
-    /// If the log or a checkpoint cannot be read.
-    pub async fn start<L: LogStorage>(
-        options: ConsensusOptions<L>,
-    ) -> Result<Self, ConsensusError> {
-        let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
-        let (in_flight, contact) = (InFlight::default(), Contact::default());
-        judge_own_vote(&log.state()).map_err(|error| failed("go on from its own vote", error))?;
-        let received = Received::new(checkpoints.clone(), options.disk);
-        let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
-        let unsynced = options.unsynced;
-        let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
-        let network = Network::new(peers.clone(), contact.clone(), unsynced.clone(), clock.clone());
-        let config = Arc::new(config(&timing));
-        let connections = Connections(Arc::new(network));
-        let raft = Raft::new(me.0, config, connections, store, options.state_machine).await;
-        let raft = raft.map_err(|error| failed("start", error))?;
-        let noted = log.clone();
-        let note_checkpoints = Box::new(move || incoming_checkpoints::note(&checkpoints, &noted));
-        let compared = log.clone();
-        // What cannot be read is not compared; who needs it says so.
-        let judge =
-            Judge::new(move |range, most| compared.entries(range, most).unwrap_or_default());
-        let log_state = Box::new(move || log.state());
-        let parts = Parts {
-            raft,
-            me,
-            address: Arc::from(&*options.address),
-            peers,
-            contact,
-            timing,
-            clock,
-            received,
-            log_state,
-            note_checkpoints,
-            judge,
-            appends: Arc::new(Semaphore::new(APPENDS)),
-            heartbeats: Arc::new(Semaphore::new(HEARTBEATS)),
-            in_flight,
-            unsynced,
-            doubts: options.doubts,
-        };
-        let consensus = Self { parts: Arc::new(parts) };
-        if options.founds {
-            consensus.found(options.address.clone()).await?;
-        }
-        // Once it answers, it has said who the members are.
-        let answered = consensus.raft.is_initialized().await;
-        answered.map_err(|error| failed("start", error))?;
-        for (node, address) in &consensus.membership().nodes {
-            consensus.peers.learn(*node, address);
-        }
-        consensus.make_sure_of_being_alone(&options.address).await?;
-        tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
-        let hints = Hints { address: options.address.into(), others: options.hints };
-        tokio::spawn(election::run(consensus.clone(), hints));
-        tokio::spawn(pulse::run(consensus.clone()));
-        Ok(consensus)
-    }
-
-    /// Founds a group of one, if there is none.
-    async fn found(&self, address: String) -> Result<(), ConsensusError> {
-        let founder = BTreeMap::from([(self.me.0, BasicNode { addr: address })]);
-        match self.raft.initialize(founder).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(error) => Err(failed("found a group", error)),
-        }
-    }
-
-    /// Makes sure that, if this machine has moved, it does not run at its old address as
-    /// well, on the directory that this one is a copy of: they would share one vote.
-    ///
-    /// It has to be found before this machine votes, so by what its own log says. What only
-    /// the others know of where it is, they are asked later (`node::twin`).
-    async fn make_sure_of_being_alone(&self, address: &str) -> Result<(), ConsensusError> {
-        match self.membership().nodes.get(&self.me) {
-            Some(known) if **known != *address && self.peers.has_twin_at(known).await => {
-                let twin = format!("this machine runs at {known} as well, in another process");
-                Err(failed("start", twin))
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Tells openraft of each checkpoint that is written, and lets it forget the
-    /// entries up to the one before: who is so far behind gets the checkpoint.
-    async fn purge_behind_checkpoints(self, mut written: mpsc::UnboundedReceiver<CheckpointFile>) {
-        let mut before: Option<CheckpointFile> = None;
-        while let Some(file) = written.recv().await {
-            // It fails only where openraft has, which others notice.
-            let _told = self.raft.trigger().snapshot().await;
-            if let Some(before) = before.replace(file) {
-                let _purged = self.raft.trigger().purge_log(before.raft_index.0).await;
-            }
-        }
-    }
-
     /// Proposes a batch, and returns where it stands and the outcomes of its
     /// commands once it is committed, and applied on this machine. Only one may be
     /// under way.
@@ -299,27 +159,6 @@ impl fmt::Debug for Consensus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consensus").field("me", &self.me).finish_non_exhaustive()
     }
-}
-
-fn config(timing: &Timing) -> Config {
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    // openraft's own election timer is off. What it takes from these times is for how
-    // long a follower refuses its vote after it has heard a leader.
-    let lease = millis(timing.election.0);
-    let config = Config {
-        cluster_name: "etcd".to_owned(),
-        // openraft gives up on an append after this time, too.
-        heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: lease.saturating_sub(1),
-        election_timeout_max: lease,
-        // Checkpoints are written by bytes of log, and no entry is let go before
-        // history can be read from elsewhere.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        enable_elect: false,
-        ..Config::default()
-    };
-    config.validate().expect("the times were checked when they were given")
 }
 
 pub(super) fn failed<E>(action: &'static str, error: E) -> ConsensusError

@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{Index, IoError, LogId, sync_dir};
 
+use super::rpc::Offer;
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
-use crate::consensus::rpc::Offer;
 use crate::peers::{Asked, FrameError};
 use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;

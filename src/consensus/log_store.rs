@@ -11,9 +11,9 @@ use openraft::{AnyError, LogState, RaftLogReader, StorageError, StorageIOError};
 use tokio::sync::oneshot;
 
 use super::in_flight::InFlight;
+use super::incoming_checkpoints::Received;
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use super::unsynced::Unsynced;
-use crate::consensus::incoming_checkpoints::Received;
 
 /// How many bytes of entries go to another machine in one message.
 const MESSAGE_BYTES: usize = 1 << 20;

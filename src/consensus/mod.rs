@@ -51,6 +51,7 @@ mod quorum;
 mod rpc;
 mod send_checkpoint;
 pub mod snapshot;
+mod start;
 pub mod state_machine;
 mod status;
 mod timing;
@@ -58,8 +59,9 @@ pub mod types;
 mod unsynced;
 
 pub use doubt::Doubts;
-pub use engine::{Applied, Consensus, ConsensusError, ConsensusOptions, ProposeError};
+pub use engine::{Applied, Consensus, ConsensusError, ProposeError};
 pub use rpc::Offer;
+pub use start::ConsensusOptions;
 pub use status::Role;
 pub use timing::Timing;
 pub use unsynced::Unsynced;

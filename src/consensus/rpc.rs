@@ -11,21 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
+use super::incoming_checkpoints::ReceiveError;
 use super::judge::{Append, Known, judge_last};
 use super::snapshot::meta_of;
 use super::types::{
     SnapshotData, TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote,
 };
-use crate::consensus::incoming_checkpoints::ReceiveError;
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 use crate::util::error_chain::OneLine;
-
-/// How many appends may wait for the disk at a time. A leader that gets no answer in
-/// time sends again, and every one of them is held in memory.
-pub(super) const APPENDS: usize = 8;
-
-/// How many heartbeats may wait behind them.
-pub(super) const HEARTBEATS: usize = 16;
 
 /// A checkpoint that a leader offers.
 #[derive(Clone, Copy, Debug)]

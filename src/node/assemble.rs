@@ -6,10 +6,10 @@ use std::sync::Arc;
 use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
+use super::{Fill, LogClock, Node, NodeOptions, address_of};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
-use crate::node::{Fill, LogClock, Node, NodeOptions, address_of};
 use crate::peers::{Connect, Peers};
 use crate::state::published;
 use crate::state::recent_outcomes::Outcomes;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use etcd_log::{ClusterId, LogError, LogReader, Machine, sync_dir};
 
+use super::join;
+use super::{Options, ServeError, system};
 use crate::peers::Tcp;
-use crate::server::join;
-use crate::server::{Options, ServeError, system};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 

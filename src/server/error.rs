@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use etcd_log::{Index, LogError, RaftIndex};
 
+use super::join::JoinRefused;
 use crate::consensus::ConsensusError;
-use crate::server::join::JoinRefused;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
 

@@ -10,8 +10,8 @@ use std::time::Instant;
 use etcd_log::{Index, LogError, LogStorage as _, Notice, RaftIndex, Recovered, Wal, WalOptions};
 use etcd_projections::State;
 
+use super::{Options, ServeError, end_process};
 use crate::node::Node;
-use crate::server::{Options, ServeError, end_process};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::util::error_chain::OneLine;

@@ -17,7 +17,7 @@ use etcd_log::{Check, KeyPath, LogId, LogTime};
 use etcd_projections::{Diverged, Machines, Outcome, State};
 use tokio::sync::watch;
 
-use crate::state::watch_hub::{Listener, WatchHub};
+use super::watch_hub::{Listener, WatchHub};
 
 /// A state, and which entry of the log led to it.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::{self, Write as _};
 
-use crate::util::printable::Escaping;
+use super::printable::Escaping;
 
 /// Shows an error with all its causes: `cannot read x: permission denied`. It stays on
 /// one line, whatever it quotes.
