@@ -44,26 +44,26 @@
 //! # The life of a PUT
 //!
 //! 1. `api/server.rs` has the connection, `api/keys.rs` reads the form: a command.
-//! 2. `node/proposer/queue.rs` lets it wait, by its bytes; `node/proposer.rs` packs a batch.
+//! 2. `node/proposer/queue.rs` lets it wait, by its bytes; `node/proposer/mod.rs` packs a batch.
 //! 3. `consensus/engine.rs` proposes it; `consensus/log_store.rs` writes it, while
 //!    `consensus/append.rs` sends it to the others.
 //! 4. `consensus/rpc.rs` of a follower judges it, and answers once its disk has it.
 //! 5. `consensus/state_machine.rs` applies it, and `state/published.rs` shows what it led to.
-//! 6. `node/proposer.rs` hands out the outcomes, and `api/json.rs` writes the line.
+//! 6. `node/proposer/mod.rs` hands out the outcomes, and `api/json.rs` writes the line.
 //!
 //! # The life of a watch from an old index
 //!
 //! 1. `api/watch.rs` asks for it; `node/hold.rs` lets it through once this machine is whole.
 //! 2. `node/watch.rs` looks into the ring of `etcd-projections`: it does not go back so far.
-//! 3. `node/history.rs` finds the checkpoint before it, and `storage/log_stream.rs` the log.
-//! 4. `state/replay.rs` folds the one over the other; `node/audience.rs` takes what is wanted.
+//! 3. `node/history/mod.rs` finds the checkpoint before it, and `storage/log_stream.rs` the log.
+//! 4. `state/replay.rs` folds the one over the other; `node/history/sink.rs` takes what is wanted.
 //! 5. Behind the replay the ring goes on, event by event, by their numbers.
 //! 6. From there `state/watch_hub.rs` wakes it when something happens below its prefix.
 //!
 //! # The life of an expiry
 //!
 //! 1. A set carries a time to live; `etcd-projections` notes the deadline in logged time.
-//! 2. `node/proposer/due.rs` waits for it where this machine leads, by `node/log_clock.rs`.
+//! 2. `node/proposer/expiry.rs` waits for it where this machine leads, by `node/log_clock.rs`.
 //! 3. It proposes a tick, no later than so many deadlines that applying takes long.
 //! 4. Every machine applies it, and the key is gone everywhere, in the same place of the log.
 //! 5. The event takes no index: it lies between two commands, and has a number.

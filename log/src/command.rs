@@ -95,6 +95,13 @@ pub struct Machine {
     pub client_url: Arc<str>,
 }
 
+impl Machine {
+    /// Returns where the other machines reach it: `host:port`.
+    pub fn peer_address(&self) -> &str {
+        self.peer_url.strip_prefix("http://").unwrap_or(&self.peer_url)
+    }
+}
+
 /// What one Raft entry carries: the leader's time and the commands that waited.
 /// Without commands it is a *tick*, which only moves the clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

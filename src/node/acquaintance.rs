@@ -27,7 +27,6 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::Node;
-use super::members::address_of;
 use crate::peers::{Answer, Question};
 
 /// For how long it need not be looked up again that a machine is a member.
@@ -133,7 +132,7 @@ impl Node {
         for machine in machines.iter() {
             let peers = &self.inner.peers;
             if peers.address(machine.node).is_none() {
-                peers.learn(machine.node, address_of(&machine.peer_url));
+                peers.learn(machine.node, machine.peer_address());
             }
         }
         let mut others: Vec<_> = machines.iter().map(|machine| machine.node).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
-use super::{Fill, LogClock, Node, NodeOptions, address_of};
+use super::{Fill, LogClock, Node, NodeOptions};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
@@ -90,7 +90,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     );
     let consensus = Consensus::start(ConsensusOptions {
         me: machine.node,
-        address: address_of(&machine.peer_url).to_owned(),
+        address: machine.peer_address().to_owned(),
         founds: parts.founds,
         log: log.clone(),
         starts_behind: parts.starts_behind,

@@ -15,12 +15,11 @@ use etcd_log::NodeId;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::members::address_of;
-use super::{Node, answers};
+use super::{Node, rpc};
 use crate::peers::{Answer, CallError, Following, Question, Refusal};
 
 /// How long each may take to answer: a leader has to prove first that it leads.
-const LIMIT: Duration = answers::BARRIER_LIMIT.saturating_mul(2);
+const LIMIT: Duration = rpc::BARRIER_LIMIT.saturating_mul(2);
 
 /// What a machine is told that asks whether it is still a member.
 enum Told {
@@ -43,7 +42,7 @@ impl Node {
 
     /// Asks the cluster whether this machine has been removed.
     async fn has_been_removed(&self) -> bool {
-        let address = address_of(&self.inner.machine.peer_url);
+        let address = self.inner.machine.peer_address();
         let question = Question::WouldVote { last: None, address: address.into() };
         let mut leaders = Vec::new();
         let mut asking = FuturesUnordered::new();

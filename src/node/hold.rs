@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Unavailable;
-use super::barrier::Barrier;
+use super::read_barrier::Barrier;
 use crate::consensus::Consensus;
 
 /// How long a machine waits for others before it shows what it has.

@@ -20,7 +20,8 @@ use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
-use super::{Freshness, Node, Unavailable, WriteError};
+use super::error::{Unavailable, WriteError};
+use super::{Freshness, Node};
 use crate::peers::{Answer, CallError, Question, Refusal, Standing};
 use crate::state::published::Published;
 
@@ -321,7 +322,7 @@ impl Node {
             for machine in machines.iter() {
                 let before = known.insert(machine.node, Arc::clone(&machine.peer_url));
                 if before.as_ref() != Some(&machine.peer_url) {
-                    self.inner.peers.learn(machine.node, address_of(&machine.peer_url));
+                    self.inner.peers.learn(machine.node, machine.peer_address());
                 }
             }
             let changed = |next: &Published| !same(next.state.machines(), &machines);
@@ -349,11 +350,6 @@ impl Node {
             }
         });
     }
-}
-
-/// Returns `host:port` of a machine's URL.
-pub fn address_of(url: &str) -> &str {
-    url.strip_prefix("http://").unwrap_or(url)
 }
 
 fn same(left: &Machines, right: &Machines) -> bool {

@@ -3,12 +3,9 @@
 //! What clients speak to (`api`) knows this handle and nothing behind it.
 
 mod acquaintance;
-mod answers;
 pub mod assemble;
-mod audience;
-mod backfill;
-mod barrier;
-mod elsewhere;
+mod closing;
+mod error;
 mod farewell;
 mod history;
 mod hold;
@@ -16,8 +13,9 @@ mod log_clock;
 mod members;
 mod news;
 mod proposer;
+mod read_barrier;
 mod reconcile;
-mod tell;
+mod rpc;
 mod twin;
 mod watch;
 
@@ -29,7 +27,7 @@ use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
 
-use crate::consensus::{Consensus, Role};
+use crate::consensus::Consensus;
 use crate::peers::Peers;
 use crate::state::published::{Published, Reader};
 use crate::state::recent_outcomes::Outcomes;
@@ -40,18 +38,21 @@ use crate::util::clock::Clock;
 use crate::util::error_chain::OneLine;
 use crate::util::rate_limit::Seldom;
 use acquaintance::Acquaintance;
-use barrier::Barrier;
-use elsewhere::Elsewhere;
 use history::History;
+use history::remote::Elsewhere;
 use hold::Hold;
 use proposer::{Means, Proposer};
+use read_barrier::Barrier;
 use twin::Announcement;
 
-pub use backfill::{Fill, FillHistory};
+pub use closing::Closing;
+pub use error::{Unavailable, WriteError};
+pub use history::backfill::{Fill, FillHistory};
+pub use history::{Cursor, WatchError};
 pub(crate) use log_clock::JUMP;
 pub use log_clock::LogClock;
-pub use members::{JoinError, LeaveError, Listed, address_of};
-pub use watch::{Cursor, Seen, Start, Watch, WatchError};
+pub use members::{JoinError, LeaveError, Listed};
+pub use watch::{Seen, Start, Watch};
 
 /// How long one try of a machine to introduce itself may take.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(3);
@@ -61,34 +62,6 @@ const VOTE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a machine says that it waits for others.
 const WAITING_WORD: Duration = Duration::from_secs(3);
-
-/// Why there is no answer to a request that itself is fine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// No machine leads, as far as this one knows.
-    #[error("no leader")]
-    NoLeader,
-    /// The leader could not reach a majority in time.
-    #[error("no majority")]
-    NoMajority,
-    /// This machine has not applied the command that a read wants to see.
-    #[error("index not reached")]
-    NotReached,
-}
-
-/// Why a write was not answered with an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
-    /// It was not proposed, and will not be.
-    #[error(transparent)]
-    Unavailable(#[from] Unavailable),
-    /// The disk is short of room: it was not proposed, and will not be.
-    #[error("the disk is nearly full")]
-    DiskFull,
-    /// It was proposed, and what came of it is not known.
-    #[error("the outcome is unknown")]
-    Unknown,
-}
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +235,7 @@ impl Node {
                 return Ok(());
             }
             Some(known) if known.peer_url != machine.peer_url => {
-                self.look_for_twin_at(address_of(&known.peer_url)).await;
+                self.look_for_twin_at(known.peer_address()).await;
             }
             Some(_) | None => {}
         }
@@ -381,32 +354,5 @@ impl Node {
     /// Returns what tells when the machine closes.
     pub fn closing(&self) -> Closing {
         Closing { closing: self.inner.closing.subscribe() }
-    }
-}
-
-/// Tells when the machine closes.
-#[derive(Clone, Debug)]
-pub struct Closing {
-    closing: latest::Receiver<bool>,
-}
-
-impl Closing {
-    /// Returns whether the machine is closing.
-    pub fn has_begun(&self) -> bool {
-        *self.closing.borrow()
-    }
-
-    /// Waits until the machine closes.
-    pub async fn begun(&mut self) {
-        // A machine that is gone has closed, too.
-        let _closed = self.closing.wait_for(|closing| *closing).await.is_ok();
-    }
-}
-
-/// Says what is missing, after a time limit has passed.
-fn unavailable(consensus: &Consensus) -> Unavailable {
-    match consensus.role() {
-        Role::Leader | Role::Cut | Role::Follower(_) => Unavailable::NoMajority,
-        Role::Lost => Unavailable::NoLeader,
     }
 }

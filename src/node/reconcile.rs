@@ -17,7 +17,7 @@ use std::time::Duration;
 use etcd_log::{Membership, NodeId, RaftIndex};
 use etcd_projections::Machines;
 
-use super::members::{INTERVAL, STANDING_LIMIT, address_of};
+use super::members::{INTERVAL, STANDING_LIMIT};
 use super::{Freshness, Node};
 use crate::consensus::ConsensusError;
 use crate::util::error_chain::OneLine;
@@ -116,7 +116,7 @@ fn next_step(
         return Some(Step::Remove(*node));
     }
     machines.iter().find_map(|machine| {
-        let (node, address) = (machine.node, address_of(&machine.peer_url));
+        let (node, address) = (machine.node, machine.peer_address());
         let votes = membership.voters.iter().any(|voters| voters.contains(&node));
         match membership.nodes.get(&node) {
             None => Some(Step::Add(node, Arc::from(address))),

@@ -24,8 +24,7 @@ use std::time::Duration;
 use etcd_log::NodeId;
 
 use super::Node;
-use super::answers::BARRIER_LIMIT;
-use super::members::address_of;
+use super::rpc::BARRIER_LIMIT;
 use crate::consensus::Role;
 use crate::peers::{Answer, Question};
 
@@ -135,13 +134,13 @@ impl Node {
     }
 
     fn own_address(&self) -> &str {
-        address_of(&self.inner.machine.peer_url)
+        self.inner.machine.peer_address()
     }
 
     fn address_of_member(&self, node: NodeId) -> Option<Arc<str>> {
         let now = self.now();
         let known = now.state.machines().iter().find(|known| known.node == node)?;
-        Some(Arc::from(address_of(&known.peer_url)))
+        Some(Arc::from(known.peer_address()))
     }
 
     /// Says whether this machine knows another one as a member; and to that one, if this

@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use etcd_log::{
-    Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Membership, NodeId,
-    Payload, RaftIndex, Term, Vote, Wal, WalOptions, Write,
+    Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Machine, Membership,
+    NodeId, Payload, RaftIndex, Term, Vote, Wal, WalOptions, Write,
 };
 use etcd_projections::State;
 
@@ -136,11 +136,9 @@ fn append(
     let machines = survived.state.machines();
     let me = machines.iter().find(|machine| machine.node == node);
     // A machine that was never a part of the cluster says where it is when it starts.
-    let address = me.map_or_else(|| Arc::from("127.0.0.1:7001"), |me| Arc::clone(&me.peer_url));
-    let membership = Membership {
-        voters: vec![[node].into()],
-        nodes: [(node, Arc::from(crate::node::address_of(&address)))].into(),
-    };
+    let address = me.map_or("127.0.0.1:7001", Machine::peer_address);
+    let membership =
+        Membership { voters: vec![[node].into()], nodes: [(node, Arc::from(address))].into() };
     let commands = begin_anew(&survived.state, node, cluster);
     let batch = Batch::new(Clock::default().now().max(survived.state.position().time), commands);
     let entry = |index, payload| Arc::new(Entry { id: LogId { term, node, index }, payload });

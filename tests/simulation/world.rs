@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::consensus::Consensus;
-use etcd::node::{LeaveError, Node, WriteError, address_of};
+use etcd::node::{LeaveError, Node, WriteError};
 use etcd_log::{Digest, EventNumber, KeyPath, LogId, RaftIndex, Vote};
 use etcd_projections::Event;
 
@@ -359,7 +359,7 @@ impl World {
         let knows = |node: &Node, name: &str| {
             let now = node.now();
             let known = now.state.machines().iter().find(|machine| *machine.name == *name);
-            known.is_some_and(|machine| address_of(&machine.peer_url) == address(name))
+            known.is_some_and(|machine| machine.peer_address() == address(name))
         };
         names.iter().filter(|name| !self.is_gone(name)).count() == up.len()
             && up.iter().all(|(_, node, _)| up.iter().all(|(name, ..)| knows(node, name)))

@@ -10,8 +10,8 @@ use std::time::Duration;
 use etcd_log::{FillError, Filler, Index, NodeId, RaftIndex};
 use tokio::time::Instant;
 
-use super::Node;
-use super::tell::Oldest;
+use super::serve::Oldest;
+use crate::node::Node;
 use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
 use crate::util::blocking::blocking;
 use crate::util::error_chain::OneLine;
@@ -119,7 +119,7 @@ async fn give_up(mut filler: Box<dyn FillHistory>, why: &str) -> Result<(), Back
 
 impl Node {
     /// Fetches history whenever some is missing.
-    pub(super) async fn backfill(self, fill: Fill) {
+    pub(in crate::node) async fn backfill(self, fill: Fill) {
         let mut closing = self.closing();
         let mut waiting = Waiting::default();
         loop {

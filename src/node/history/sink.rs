@@ -8,7 +8,7 @@ use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::{Event, Outcome, Position, What};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::watch::{Cursor, WatchError, wanted};
+use super::cursor::{Cursor, WatchError, wanted};
 use crate::peers::HistoryQuestion;
 
 /// How many events a replay is ahead of its reader.
@@ -27,7 +27,7 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// What a replay comes by.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::node) enum Found {
     Event(Arc<Event>),
     /// All up to this event have been seen, and the ring holds the next one.
     Reached(EventNumber),
@@ -37,7 +37,7 @@ pub(super) enum Found {
 
 /// A replay under way.
 #[derive(Debug)]
-pub(super) struct Replaying {
+pub(in crate::node) struct Replaying {
     found: mpsc::Receiver<Told>,
     passed: Arc<AtomicU64>,
 }
@@ -45,14 +45,14 @@ pub(super) struct Replaying {
 impl Replaying {
     /// Returns the last event up to which all that was of interest has been taken
     /// from here; none, while the replay is not where its watch begins.
-    pub(super) fn passed(&self) -> Option<EventNumber> {
+    pub(in crate::node) fn passed(&self) -> Option<EventNumber> {
         let passed = self.passed.load(Ordering::Acquire);
         // What was found up to there had been sent before. If nothing waits here
         // by now, it has been taken.
         (passed > 0 && self.found.is_empty()).then_some(EventNumber(passed))
     }
 
-    pub(super) async fn next(&mut self) -> Result<Found, WatchError> {
+    pub(in crate::node) async fn next(&mut self) -> Result<Found, WatchError> {
         self.found.recv().await.map_or(Ok(Found::GivenUp), |told| told.found)
     }
 }
@@ -66,20 +66,20 @@ struct Told {
 
 /// Who reads from a replay, and what is of interest to them.
 #[derive(Clone)]
-pub(super) struct Audience {
+pub(in crate::node) struct Audience {
     sender: mpsc::Sender<Told>,
     /// How many KiB of events more may wait for the reader.
     room: Arc<Semaphore>,
-    pub(super) cursor: Cursor,
+    pub(in crate::node) cursor: Cursor,
     prefix: KeyPath,
     from: Index,
     passed: Arc<AtomicU64>,
     /// Where it ends, if not where the ring begins: with this event.
-    pub(super) upto: Option<EventNumber>,
+    pub(in crate::node) upto: Option<EventNumber>,
 }
 
 /// Makes both ends of a replay.
-pub(super) fn new(
+pub(in crate::node) fn new(
     cursor: Cursor,
     prefix: KeyPath,
     from: Index,
@@ -94,7 +94,7 @@ pub(super) fn new(
 
 impl Audience {
     /// Returns which events are of interest.
-    pub(super) fn question(&self, upto: EventNumber) -> HistoryQuestion {
+    pub(in crate::node) fn question(&self, upto: EventNumber) -> HistoryQuestion {
         let number = match self.cursor {
             Cursor::Index(_) => None,
             Cursor::Number(number) => Some(number),
@@ -103,13 +103,13 @@ impl Audience {
     }
 
     /// Goes on behind an event.
-    pub(super) fn behind(self, event: EventNumber) -> Self {
+    pub(in crate::node) fn behind(self, event: EventNumber) -> Self {
         self.passed.store(event.0, Ordering::Release);
         Self { cursor: self.cursor.past(Some(event)), ..self }
     }
 
     /// Returns whether a state has come to where the watch begins.
-    pub(super) fn is_reached_by(&self, position: Position) -> bool {
+    pub(in crate::node) fn is_reached_by(&self, position: Position) -> bool {
         match self.cursor {
             Cursor::Index(index) => position.index >= index,
             Cursor::Number(number) => position.event >= number,
@@ -117,7 +117,7 @@ impl Audience {
     }
 
     /// Waits until all that was found has been taken. Returns whether to go on.
-    pub(super) async fn take_all(&self) -> bool {
+    pub(in crate::node) async fn take_all(&self) -> bool {
         let taken = self.sender.reserve_many(AHEAD);
         matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_)))
     }
@@ -133,7 +133,7 @@ impl Audience {
 
     /// Tells what was found in a step, and how far the replay has come. Returns
     /// whether to go on.
-    pub(super) async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
+    pub(in crate::node) async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
         for event in events(outcomes).filter(|event| self.wants(event)) {
             if !self.tell(Found::Event(event)).await {
                 return false;
@@ -146,7 +146,7 @@ impl Audience {
     }
 
     /// Tells what was found. Returns whether to go on.
-    pub(super) async fn tell(&self, found: Found) -> bool {
+    pub(in crate::node) async fn tell(&self, found: Found) -> bool {
         let kib = match &found {
             Found::Event(event) => event.size().div_ceil(1024),
             Found::Reached(_) | Found::GivenUp => 0,
@@ -159,13 +159,13 @@ impl Audience {
     }
 
     /// Tells why there will be no more.
-    pub(super) async fn fail(&self, error: WatchError) {
+    pub(in crate::node) async fn fail(&self, error: WatchError) {
         let told = Told { found: Err(error), _room: None };
         let _gone = self.sender.send_timeout(told, PATIENCE).await;
     }
 
     /// Waits until nobody wants to know any longer.
-    pub(super) async fn is_gone(&self) {
+    pub(in crate::node) async fn is_gone(&self) {
         self.sender.closed().await;
     }
 }
@@ -173,12 +173,12 @@ impl Audience {
 /// For how long a replay has had its place. The time counts from where its watch
 /// begins, so that each turn brings the watch forward.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(in crate::node) struct Turn {
     begun: Option<Instant>,
 }
 
 impl Turn {
-    pub(super) fn is_over(&mut self, counts: bool) -> bool {
+    pub(in crate::node) fn is_over(&mut self, counts: bool) -> bool {
         if counts && self.begun.is_none() {
             self.begun = Some(Instant::now());
         }

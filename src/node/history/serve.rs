@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
-use super::Node;
-use super::audience::Found;
-use super::watch::{Cursor, WatchError};
+use super::cursor::{Cursor, WatchError};
+use super::sink::Found;
+use crate::node::Node;
 use crate::peers::{Answer, Asked, HistoryQuestion, Refusal, encode_entries};
 use crate::util::error_chain::OneLine;
 
@@ -27,7 +27,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Tells the events that somebody watches for, up to one that he has himself.
-    pub(super) async fn tell_history(
+    pub(in crate::node) async fn tell_history(
         &self,
         asked: &mut Asked<'_>,
         question: HistoryQuestion,
@@ -63,7 +63,7 @@ impl Node {
 
     /// Tells the entries of the log, from the oldest one wanted that there is, at a
     /// bounded rate. The first piece says what the oldest one is.
-    pub(super) async fn tell_entries(
+    pub(in crate::node) async fn tell_entries(
         &self,
         asked: &mut Asked<'_>,
         from: RaftIndex,
@@ -98,11 +98,11 @@ impl Node {
 /// What comes first when entries are told.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Oldest {
+pub(in crate::node) struct Oldest {
     /// The oldest entry that is kept.
-    pub(super) entry: RaftIndex,
+    pub(in crate::node) entry: RaftIndex,
     /// The last command before it.
-    pub(super) before: Index,
+    pub(in crate::node) before: Index,
 }
 
 fn why_not(error: &WatchError) -> Refusal {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use etcd_log::{EventNumber, NodeId};
 
-use super::audience::{Audience, Found};
-use super::watch::WatchError;
+use super::cursor::WatchError;
+use super::sink::{Audience, Found};
 use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
 use crate::state::published::Reader;
 use crate::util::error_chain::OneLine;
@@ -19,16 +19,16 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// The way to other machines' history. Cloning gives another handle.
 #[derive(Clone, Debug)]
-pub(super) struct Elsewhere {
-    pub(super) me: NodeId,
-    pub(super) peers: Peers,
-    pub(super) published: Reader,
+pub(in crate::node) struct Elsewhere {
+    pub(in crate::node) me: NodeId,
+    pub(in crate::node) peers: Peers,
+    pub(in crate::node) published: Reader,
 }
 
 impl Elsewhere {
     /// Tells the audience what happened up to an event, from the first machine that
     /// knows. Returns whether all of it has been told.
-    pub(super) async fn tell(
+    pub(in crate::node) async fn tell(
         &self,
         audience: &Audience,
         upto: EventNumber,

@@ -15,7 +15,7 @@
 //! request's time limit or the proposer, is settled by its claim (`queue`). A command
 //! is tried again only where it is certain that it was not proposed.
 
-mod due;
+mod expiry;
 mod forward;
 mod queue;
 
@@ -27,13 +27,13 @@ use etcd_projections::{Outcome, Position};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::error::{Unavailable, WriteError, unavailable};
 use super::log_clock::LogClock;
-use super::{Unavailable, WriteError, unavailable};
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::peers::{NotProposed, Peers, Placed};
 use crate::state::published::Reader;
 use crate::state::recent_outcomes::Outcomes;
-use due::{batch_time, due, make_up_for};
+use expiry::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Request, queue};
 
 /// How many commands go into a batch at most: so many that an fsync costs each
@@ -354,17 +354,6 @@ fn refuse_all(waiting: Vec<Waiting>, why: NotProposed) {
             Waiting::Group { answer, .. } => {
                 let _gone = answer.send(Err(why));
             }
-        }
-    }
-}
-
-impl From<NotProposed> for WriteError {
-    fn from(why: NotProposed) -> Self {
-        match why {
-            NotProposed::NotLeader => Unavailable::NoLeader.into(),
-            NotProposed::NoMajority => Unavailable::NoMajority.into(),
-            NotProposed::DiskFull => Self::DiskFull,
-            NotProposed::Unknown => Self::Unknown,
         }
     }
 }

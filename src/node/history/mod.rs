@@ -18,6 +18,12 @@
 //! commands earlier at most. What lies before the first entry that is kept, or has
 //! no checkpoint before it, is gone.
 
+pub(super) mod backfill;
+mod cursor;
+pub(super) mod remote;
+mod serve;
+pub(super) mod sink;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -27,14 +33,16 @@ use etcd_projections::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 
-use super::audience::{self, Audience, Found, Replaying, Turn};
-use super::elsewhere::Elsewhere;
-use super::watch::{Cursor, WatchError};
 use crate::state::published::Reader;
 use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
+use remote::Elsewhere;
+use sink::{Audience, Found, Replaying, Turn};
+
+pub(super) use cursor::wanted;
+pub use cursor::{Cursor, WatchError};
 
 /// How many replays run at a time: each holds a state, and a core.
 const REPLAYS: usize = 2;
@@ -98,7 +106,7 @@ impl History {
         from: Index,
         upto: Option<EventNumber>,
     ) -> Replaying {
-        let (audience, replaying) = audience::new(cursor, prefix, from, upto);
+        let (audience, replaying) = sink::new(cursor, prefix, from, upto);
         let history = self.clone();
         tokio::spawn(async move {
             history.waiting.fetch_add(1, Ordering::Relaxed);

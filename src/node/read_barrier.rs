@@ -15,8 +15,8 @@ use etcd_log::{NodeId, RaftIndex};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::error::{Unavailable, unavailable};
 use super::proposer::RETRY;
-use super::{Unavailable, unavailable};
 use crate::consensus::{Consensus, Role};
 use crate::peers::{Answer, Peers, Question};
 use crate::state::published::{Published, Reader};

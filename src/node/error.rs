@@ -1,0 +1,51 @@
+//! Why there is no answer, or none yet.
+
+use crate::consensus::{Consensus, Role};
+use crate::peers::NotProposed;
+
+/// Why there is no answer to a request that itself is fine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// No machine leads, as far as this one knows.
+    #[error("no leader")]
+    NoLeader,
+    /// The leader could not reach a majority in time.
+    #[error("no majority")]
+    NoMajority,
+    /// This machine has not applied the command that a read wants to see.
+    #[error("index not reached")]
+    NotReached,
+}
+
+/// Why a write was not answered with an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It was not proposed, and will not be.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// The disk is short of room: it was not proposed, and will not be.
+    #[error("the disk is nearly full")]
+    DiskFull,
+    /// It was proposed, and what came of it is not known.
+    #[error("the outcome is unknown")]
+    Unknown,
+}
+
+/// Says what is missing, after a time limit has passed.
+pub(super) fn unavailable(consensus: &Consensus) -> Unavailable {
+    match consensus.role() {
+        Role::Leader | Role::Cut | Role::Follower(_) => Unavailable::NoMajority,
+        Role::Lost => Unavailable::NoLeader,
+    }
+}
+
+impl From<NotProposed> for WriteError {
+    fn from(why: NotProposed) -> Self {
+        match why {
+            NotProposed::NotLeader => Unavailable::NoLeader.into(),
+            NotProposed::NoMajority => Unavailable::NoMajority.into(),
+            NotProposed::DiskFull => Self::DiskFull,
+            NotProposed::Unknown => Self::Unknown,
+        }
+    }
+}
