@@ -43,17 +43,17 @@
 //!
 //! # The life of a PUT
 //!
-//! 1. `api/server.rs` has the connection, `api/keys.rs` reads the form: a command.
+//! 1. `api/http/connection.rs` has the connection, `api/v1/keys.rs` reads the form: a command.
 //! 2. `node/proposer/queue.rs` lets it wait, by its bytes; `node/proposer/mod.rs` packs a batch.
 //! 3. `consensus/engine.rs` proposes it; `consensus/log_store.rs` writes it, while
 //!    `consensus/append.rs` sends it to the others.
 //! 4. `consensus/rpc.rs` of a follower judges it, and answers once its disk has it.
 //! 5. `consensus/state_machine.rs` applies it, and `state/published.rs` shows what it led to.
-//! 6. `node/proposer/mod.rs` hands out the outcomes, and `api/json.rs` writes the line.
+//! 6. `node/proposer/mod.rs` hands out the outcomes, and `api/v1/json.rs` writes the line.
 //!
 //! # The life of a watch from an old index
 //!
-//! 1. `api/watch.rs` asks for it; `node/hold.rs` lets it through once this machine is whole.
+//! 1. `api/v1/watch.rs` asks for it; `node/hold.rs` lets it through once this machine is whole.
 //! 2. `node/watch.rs` looks into the ring of `etcd-projections`: it does not go back so far.
 //! 3. `node/history/mod.rs` finds the checkpoint before it, and `storage/log_stream.rs` the log.
 //! 4. `state/replay.rs` folds the one over the other; `node/history/sink.rs` takes what is wanted.

@@ -13,21 +13,24 @@
 //! not to fail because of its clients (`files.rs`).
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::HeaderValue;
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::door::{Crowd, Door};
-use super::files::Files;
-use super::server::{ACCEPT_PAUSE, connection};
+use super::http::answer::{Body, Problem};
+use super::http::connection::{ACCEPT_PAUSE, connection};
+use super::http::door::{Crowd, Door, Talk};
+use super::http::files::Files;
+use super::v1;
 use crate::node::{Closing, Node};
 use crate::util::rate_limit::Seldom;
 
@@ -36,7 +39,7 @@ const SPARE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a client is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Service {
+enum Service {
     /// Whatever it asks for, for as long as it likes: it has a place of its own.
     Full,
     /// One request, whether the machine is well: it has a spare place.
@@ -115,7 +118,7 @@ impl Clients {
         let door = Door::new(stream, self.crowd);
         let (node, cluster, talk) = (self.node, self.cluster, door.talk());
         let respond = move |request: Request<Incoming>| {
-            super::respond(node.clone(), cluster.clone(), service, Arc::clone(&talk), request)
+            respond(node.clone(), cluster.clone(), service, Arc::clone(&talk), request)
         };
         connection(door, service_fn(respond), closing, gives_way).await;
     }
@@ -159,4 +162,31 @@ impl Spare {
         let client = clients.clone();
         self.connections.spawn(client.serve(Service::HealthOnly, stream, closing, gives_way));
     }
+}
+
+/// Answers a request of a client.
+async fn respond(
+    node: Node,
+    cluster: HeaderValue,
+    service: Service,
+    talk: Arc<Talk>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let is_limited = service == Service::HealthOnly;
+    // Where a body in chunks ends, and another request begins, the door does not know.
+    let is_last = is_limited || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let answer = match talk.ask() {
+        Some(refusal) => Err(Problem::Refused(refusal)),
+        None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
+        None => v1::route(&node, request).await,
+    };
+    let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());
+    let answer = if is_last { answer.closing() } else { answer };
+    Ok(answer.into_response(&node, &cluster))
+}
+
+/// Returns whether a request is answered however many clients there are: who watches
+/// over a machine wants to know of all others that it is well.
+fn is_for_everybody<B>(request: &Request<B>) -> bool {
+    matches!(request.uri().path(), "/health" | "/version")
 }

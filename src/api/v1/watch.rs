@@ -18,9 +18,9 @@ use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, header};
 use tokio::time::Instant;
 
-use super::answer::{Answer, Bad, Pieces, Problem};
 use super::json;
-use super::request::{self, Fields, REQUEST_LIMIT};
+use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
+use crate::api::http::request::{self, Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
 use crate::util::error_chain::OneLine;
 

@@ -13,23 +13,23 @@
 use super::request::number;
 
 /// The longest head of a request, in bytes.
-pub(super) const HEAD_BYTES: usize = 16 << 10;
+pub(in crate::api) const HEAD_BYTES: usize = 16 << 10;
 
 /// The most fields in a head: more, and hyper refuses it.
 const MOST_FIELDS: usize = 100;
 
 /// A head that may be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(in crate::api) struct Head {
     /// Its length, in bytes.
-    pub(super) length: usize,
+    pub(in crate::api) length: usize,
     /// What follows it.
-    pub(super) body: Body,
+    pub(in crate::api) body: Body,
 }
 
 /// The body of a request, as its head announces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(in crate::api) enum Body {
     /// So many bytes.
     Bytes(u64),
     /// Chunks, up to an empty one.
@@ -64,7 +64,7 @@ pub enum Refusal {
 /// # Errors
 ///
 /// If the request is to be refused, whatever else may come.
-pub(super) fn judge(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
+pub(in crate::api) fn judge(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     // Some clients send an empty line behind a body.
     let mut at = bytes.chunks_exact(2).take_while(|line| line == b"\r\n").count() * 2;
     let method = bytes[at..].split(|byte| b" \r\n".contains(byte)).next().unwrap_or_default();

@@ -31,18 +31,18 @@ const UNKNOWN: u64 = 1024;
 
 /// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Files {
+pub(in crate::api) struct Files {
     /// Of other machines.
-    pub(super) peers: usize,
+    pub(in crate::api) peers: usize,
     /// Of clients that have a place of their own.
-    pub(super) own: usize,
+    pub(in crate::api) own: usize,
     /// Of clients on a spare place.
-    pub(super) spare: usize,
+    pub(in crate::api) spare: usize,
 }
 
 impl Files {
     /// Divides the files that this process may open.
-    pub(super) fn divide() -> Self {
+    pub(in crate::api) fn divide() -> Self {
         Self::of(rlimit::Resource::NOFILE.get_soft().unwrap_or(UNKNOWN))
     }
 

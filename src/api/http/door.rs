@@ -9,7 +9,7 @@
 //! A request that comes in one piece, as nearly all do, is judged where hyper reads it,
 //! and not copied. Anything else is held back here until its head is whole. So that
 //! each head is found, bodies are counted; behind a body in chunks the door looks at
-//! nothing, and the connection ends with its answer (see [`super::respond`]).
+//! nothing, and the connection ends with its answer (see `clients`).
 //!
 //! A request that is refused is replaced by another one, and [`Talk`] says why: so its
 //! answer comes in its turn behind those of earlier requests, with the headers that all
@@ -39,7 +39,7 @@ use tokio::time::{Instant, Sleep};
 use super::head::{self, Body, Refusal};
 
 /// How long a head may take to come, and how long a connection may be idle.
-pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+pub(in crate::api) const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a connection whose request is being answered is asked whether somebody is
 /// still there.
@@ -65,7 +65,7 @@ const LINGER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the door and the service have to tell each other.
 #[derive(Debug, Default)]
-pub(super) struct Talk {
+pub(in crate::api) struct Talk {
     refusal: OnceLock<Refusal>,
     is_asked: AtomicBool,
 }
@@ -73,24 +73,24 @@ pub(super) struct Talk {
 impl Talk {
     /// Notes that a request has reached the service, and returns why it is refused, if
     /// it is one that stands in for another.
-    pub(super) fn ask(&self) -> Option<Refusal> {
+    pub(in crate::api) fn ask(&self) -> Option<Refusal> {
         self.is_asked.store(true, Ordering::Relaxed);
         self.refusal.get().copied()
     }
 
     /// Returns whether the service knows of the last request that was let in.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(in crate::api) fn is_asked(&self) -> bool {
         self.is_asked.load(Ordering::Relaxed)
     }
 }
 
 /// Whether all places are taken: known to the doors of all connections.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Crowd(Arc<AtomicBool>);
+pub(in crate::api) struct Crowd(Arc<AtomicBool>);
 
 impl Crowd {
     /// Notes whether all places are taken.
-    pub(super) fn note(&self, is_full: bool) {
+    pub(in crate::api) fn note(&self, is_full: bool) {
         self.0.store(is_full, Ordering::Relaxed);
     }
 
@@ -101,7 +101,7 @@ impl Crowd {
 
 /// The door of one connection.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(in crate::api) struct Door {
     stream: TcpStream,
     talk: Arc<Talk>,
     crowd: Crowd,
@@ -121,7 +121,7 @@ pub(super) struct Door {
 
 impl Door {
     /// Opens the door of a connection.
-    pub(super) fn new(stream: TcpStream, crowd: Crowd) -> Self {
+    pub(in crate::api) fn new(stream: TcpStream, crowd: Crowd) -> Self {
         Self {
             stream,
             talk: Arc::default(),
@@ -136,17 +136,17 @@ impl Door {
     }
 
     /// Returns what the service has to look at.
-    pub(super) fn talk(&self) -> Arc<Talk> {
+    pub(in crate::api) fn talk(&self) -> Arc<Talk> {
         Arc::clone(&self.talk)
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub(in crate::api) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Reads on for a while, so that a client that still sends gets to read the answer.
     /// The sending side has been closed.
-    pub(super) async fn linger(mut self) {
+    pub(in crate::api) async fn linger(mut self) {
         let reading = async {
             let mut scratch = [0; 1024];
             let mut length = 0;

@@ -26,7 +26,7 @@ const DISCARD_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a body may take to come, and how long a request may take unless it
 /// says otherwise.
-pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+pub(in crate::api) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The longest time limit that a request can set: a year.
 const LONGEST_LIMIT: f64 = 365.0 * 24.0 * 3600.0;
@@ -55,7 +55,7 @@ const NAMES: [&str; 11] = [
 /// The fields of a request, each once: a body's before the query's, and the first of
 /// those that have one name.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(in crate::api) struct Fields {
     fields: Vec<(&'static str, Vec<u8>)>,
     /// The name of the first field that means nothing anywhere.
     unknown: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct Fields {
 
 impl Fields {
     /// Reads the fields of a request's query.
-    pub(super) fn of_query<B>(request: &Request<B>) -> Self {
+    pub(in crate::api) fn of_query<B>(request: &Request<B>) -> Self {
         let mut fields = Self::default();
         fields.add(request.uri().query().unwrap_or_default().as_bytes());
         fields
@@ -71,7 +71,7 @@ impl Fields {
 
     /// Reads the fields of a request's body and query; a field in both is that
     /// of the body.
-    pub(super) async fn of_request(request: Request<Incoming>) -> Result<Self, Problem> {
+    pub(in crate::api) async fn of_request(request: Request<Incoming>) -> Result<Self, Problem> {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let asks_first = request.headers().contains_key(header::EXPECT);
         let mut body = request.into_body();
@@ -112,7 +112,7 @@ impl Fields {
     }
 
     /// Refuses a request that has any other field than these.
-    pub(super) fn allow_only(&self, names: &[&str]) -> Result<(), Problem> {
+    pub(in crate::api) fn allow_only(&self, names: &[&str]) -> Result<(), Problem> {
         let other = self.fields.iter().map(|(name, _)| *name).find(|name| !names.contains(name));
         match self.unknown.as_deref().or(other) {
             Some(name) => Err(Bad::UnknownField(name.to_owned()).into()),
@@ -132,51 +132,51 @@ impl Fields {
         Ok(Some(Arc::from(text)))
     }
 
-    pub(super) fn value(&self) -> Result<Option<Arc<str>>, Problem> {
+    pub(in crate::api) fn value(&self) -> Result<Option<Arc<str>>, Problem> {
         self.text("value")
     }
 
     /// Returns the value that a test asks for. No key holds an empty value, so an
     /// empty one is a mistake rather than no test.
-    pub(super) fn prev_value(&self) -> Result<Option<Arc<str>>, Problem> {
+    pub(in crate::api) fn prev_value(&self) -> Result<Option<Arc<str>>, Problem> {
         match (self.get("prevValue"), self.text("prevValue")?) {
             (Some(_), None) => Err(Bad::PrevValue.into()),
             (_, prev_value) => Ok(prev_value),
         }
     }
 
-    pub(super) fn ttl(&self) -> Result<Option<Ttl>, Problem> {
+    pub(in crate::api) fn ttl(&self) -> Result<Option<Ttl>, Problem> {
         let ttl = self.number_or_nothing("ttl", Bad::Ttl)?;
         ttl.map(|ttl| Ttl::new(ttl.min(LONGEST_TTL)).ok_or(Bad::Ttl.into())).transpose()
     }
 
     /// Returns from where a watch wants to begin; nothing for 0, before which there is
     /// nothing, as clients of the first etcd say it.
-    pub(super) fn index(&self) -> Result<Option<Index>, Problem> {
+    pub(in crate::api) fn index(&self) -> Result<Option<Index>, Problem> {
         let index = self.number_or_nothing("index", Bad::Index)?;
         Ok(index.filter(|index| *index > 0).map(Index))
     }
 
-    pub(super) fn after(&self) -> Result<Option<EventNumber>, Problem> {
+    pub(in crate::api) fn after(&self) -> Result<Option<EventNumber>, Problem> {
         Ok(self.number("after", Bad::After)?.map(EventNumber))
     }
 
-    pub(super) fn stream(&self) -> Result<bool, Problem> {
+    pub(in crate::api) fn stream(&self) -> Result<bool, Problem> {
         self.flag("stream")
     }
 
     /// Returns whether the request means a directory.
-    pub(super) fn dir(&self) -> Result<bool, Problem> {
+    pub(in crate::api) fn dir(&self) -> Result<bool, Problem> {
         self.flag("dir")
     }
 
     /// Returns whether the request wants to know more.
-    pub(super) fn detail(&self) -> Result<bool, Problem> {
+    pub(in crate::api) fn detail(&self) -> Result<bool, Problem> {
         self.flag("detail")
     }
 
     /// Returns the time limit that the request sets.
-    pub(super) fn limit(&self) -> Result<Option<Duration>, Problem> {
+    pub(in crate::api) fn limit(&self) -> Result<Option<Duration>, Problem> {
         let Some(bytes) = self.get("timeout") else { return Ok(None) };
         let seconds = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<f64>().ok());
         let seconds = seconds.filter(|seconds| *seconds >= 0.0).ok_or(Bad::Timeout)?;
@@ -184,7 +184,7 @@ impl Fields {
     }
 
     /// Returns how fresh the request wants its answer.
-    pub(super) fn freshness(&self) -> Result<Freshness, Problem> {
+    pub(in crate::api) fn freshness(&self) -> Result<Freshness, Problem> {
         if self.flag("stale")? {
             return Ok(Freshness::Stale);
         }
@@ -215,13 +215,13 @@ impl Fields {
 }
 
 /// Reads a number: digits only, where `parse` would take a plus sign as well.
-pub(super) fn number(bytes: &[u8]) -> Option<u64> {
+pub(in crate::api) fn number(bytes: &[u8]) -> Option<u64> {
     let digits = bytes.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// Reads the key that a path names.
-pub(super) fn key(path: &str) -> Result<KeyPath, Problem> {
+pub(in crate::api) fn key(path: &str) -> Result<KeyPath, Problem> {
     let decoded: Cow<'_, str> = percent_decode_str(path).decode_utf8().map_err(|_| Bad::KeyText)?;
     KeyPath::clean(&decoded).map_err(|_| Bad::KeySize.into())
 }

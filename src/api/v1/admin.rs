@@ -5,9 +5,9 @@ use std::sync::Arc;
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 
-use super::answer::{Answer, Bad, Problem};
 use super::json;
-use super::request::{Fields, REQUEST_LIMIT};
+use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Freshness, LeaveError, Node, Unavailable};
 
 /// Answers what is not about keys.

@@ -16,7 +16,7 @@ use serde_json::ser::{CharEscape, Formatter, Serializer};
 /// # Panics
 ///
 /// If the value cannot be written as JSON. Plain data can.
-pub(super) fn to_vec(value: &impl Serialize) -> Vec<u8> {
+pub(in crate::api) fn to_vec(value: &impl Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(128);
     let mut serializer = Serializer::with_formatter(&mut line, AsGoDid);
     value.serialize(&mut serializer).expect("a line is plain data");

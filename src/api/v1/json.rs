@@ -6,7 +6,7 @@ use etcd_log::{Index, KeyPath, LogTime};
 use etcd_projections::{Change, Event, Node};
 use serde::Serialize;
 
-use super::escapes::to_vec;
+use crate::api::http::escapes::to_vec;
 use crate::node::Listed;
 
 /// One line: an event, or what a key holds.

@@ -7,9 +7,9 @@ use etcd_projections::{Node as TreeNode, Outcome, Rejection, What, is_reserved};
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::answer::{Answer, Bad, Problem};
 use super::json;
-use super::request::{Fields, REQUEST_LIMIT};
+use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
 use crate::state::published::Published;
 

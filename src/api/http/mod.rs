@@ -1,0 +1,9 @@
+//! HTTP, as every face of the store speaks it.
+
+pub mod answer;
+pub(super) mod connection;
+pub(super) mod door;
+pub(super) mod escapes;
+pub(super) mod files;
+pub(super) mod head;
+pub(super) mod request;
