@@ -63,7 +63,7 @@
 //! # The life of an expiry
 //!
 //! 1. A set carries a time to live; `etcd-projections` notes the deadline in logged time.
-//! 2. `node/proposer/expiry.rs` waits for it where this machine leads, by `node/log_clock.rs`.
+//! 2. `node/proposer/expiry.rs` waits for it where this machine leads, by `state/log_clock.rs`.
 //! 3. It proposes a tick, no later than so many deadlines that applying takes long.
 //! 4. Every machine applies it, and the key is gone everywhere, in the same place of the log.
 //! 5. The event takes no index: it lies between two commands, and has a number.

@@ -15,6 +15,7 @@ use etcd_log::LogError;
 
 use crate::server::ServeError;
 use crate::storage::data_dir::DataDirError;
+use crate::storage::recovery::RecoveryError;
 
 /// What helps a machine of a cluster, and one that is alone.
 const BEGIN_AGAIN: &str = "a machine of a cluster: remove it (etcd machine remove NAME), and let it join again (-C) with an empty directory; \
@@ -31,13 +32,12 @@ pub(crate) fn advice(error: &ServeError) -> Option<String> {
         ServeError::Ownerless(_) => Some(format!(
             "put node.json back from a copy; or set all aside with -i, to start anew; else, {BEGIN_AGAIN}"
         )),
-        ServeError::NoStart { dir, .. } => {
+        ServeError::Recovery(RecoveryError::Log(error)) => of_log(error),
+        ServeError::Recovery(RecoveryError::NoStart { dir, .. }) => {
             let dir = dir.display();
             Some(format!("put the files of {dir} back from a copy; else, {BEGIN_AGAIN}"))
         }
-        ServeError::Checkpoint(_) | ServeError::Behind { .. } | ServeError::OtherLog { .. } => {
-            Some(BEGIN_AGAIN.to_owned())
-        }
+        ServeError::Recovery(_) => Some(BEGIN_AGAIN.to_owned()),
         _ => None,
     }
 }

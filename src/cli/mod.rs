@@ -26,7 +26,7 @@ use crate::storage::disk_space::Reserve;
 use crate::tools::force_new_cluster;
 use crate::tools::log;
 use crate::tools::machines;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain;
 use crate::util::printable::Printable;
 
 /// A replicated key-value store that keeps every change in a log
@@ -357,8 +357,7 @@ fn has_seen_enough(error: &io::Error) -> bool {
 
 /// Says on one line why the program ends; on another one, what can be done about damage.
 pub fn complain(error: &(dyn Error + 'static)) {
-    // Nobody is left to hear that this failed.
-    let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+    error_chain::complain(error);
     if let Some(advice) = error.downcast_ref().and_then(advice::advice) {
         let _written = writeln!(io::stderr(), "etcd: what to do: {}", Printable(advice));
     }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
 use tokio::time::Instant;
 
-use crate::node::{JUMP, LogClock};
+use crate::state::log_clock::{JUMP, LogClock};
 use crate::state::published::Reader;
 use crate::util::error_chain::OneLine;
 

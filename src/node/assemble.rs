@@ -6,11 +6,12 @@ use std::sync::Arc;
 use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
-use super::{Fill, LogClock, Node, NodeOptions};
+use super::{Fill, Node, NodeOptions};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
 use crate::peers::{Connect, Peers};
+use crate::state::log_clock::LogClock;
 use crate::state::published;
 use crate::state::recent_outcomes::Outcomes;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};

@@ -9,7 +9,6 @@ mod error;
 mod farewell;
 mod history;
 mod hold;
-mod log_clock;
 mod members;
 mod news;
 mod proposer;
@@ -29,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::consensus::Consensus;
 use crate::peers::Peers;
+use crate::state::log_clock::LogClock;
 use crate::state::published::{Published, Reader};
 use crate::state::recent_outcomes::Outcomes;
 use crate::storage::checkpoint::CheckpointStore;
@@ -49,8 +49,6 @@ pub use closing::Closing;
 pub use error::{Unavailable, WriteError};
 pub use history::backfill::{Fill, FillHistory};
 pub use history::{Cursor, WatchError};
-pub(crate) use log_clock::JUMP;
-pub use log_clock::LogClock;
 pub use members::{JoinError, LeaveError, Listed};
 pub use watch::{Seen, Start, Watch};
 

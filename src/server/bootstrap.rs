@@ -1,29 +1,23 @@
-//! Enrolling: who a machine is when its directory is new, by founding a cluster or
+//! Bootstrapping: who a machine is when its directory is new, by founding a cluster or
 //! by joining one.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use etcd_log::{ClusterId, LogError, LogReader, Machine, sync_dir};
+use etcd_log::{ClusterId, LogError, LogReader, sync_dir};
 
+use super::error::{ServeError, system};
 use super::join;
-use super::{Options, ServeError, system};
+use super::listen::{Addresses, describe};
+use super::options::Options;
 use crate::peers::Tcp;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
-
-/// Where a machine is reached.
-#[derive(Clone, Debug)]
-pub(crate) struct Addresses {
-    /// By the other machines, as a URL.
-    pub(crate) peers: Arc<str>,
-    /// By clients, as a URL.
-    pub(crate) clients: Arc<str>,
-}
+use crate::storage::recovery::RecoveryError;
 
 /// Mints a new machine, and finds it a cluster.
-pub(crate) async fn enroll(
+pub(crate) async fn bootstrap(
     data_dir: &DataDir,
     options: &Options,
     addresses: &Addresses,
@@ -56,16 +50,6 @@ pub(crate) async fn enroll(
     }
 }
 
-/// Returns how a machine is known to the others and to clients.
-pub(crate) fn describe(identity: &Identity, addresses: &Addresses) -> Machine {
-    Machine {
-        name: Arc::clone(&identity.name),
-        node: identity.node,
-        peer_url: Arc::clone(&addresses.peers),
-        client_url: Arc::clone(&addresses.clients),
-    }
-}
-
 /// A log without a `node.json` is what a start left that was cut short, if it holds
 /// nothing; if it does hold something, it is somebody's.
 fn clear_beginning(data_dir: &DataDir) -> Result<(), ServeError> {
@@ -74,7 +58,8 @@ fn clear_beginning(data_dir: &DataDir) -> Result<(), ServeError> {
     if state.last.is_some() || state.vote.is_some() {
         return Err(ServeError::Ownerless(data_dir.wal()));
     }
-    if !CheckpointStore::new(data_dir.checkpoints(), 1).list()?.is_empty() {
+    let checkpoints = CheckpointStore::new(data_dir.checkpoints(), 1).list();
+    if !checkpoints.map_err(RecoveryError::from)?.is_empty() {
         return Err(ServeError::Ownerless(data_dir.checkpoints()));
     }
     if recovered.node.is_some() {

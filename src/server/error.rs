@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Index, LogError, RaftIndex};
+use etcd_log::LogError;
 
 use super::join::JoinRefused;
 use crate::consensus::ConsensusError;
-use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
+use crate::storage::recovery::RecoveryError;
+use crate::util::error_chain::complain;
 
 /// Why a machine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -62,38 +63,12 @@ pub enum ServeError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The checkpoints cannot be used.
+    /// There is nothing to start from.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Recovery(#[from] RecoveryError),
     /// There is data, and nobody whose it is.
     #[error("{}: there is data, but no node.json to say whose", .0.display())]
     Ownerless(PathBuf),
-    /// Entries are missing at the end of the log.
-    #[error("{}: written at command {index}, but the log ends at {last}: entries are missing", path.display())]
-    Behind {
-        /// The checkpoint that knows more than the log.
-        path: PathBuf,
-        /// Its last command.
-        index: Index,
-        /// The log's last command.
-        last: Index,
-    },
-    /// The log begins somewhere, and no checkpoint leads there.
-    #[error("{}: history before {first} is no longer kept, and there is no good checkpoint to start from", dir.display())]
-    NoStart {
-        /// Where the checkpoints lie.
-        dir: PathBuf,
-        /// The log's first entry.
-        first: RaftIndex,
-    },
-    /// The checkpoints are those of another log.
-    #[error("{}: the checkpoint at command {index} is not of this log", dir.display())]
-    OtherLog {
-        /// The log.
-        dir: PathBuf,
-        /// The checkpoint's last command.
-        index: Index,
-    },
     /// Consensus failed.
     #[error(transparent)]
     Consensus(#[from] ConsensusError),
@@ -126,7 +101,7 @@ pub enum ServeError {
 #[expect(clippy::exit, reason = "a log that cannot be written leaves nothing to unwind for")]
 pub(crate) fn end_process(error: &LogError) {
     tracing::error!("the log failed, and this machine stops");
-    crate::cli::complain(error);
+    complain(error);
     std::process::exit(1);
 }
 

@@ -11,36 +11,42 @@
 mod bootstrap;
 mod error;
 pub mod join;
-pub(crate) mod recovery;
+mod listen;
+mod options;
+mod recovery;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd_log::{Index, LogError, Machine, Recovered, Retain, Wal};
+use etcd_log::{Index, LogError, Machine, Recovered, Wal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::consensus::{Consensus, Timing};
+use crate::consensus::Consensus;
 use crate::node::assemble::{self, Parts};
 use crate::node::{Fill, Node};
 use crate::peers::Tcp;
-use crate::server::bootstrap::{Addresses, describe, enroll};
-use crate::server::join::say_if_elsewhere;
-use crate::server::recovery::{Recovery, note_checkpoints, open_log, start_state};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
-use crate::storage::disk_space::{DiskRoom, Reserve};
+use crate::storage::disk_space::DiskRoom;
+use crate::storage::recovery::{note_checkpoints, start_state};
 use crate::util::clock::Clock;
 
+use bootstrap::bootstrap;
+use error::system;
+use join::say_if_elsewhere;
+use listen::{Addresses, Listeners, describe};
+use recovery::{Recovery, open_log};
+
 pub use error::ServeError;
-pub(crate) use error::{end_process, system};
+pub(crate) use error::end_process;
+pub use options::Options;
 
 /// How long requests may take to finish when the machine stops.
 const FINISH_LIMIT: Duration = Duration::from_millis(2500);
@@ -50,57 +56,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long work that may be abandoned is given to end by itself.
 const ABANDON_LIMIT: Duration = Duration::from_millis(100);
-
-/// How to run a machine.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Its name, if its directory is new.
-    pub name: String,
-    /// Whether somebody has given that name, and it does not come from the directory's.
-    pub is_named: bool,
-    /// Where its data lies.
-    pub data_dir: PathBuf,
-    /// Where it listens, and by which address it is known.
-    pub address: IpAddr,
-    /// The port for clients; 0 for any free one.
-    pub client_port: u16,
-    /// The port for the other machines; 0 for any free one.
-    pub peer_port: u16,
-    /// Where the other machines reach it, if not at its address and port: `host:port`.
-    pub advertise_peer: Option<String>,
-    /// Machines to join through, if the directory is new.
-    pub join: Vec<String>,
-    /// How many events the watch ring holds.
-    pub ring_capacity: usize,
-    /// After how many bytes of batches a checkpoint is written: what a start has
-    /// to replay at most.
-    pub checkpoint_bytes: usize,
-    /// How many bytes are allocated for a segment of the log.
-    pub segment_bytes: u32,
-    /// How much of history is kept.
-    pub retain: Retain,
-    /// How long leaders and followers wait for each other.
-    pub timing: Timing,
-    /// How much room on the disk is held back.
-    pub reserve: Reserve,
-    /// Whether to set aside what the directory holds.
-    pub start_anew: bool,
-}
-
-impl Options {
-    /// Refuses another name for a machine that has one, if somebody has given it.
-    pub(crate) fn insist_on_name(
-        &self,
-        identity: &Identity,
-        data_dir: &DataDir,
-    ) -> Result<(), ServeError> {
-        if !self.is_named || *identity.name == *self.name {
-            return Ok(());
-        }
-        let (known, wanted) = (Arc::clone(&identity.name), self.name.clone());
-        Err(ServeError::OtherName { dir: data_dir.path().to_owned(), known, wanted })
-    }
-}
 
 /// Runs a machine until it is told to stop.
 ///
@@ -158,29 +113,9 @@ struct Server {
     recovery: Recovery,
 }
 
-/// Where a machine listens, and how it is reached there.
-struct Doors {
-    clients: TcpListener,
-    peers: TcpListener,
-    addresses: Addresses,
-}
-
-impl Doors {
-    async fn open(options: &Options) -> Result<Self, ServeError> {
-        let clients = listen(options.address, options.client_port).await?;
-        let peers = listen(options.address, options.peer_port).await?;
-        let known_as = match &options.advertise_peer {
-            Some(address) => Arc::from(format!("http://{address}")),
-            None => url(&peers)?,
-        };
-        let addresses = Addresses { peers: known_as, clients: url(&clients)? };
-        Ok(Self { clients, peers, addresses })
-    }
-}
-
 /// What a machine has of its own before it meets others.
 struct Beginning {
-    doors: Doors,
+    listeners: Listeners,
     identity: Identity,
     /// Whether the directory was its own before.
     is_known: bool,
@@ -189,7 +124,7 @@ struct Beginning {
 }
 
 impl Beginning {
-    /// Opens the doors, finds out who the machine is, and opens its log. A start that is
+    /// Opens the listeners, finds out who the machine is, and opens its log. A start that is
     /// refused here leaves the directory as it was.
     async fn find(data_dir: &DataDir, options: &Options) -> Result<Self, ServeError> {
         let mut aside = None;
@@ -208,17 +143,17 @@ impl Beginning {
         options: &Options,
         aside: &mut Option<PathBuf>,
     ) -> Result<Self, ServeError> {
-        let doors = Doors::open(options).await?;
+        let listeners = Listeners::open(options).await?;
         if options.start_anew {
             *aside = data_dir.set_aside()?;
         }
-        let (identity, is_known) = identify(data_dir, options, &doors.addresses).await?;
+        let (identity, is_known) = identify(data_dir, options, &listeners.addresses).await?;
         if let Some(aside) = aside.take() {
             tracing::info!("what was there is set aside in {}", aside.display());
         }
-        announce(&identity, &describe(&identity, &doors.addresses), data_dir);
+        announce(&identity, &describe(&identity, &listeners.addresses), data_dir);
         let (wal, recovered) = open_log(data_dir, &identity, options, is_known)?;
-        Ok(Self { doors, identity, is_known, wal, recovered })
+        Ok(Self { listeners, identity, is_known, wal, recovered })
     }
 }
 
@@ -234,16 +169,16 @@ async fn identify(
             options.insist_on_name(&known, data_dir)?;
             Ok((known, true))
         }
-        None => Ok((enroll(data_dir, options, addresses).await?, false)),
+        None => Ok((bootstrap(data_dir, options, addresses).await?, false)),
     }
 }
 
 impl Server {
     async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
         let started = Instant::now();
-        let Beginning { doors, identity, is_known, wal, recovered } =
+        let Beginning { listeners, identity, is_known, wal, recovered } =
             Beginning::find(data_dir, &options).await?;
-        let Doors { clients, peers, addresses } = doors;
+        let Listeners { clients, peers, addresses } = listeners;
         let machine = describe(&identity, &addresses);
         if !is_known {
             // The log has been begun, so the directory can be somebody's.
@@ -355,17 +290,6 @@ fn stop_signal() -> Result<impl Future<Output = ()>, ServeError> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
-    let address = SocketAddr::new(address, port);
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|source| ServeError::Listen { address, source })
-}
-
-fn url(listener: &TcpListener) -> Result<Arc<str>, ServeError> {
-    let address = listener.local_addr().map_err(system("learn the port"))?;
-    Ok(Arc::from(format!("http://{address}")))
 }
 
 fn announce(identity: &Identity, machine: &Machine, data_dir: &DataDir) {

@@ -1,18 +1,13 @@
-//! Recovery: the log and the state that a machine starts from.
-//!
-//! ```text
-//! the log, checked ─▶ newest good checkpoint that leads into it ─▶ the log after it
-//! ```
+//! The log that a machine starts from, and what is said of it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use etcd_log::{Index, LogError, LogStorage as _, Notice, RaftIndex, Recovered, Wal, WalOptions};
-use etcd_projections::State;
+use etcd_log::{Index, Notice, Recovered, Wal, WalOptions};
 
-use super::{Options, ServeError, end_process};
+use super::error::{ServeError, end_process};
+use super::options::Options;
 use crate::node::Node;
-use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::util::error_chain::OneLine;
 
@@ -38,62 +33,6 @@ pub(crate) fn open_log(
         tracing::warn!("{torn}; the last good command is {}", wal.reader().last_command());
     }
     Ok((wal, recovered))
-}
-
-/// Returns the newest good checkpoint that leads into the log, or the beginning.
-///
-/// Every checkpoint was made of committed entries of this log. So one that is
-/// ahead of the log, or does not agree with its entries, proves that the log is
-/// not what it was.
-pub(crate) fn start_state(
-    data_dir: &DataDir,
-    checkpoints: &CheckpointStore,
-    wal: &Wal,
-    ring_capacity: usize,
-) -> Result<(Checkpoint, Option<CheckpointFile>), ServeError> {
-    checkpoints.remove_drafts()?;
-    let (last, committed) = (wal.reader().state().last, wal.reader().state().committed);
-    checkpoints.settle_received(committed.map(|id| id.index))?;
-    let last = last.map(|id| id.index);
-    if let Some(file) = checkpoints.list()?.into_iter().find(|file| Some(file.raft_index) > last) {
-        let CheckpointFile { path, index, .. } = file;
-        return Err(ServeError::Behind { path, index, last: wal.reader().last_command() });
-    }
-    let first = wal.first();
-    let newest = checkpoints.newest(|file| checkpoint::leads_into(file, first))?;
-    let Some((checkpoint, file)) = newest else {
-        if first > RaftIndex(0) {
-            return Err(ServeError::NoStart { dir: data_dir.checkpoints(), first });
-        }
-        return Ok((Checkpoint::empty(State::new(ring_capacity)), None));
-    };
-    if !agrees(&checkpoint, wal)? {
-        let index = checkpoint.state.position().index;
-        return Err(ServeError::OtherLog { dir: wal.reader().dir().to_owned(), index });
-    }
-    Ok((checkpoint, Some(file)))
-}
-
-/// Tells the log which checkpoints there are: those up to the one that the machine
-/// has started from, for what is damaged may not be relied on.
-pub(crate) fn note_checkpoints(
-    checkpoints: &CheckpointStore,
-    applied: Option<RaftIndex>,
-    wal: &Wal,
-) -> Result<(), ServeError> {
-    let good = checkpoints.list()?.into_iter().filter(|file| Some(file.raft_index) <= applied);
-    checkpoint::note(wal, &good.collect::<Vec<_>>());
-    Ok(())
-}
-
-/// Returns whether a checkpoint ends with an entry of the log, or right before it.
-fn agrees(checkpoint: &Checkpoint, wal: &Wal) -> Result<bool, LogError> {
-    let Some(applied) = checkpoint.applied else { return Ok(true) };
-    if applied.index < wal.first() {
-        return Ok(true);
-    }
-    let entry = wal.entries(applied.index..applied.index.next(), 0)?;
-    Ok(entry.first().is_some_and(|entry| entry.id == applied))
 }
 
 /// What a start has recovered, to be told once the machine is ready.

@@ -4,3 +4,4 @@ pub mod checkpoint;
 pub mod data_dir;
 pub mod disk_space;
 pub mod log_stream;
+pub(crate) mod recovery;

@@ -22,11 +22,10 @@ use etcd_log::{
 };
 use etcd_projections::State;
 
-use crate::server::ServeError;
-use crate::server::recovery::start_state;
 use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, DataDirError, Identity};
+use crate::storage::recovery::{RecoveryError, start_state};
 use crate::util::clock::Clock;
 use crate::util::printable::Printable;
 
@@ -44,7 +43,7 @@ pub enum RecoverError {
     Log(#[from] LogError),
     /// There is no state to start from.
     #[error(transparent)]
-    Start(#[from] ServeError),
+    Start(#[from] RecoveryError),
     /// The log does not add up.
     #[error(transparent)]
     Replay(#[from] ReplayError),

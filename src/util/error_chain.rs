@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 
 use super::printable::Escaping;
 
@@ -23,17 +24,23 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
+/// Says on one line why the program ends.
+pub fn complain(error: &dyn Error) {
+    // Nobody is left to hear that this failed.
+    let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot read {0}")]
-    struct Outer(&'static str, #[source] std::io::Error);
+    struct Outer(&'static str, #[source] io::Error);
 
     #[test]
     fn error_stays_on_one_line_with_its_causes() {
-        let inner = std::io::Error::other("not\u{1b}[1A there\n");
+        let inner = io::Error::other("not\u{1b}[1A there\n");
         let shown = OneLine(&Outer("a\nb", inner)).to_string();
         assert_eq!(shown, r"cannot read a\nb: not\u{1b}[1A there\n");
     }

@@ -28,9 +28,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError, unavailable};
-use super::log_clock::LogClock;
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
 use crate::peers::{NotProposed, Peers, Placed};
+use crate::state::log_clock::LogClock;
 use crate::state::published::Reader;
 use crate::state::recent_outcomes::Outcomes;
 use expiry::{batch_time, due, make_up_for};

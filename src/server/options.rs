@@ -1,0 +1,63 @@
+//! How to run a machine.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use etcd_log::Retain;
+
+use super::error::ServeError;
+use crate::consensus::Timing;
+use crate::storage::data_dir::{DataDir, Identity};
+use crate::storage::disk_space::Reserve;
+
+/// How to run a machine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name, if its directory is new.
+    pub name: String,
+    /// Whether somebody has given that name, and it does not come from the directory's.
+    pub is_named: bool,
+    /// Where its data lies.
+    pub data_dir: PathBuf,
+    /// Where it listens, and by which address it is known.
+    pub address: IpAddr,
+    /// The port for clients; 0 for any free one.
+    pub client_port: u16,
+    /// The port for the other machines; 0 for any free one.
+    pub peer_port: u16,
+    /// Where the other machines reach it, if not at its address and port: `host:port`.
+    pub advertise_peer: Option<String>,
+    /// Machines to join through, if the directory is new.
+    pub join: Vec<String>,
+    /// How many events the watch ring holds.
+    pub ring_capacity: usize,
+    /// After how many bytes of batches a checkpoint is written: what a start has
+    /// to replay at most.
+    pub checkpoint_bytes: usize,
+    /// How many bytes are allocated for a segment of the log.
+    pub segment_bytes: u32,
+    /// How much of history is kept.
+    pub retain: Retain,
+    /// How long leaders and followers wait for each other.
+    pub timing: Timing,
+    /// How much room on the disk is held back.
+    pub reserve: Reserve,
+    /// Whether to set aside what the directory holds.
+    pub start_anew: bool,
+}
+
+impl Options {
+    /// Refuses another name for a machine that has one, if somebody has given it.
+    pub(crate) fn insist_on_name(
+        &self,
+        identity: &Identity,
+        data_dir: &DataDir,
+    ) -> Result<(), ServeError> {
+        if !self.is_named || *identity.name == *self.name {
+            return Ok(());
+        }
+        let (known, wanted) = (Arc::clone(&identity.name), self.name.clone());
+        Err(ServeError::OtherName { dir: data_dir.path().to_owned(), known, wanted })
+    }
+}
