@@ -63,7 +63,7 @@ impl LogClock {
     }
 
     /// Returns how long it is until a time; nothing, if it has come.
-    pub(super) fn until(&self, time: LogTime, logged: LogTime) -> Duration {
+    pub fn until(&self, time: LogTime, logged: LogTime) -> Duration {
         Duration::from_nanos(time.0.saturating_sub(self.now(logged).0))
     }
 }
