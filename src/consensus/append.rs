@@ -35,9 +35,6 @@ use crate::peers::{Answer, Appended, Question, encode_entries, travel};
 /// have come: a connection may be dead, and only silence says so.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// An entry, and how it is sent.
-pub(super) type Encoded = (LogId, Arc<[u8]>);
-
 pub(super) type AppendResult = RpcResult<AppendEntriesResponse<u64>>;
 
 /// The appends to one machine, one at a time. One that openraft has given up goes on.
@@ -220,7 +217,7 @@ mod tests {
     use openraft::network::{RaftNetwork as _, RaftNetworkFactory as _};
 
     use super::*;
-    use crate::consensus::network::{Connection, Connections};
+    use crate::consensus::connection::{Connection, Connections};
     use crate::consensus::types::from_entry;
     use crate::peers::{Answerer, Asked, Connect, Connecting, Peers, Refusal, serve};
 
@@ -260,7 +257,7 @@ mod tests {
 
     async fn connection(slow: &Slow) -> Connection {
         let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(slow.clone()));
-        Connections::for_tests(peers).new_client(2, &BasicNode::new("slow:1")).await
+        Connections(Network::for_tests(peers)).new_client(2, &BasicNode::new("slow:1")).await
     }
 
     fn id(index: u64) -> openraft::LogId<u64> {

@@ -16,9 +16,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_log::{Index, IoError, LogId, sync_dir};
+use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
 
-use super::rpc::Offer;
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
 use crate::peers::{Asked, FrameError};
@@ -26,6 +25,19 @@ use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, Checkpoi
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
 use crate::util::error_chain::OneLine;
+
+/// A checkpoint that a leader offers.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The last entry that it contains.
+    pub applied: LogId,
+    /// The last command.
+    pub index: Index,
+    /// The last event.
+    pub event: EventNumber,
+    /// How long it is.
+    pub bytes: u64,
+}
 
 /// How many checkpoints are kept that the log has not gone on behind.
 const KEPT: usize = 3;

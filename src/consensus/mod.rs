@@ -36,6 +36,7 @@
 
 mod append;
 mod confirmed;
+mod connection;
 mod doubt;
 mod election;
 mod engine;
@@ -60,7 +61,7 @@ mod unsynced;
 
 pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ProposeError};
-pub use rpc::Offer;
+pub use incoming_checkpoints::Offer;
 pub use start::ConsensusOptions;
 pub use status::Role;
 pub use timing::Timing;

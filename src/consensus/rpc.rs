@@ -4,14 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, Index, LogId, NodeId, Vote};
+use etcd_log::{LogId, NodeId, Vote};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Raft, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
-use super::incoming_checkpoints::ReceiveError;
+use super::incoming_checkpoints::{Offer, ReceiveError};
 use super::judge::{Append, Known, judge_last};
 use super::snapshot::meta_of;
 use super::types::{
@@ -19,19 +19,6 @@ use super::types::{
 };
 use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
 use crate::util::error_chain::OneLine;
-
-/// A checkpoint that a leader offers.
-#[derive(Clone, Copy, Debug)]
-pub struct Offer {
-    /// The last entry that it contains.
-    pub applied: LogId,
-    /// The last command.
-    pub index: Index,
-    /// The last event.
-    pub event: EventNumber,
-    /// How long it is.
-    pub bytes: u64,
-}
 
 impl Consensus {
     /// Appends a leader's entries, and answers once they are durable.

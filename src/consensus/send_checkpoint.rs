@@ -8,8 +8,8 @@ use std::time::Duration;
 use etcd_log::IoError;
 use openraft::Vote;
 
+use super::connection::Connection;
 use super::judge::{Unbelievable, judge_answer};
-use super::network::Connection;
 use super::types::SnapshotData;
 use super::types::{from_vote, to_vote};
 use crate::peers::{Answer, CallError, Conversation, Heard, Question};

@@ -9,6 +9,7 @@ use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::connection::Connections;
 use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::engine::{APPENDS, Consensus, ConsensusError, HEARTBEATS, Parts, failed};
@@ -17,7 +18,7 @@ use super::incoming_checkpoints::{self, Received};
 use super::judge::{Judge, judge_own_vote};
 use super::liveness::Contact;
 use super::log_store::LogStore;
-use super::network::{Connections, Network};
+use super::network::Network;
 use super::pulse;
 use super::state_machine::StateMachine;
 use super::timing::Timing;

@@ -41,7 +41,7 @@ use acquaintance::Acquaintance;
 use history::History;
 use history::remote::Elsewhere;
 use hold::Hold;
-use proposer::{Means, Proposer};
+use proposer::{Proposer, ProposerContext};
 use read_barrier::Barrier;
 use twin::Announcement;
 
@@ -144,7 +144,7 @@ impl Node {
         let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
             options;
         let log_clock = options.log_clock;
-        let proposer = Proposer::start(Means {
+        let proposer = Proposer::start(ProposerContext {
             consensus: consensus.clone(),
             peers: peers.clone(),
             published: published.clone(),

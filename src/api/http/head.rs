@@ -10,8 +10,6 @@
 //! says how long the request is. Whether names, values and the target are well-formed
 //! is for hyper alone to say.
 
-use super::request::number;
-
 /// The longest head of a request, in bytes.
 pub(in crate::api) const HEAD_BYTES: usize = 16 << 10;
 
@@ -156,6 +154,12 @@ fn value_of<'l>(line: &'l [u8], name: &[u8]) -> Option<&'l [u8]> {
         return None;
     }
     rest.strip_prefix(b":").map(<[u8]>::trim_ascii)
+}
+
+/// Reads a number: digits only, where `parse` would take a plus sign as well.
+pub(in crate::api) fn number(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use hyper::{Request, header};
 use percent_encoding::percent_decode_str;
 
 use super::answer::{Bad, Problem};
+use super::head::number;
 use crate::node::Freshness;
 
 /// The longest body, in bytes.
@@ -212,12 +213,6 @@ impl Fields {
             Some(_) => Err(Bad::Flag(name).into()),
         }
     }
-}
-
-/// Reads a number: digits only, where `parse` would take a plus sign as well.
-pub(in crate::api) fn number(bytes: &[u8]) -> Option<u64> {
-    let digits = bytes.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
 /// Reads the key that a path names.

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use super::json;
 use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
-use crate::api::http::request::{self, Fields, REQUEST_LIMIT};
+use crate::api::http::head::number;
+use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
 use crate::util::error_chain::OneLine;
 
@@ -179,6 +180,6 @@ fn accepts_event_stream<B>(request: &Request<B>) -> bool {
 /// Returns where a server-sent event stream broke off, if the client says so.
 fn last_event_id<B>(request: &Request<B>) -> Result<Option<EventNumber>, Problem> {
     let Some(id) = request.headers().get("last-event-id") else { return Ok(None) };
-    let number = request::number(id.as_bytes()).ok_or(Bad::After)?;
+    let number = number(id.as_bytes()).ok_or(Bad::After)?;
     Ok(Some(EventNumber(number)))
 }

@@ -16,12 +16,12 @@ use std::time::Duration;
 use etcd_log::{Command, LogTime, TestAndSet, Ttl};
 use etcd_projections::ExpiryIndex;
 
-use super::Means;
+use super::context::{BATCH_COMMANDS, ProposerContext};
 
 /// How many keys a batch lets expire, and as many more as share the deadline of the
 /// last: those were written by one batch, mostly, or by batches of one logged time. It
 /// takes as long as a full batch of commands.
-const EXPIRIES: usize = super::BATCH_COMMANDS;
+const EXPIRIES: usize = BATCH_COMMANDS;
 
 /// How long to rely on a timer for the next deadline.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -45,8 +45,8 @@ pub(super) fn make_up_for(lag: Duration, commands: &mut [Command]) {
 }
 
 /// Waits until this machine leads and a key is due.
-pub(super) async fn due(means: &Means) {
-    let Means { consensus, published, clock, .. } = means;
+pub(super) async fn due(context: &ProposerContext) {
+    let ProposerContext { consensus, published, clock, .. } = context;
     let heartbeat = consensus.timing().heartbeat;
     loop {
         // Not kept while waiting: applying would have to copy it.
@@ -98,8 +98,8 @@ mod tests {
     fn many_keys_that_are_due_at_once_expire_in_many_batches() {
         let keys = 50_000;
         let mut state = State::new(10);
-        for first in (0..keys).step_by(super::super::BATCH_COMMANDS) {
-            let numbers = first..keys.min(first + super::super::BATCH_COMMANDS);
+        for first in (0..keys).step_by(BATCH_COMMANDS) {
+            let numbers = first..keys.min(first + BATCH_COMMANDS);
             let commands = numbers.map(|number| set(number, 60)).collect();
             state.apply(&Batch::new(LogTime(first as u64 + 1), commands));
         }

@@ -36,19 +36,19 @@ impl Task {
         if waiting.is_empty() {
             return;
         }
-        let ticket = self.means.outcomes.keep();
+        let ticket = self.context.outcomes.keep();
         let count = commands.len();
         let limit = ANSWER_LIMIT + travel(commands.iter().map(Command::written_size).sum());
         let question = Question::Propose { commands };
-        let asked = self.means.peers.ask(leader, &question, &[], limit);
+        let asked = self.context.peers.ask(leader, &question, &[], limit);
         let asked = tokio::select! {
             asked = asked => asked.map_err(|error| why_not(&error)),
             // Whether the lost leader had it is not known.
-            () = lost(&self.means.consensus, leader) => Err(NotProposed::Unknown),
+            () = lost(&self.context.consensus, leader) => Err(NotProposed::Unknown),
         };
         match asked {
             Ok(Answer::Placed(placed)) => {
-                let published = self.means.published.clone();
+                let published = self.context.published.clone();
                 tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
             }
             Ok(_) => refuse_all(waiting, NotProposed::Unknown),

@@ -15,6 +15,7 @@
 //! request's time limit or the proposer, is settled by its claim (`queue`). A command
 //! is tried again only where it is certain that it was not proposed.
 
+mod context;
 mod expiry;
 mod forward;
 mod queue;
@@ -29,16 +30,12 @@ use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError, unavailable};
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
-use crate::peers::{NotProposed, Peers, Placed};
-use crate::state::log_clock::LogClock;
-use crate::state::published::Reader;
-use crate::state::recent_outcomes::Outcomes;
+use crate::peers::{NotProposed, Placed};
+use context::BATCH_COMMANDS;
 use expiry::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Request, queue};
 
-/// How many commands go into a batch at most: so many that an fsync costs each
-/// of them nothing, and so few that applying them holds nobody up.
-const BATCH_COMMANDS: usize = 2048;
+pub(super) use context::ProposerContext;
 
 /// How many bytes of commands go into a batch, as they are written; one request that is
 /// larger goes alone. Bounds an entry, and so what a reader of the log has in memory, and
@@ -87,22 +84,12 @@ enum Waiting {
     Group { count: usize, answer: oneshot::Sender<Result<Placed, NotProposed>> },
 }
 
-/// What the proposer works with.
-#[derive(Clone, Debug)]
-pub(super) struct Means {
-    pub(super) consensus: Consensus,
-    pub(super) peers: Peers,
-    pub(super) published: Reader,
-    pub(super) outcomes: Outcomes,
-    pub(super) clock: LogClock,
-}
-
 impl Proposer {
     /// Starts the proposer's task.
-    pub(super) fn start(means: Means) -> Self {
+    pub(super) fn start(context: ProposerContext) -> Self {
         let (queue, requests) = queue();
-        let consensus = means.consensus.clone();
-        let task = Task { means, requests, waiting: Vec::new() };
+        let consensus = context.consensus.clone();
+        let task = Task { context, requests, waiting: Vec::new() };
         tokio::spawn(task.run());
         Self { queue, consensus }
     }
@@ -171,7 +158,7 @@ impl Proposer {
 }
 
 struct Task {
-    means: Means,
+    context: ProposerContext,
     requests: mpsc::Receiver<Request>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Request>,
@@ -188,13 +175,13 @@ impl Task {
                             return;
                         }
                     }
-                    () = due(&self.means) => is_due = true,
+                    () = due(&self.context) => is_due = true,
                 }
             } else {
                 let room = BATCH_COMMANDS.saturating_sub(self.waiting.len());
                 self.top_up(room);
             }
-            match self.means.consensus.role() {
+            match self.context.consensus.role() {
                 Role::Leader => self.lead(is_due).await,
                 Role::Follower(leader) => self.forward(leader).await,
                 Role::Lost => self.refuse(NotProposed::NotLeader),
@@ -226,7 +213,7 @@ impl Task {
     /// Packs the requests that somebody still waits for, up to the bounds.
     fn pack(&mut self) -> (Vec<Command>, Vec<Waiting>) {
         let (mut packed, mut waiting) = (Vec::new(), Vec::new());
-        let (fitting, term) = (self.fitting(), self.means.consensus.leads_in());
+        let (fitting, term) = (self.fitting(), self.context.consensus.leads_in());
         for request in self.waiting.drain(..fitting) {
             let counts = request.counts_in(term);
             match request {
@@ -265,9 +252,9 @@ impl Task {
     /// keys would expire at once; and now and then with what the state is that this
     /// machine proposes from.
     fn batch(&self, mut commands: Vec<Command>) -> Batch {
-        let now = self.means.published.now();
+        let now = self.context.published.now();
         let (position, digest) = (now.state.position(), now.state.digest());
-        let clock = self.means.clock.now(position.time);
+        let clock = self.context.clock.now(position.time);
         let time = batch_time(now.state.expiry(), clock);
         make_up_for(Duration::from_nanos(clock.0 - time.0), &mut commands);
         let last = position.index.0 + commands.len() as u64;
@@ -284,7 +271,7 @@ impl Task {
     }
 
     async fn propose(&self, batch: Batch, waiting: Vec<Waiting>) {
-        let consensus = &self.means.consensus;
+        let consensus = &self.context.consensus;
         let proposed = consensus.propose(Arc::new(batch));
         let proposed = tokio::time::timeout(BATCH_LIMIT, proposed);
         let applied = tokio::select! {

@@ -15,7 +15,7 @@ use etcd_log::{Command, Term};
 use etcd_projections::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Unavailable, WriteError};
+use crate::node::error::{Unavailable, WriteError};
 use crate::peers::{NotProposed, Placed};
 
 /// How many requests may wait. Beyond it, requests wait to wait.

@@ -2,11 +2,13 @@
 //! log: losing one costs time, never data.
 
 mod file;
+mod name;
 mod store;
 mod thinning;
 mod writer;
 
 pub use file::{Checkpoint, CheckpointError};
-pub use store::{CheckpointFile, CheckpointStore};
+pub use name::CheckpointFile;
+pub use store::CheckpointStore;
 pub use thinning::{NEWEST, leads_into};
 pub use writer::{CheckpointWriter, note};

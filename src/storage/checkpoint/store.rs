@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use etcd_log::{EventNumber, Index, IoError, RaftIndex, sync_dir, write_durably};
 
 use super::file::{self, Checkpoint, CheckpointError};
+use super::name::{CheckpointFile, parse_name};
 use super::thinning::superfluous;
 use crate::util::error_chain::OneLine;
 
@@ -27,19 +28,6 @@ const RECEIVED: &str = "received";
 
 /// How many have come to this process.
 static RECEIVED_COUNT: AtomicU64 = AtomicU64::new(0);
-
-/// A checkpoint on disk, by its name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckpointFile {
-    /// The last entry that it contains.
-    pub raft_index: RaftIndex,
-    /// The last command.
-    pub index: Index,
-    /// The last event.
-    pub event: EventNumber,
-    /// Where it lies.
-    pub path: PathBuf,
-}
 
 /// The directory of checkpoints.
 #[derive(Clone, Debug)]
@@ -255,12 +243,4 @@ impl CheckpointStore {
 
 fn name(raft_index: RaftIndex, index: Index, event: EventNumber) -> String {
     format!("{:020}-{}-{}.checkpoint", raft_index.0, index.0, event.0)
-}
-
-fn parse_name(path: &Path) -> Option<CheckpointFile> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".checkpoint")?;
-    let mut numbers = name.split('-').map(str::parse);
-    let mut next = || numbers.next()?.ok();
-    let (raft_index, index, event) = (RaftIndex(next()?), Index(next()?), EventNumber(next()?));
-    Some(CheckpointFile { raft_index, index, event, path: path.to_owned() })
 }

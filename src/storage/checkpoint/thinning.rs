@@ -12,7 +12,7 @@
 
 use etcd_log::RaftIndex;
 
-use super::CheckpointFile;
+use super::name::CheckpointFile;
 
 /// How many of the newest checkpoints are kept: the next start needs one, and the
 /// others are there in case it is damaged.
