@@ -6,7 +6,7 @@ use std::sync::Arc;
 use etcd_log::{ClusterId, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
-use super::{Fill, Node, NodeOptions};
+use super::{Node, NodeOptions};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
 use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
@@ -14,6 +14,7 @@ use crate::peers::{Connect, Peers};
 use crate::state::log_clock::LogClock;
 use crate::state::published;
 use crate::state::recent_outcomes::Outcomes;
+use crate::storage::backfill::Fill;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use etcd_log::NodeId;
 
 use super::Node;
+use super::announcement::Announcement;
 use super::rpc::BARRIER_LIMIT;
 use crate::consensus::Role;
 use crate::peers::{Answer, Question};
@@ -33,19 +34,6 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a leader may take to say where a machine is.
 const LIMIT: Duration = BARRIER_LIMIT.saturating_mul(2);
-
-/// How far this process has come with saying where the machine is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Announcement {
-    /// It has not: another one that runs goes before.
-    Unannounced,
-    /// It is in the log, or may be: another one that runs learns of it, and stops.
-    Announcing,
-    /// It is in the log.
-    Announced,
-    /// Another one runs there, and goes before.
-    Elsewhere(Arc<str>),
-}
 
 impl Node {
     /// Waits until this machine turns out to run somewhere else as well; returns where.

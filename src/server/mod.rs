@@ -29,9 +29,10 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::consensus::Consensus;
+use crate::node::Node;
 use crate::node::assemble::{self, Parts};
-use crate::node::{Fill, Node};
 use crate::peers::Tcp;
+use crate::storage::backfill::Fill;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::DiskRoom;

@@ -1,5 +1,6 @@
 //! What a machine keeps on its disk besides the log itself, and the log as a stream.
 
+pub mod backfill;
 pub mod checkpoint;
 pub mod data_dir;
 pub mod disk_space;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use etcd::node::FillHistory;
+use etcd::storage::backfill::FillHistory;
 use etcd_log::{
     Done, Entry, FillError, Index, LogError, LogId, LogState, LogStorage, MemoryLog, NodeId,
     RaftIndex, Wal, Write,

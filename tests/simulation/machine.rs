@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use etcd::consensus::{Consensus, Timing};
+use etcd::node::Node;
 use etcd::node::assemble::{self, Parts};
-use etcd::node::{Fill, Node};
 use etcd::peers;
+use etcd::storage::backfill::Fill;
 use etcd::storage::checkpoint::{
     self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
 };

@@ -3,16 +3,16 @@
 //!
 //! Meanwhile an old watch is passed on to a machine that has it (`elsewhere`).
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{FillError, Filler, Index, NodeId, RaftIndex};
+use etcd_log::{FillError, NodeId, RaftIndex};
 use tokio::time::Instant;
 
 use super::serve::Oldest;
 use crate::node::Node;
 use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
+use crate::storage::backfill::{Fill, FillHistory};
 use crate::util::blocking::blocking;
 use crate::util::error_chain::OneLine;
 use crate::util::rate_limit::Seldom;
@@ -34,50 +34,6 @@ const SHORTAGE: Duration = Duration::from_mins(1);
 
 /// How long before somebody is told.
 const WORD: Duration = Duration::from_secs(10);
-
-/// Makes what fills in missing history; nothing, if none is missing.
-#[derive(Clone)]
-pub struct Fill(pub Arc<dyn Fn() -> Option<Box<dyn FillHistory>> + Send + Sync>);
-
-/// What fills in missing history: see [`Filler`], which does so in a log on disk.
-#[expect(clippy::missing_errors_doc, reason = "they are those of the filler of the log")]
-pub trait FillHistory: Send {
-    /// Returns the entries that are still wanted: the first, and the last.
-    fn wanted(&self) -> (RaftIndex, RaftIndex);
-
-    /// Begins with a later entry than was wanted.
-    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError>;
-
-    /// Takes the next entry. Returns whether it was the last one.
-    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError>;
-
-    /// Notes that there is nothing more to come.
-    fn give_up(&mut self) -> Result<(), FillError>;
-}
-
-impl FillHistory for Filler {
-    fn wanted(&self) -> (RaftIndex, RaftIndex) {
-        Self::wanted(self)
-    }
-
-    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
-        Self::skip_to(self, next, before)
-    }
-
-    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
-        Self::push(self, entry)
-    }
-
-    fn give_up(&mut self) -> Result<(), FillError> {
-        Self::give_up(self)
-    }
-}
-
-impl fmt::Debug for Fill {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fill")
-    }
-}
 
 /// Why filling in history did not come to its end.
 #[derive(Debug, thiserror::Error)]
