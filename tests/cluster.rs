@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd::peers::{CallError, Peers, Question, Refusal, Tcp};
+use etcd::peers::{CallError, Peers, Refusal, Request, Tcp};
 use etcd_log::{ClusterId, NodeId};
 use support::cluster::Cluster;
 use support::{Server, etcd, eventually};
@@ -314,12 +314,12 @@ fn strangers_are_refused() {
 fn refusal(cluster: ClusterId, node: Option<NodeId>, address: &str) -> Refusal {
     let peers = Peers::new(NodeId(7), cluster, Arc::new(Tcp));
     let asking = async {
-        let (question, limit) = (Question::Standing, Duration::from_mins(1));
+        let (request, limit) = (Request::Status, Duration::from_mins(1));
         match node {
-            None => peers.ask_at(address, &question, limit).await.map(|(_, answer)| answer),
+            None => peers.ask_at(address, &request, limit).await.map(|(_, answer)| answer),
             Some(node) => {
                 peers.learn(node, address);
-                peers.ask(node, &question, &[], limit).await
+                peers.ask(node, &request, &[], limit).await
             }
         }
     };

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use etcd::storage::data_dir::Identity;
 use etcd::tools::log::{self, Import};
-use etcd::util::error_chain::OneLine;
+use etcd::util::error_chain::ErrorChain;
 use etcd_log::{
     Batch, Check, Digest, Entry, Index, LogId, LogStorage as _, Payload, RaftIndex, Recording, Wal,
     WalOptions, Write,
@@ -240,7 +240,7 @@ fn recording_that_was_cut_off_is_refused() {
         let is_whole = rest == line;
         let last = if is_whole { Recording::read(cut.as_bytes()).unwrap().last } else { commands };
         let Err(error) = import(cut.as_bytes(), false) else { panic!("{length} bytes are taken") };
-        let text = OneLine(&error).to_string();
+        let text = ErrorChain(&error).to_string();
         let is_named = text.contains(&format!("command {last},"))
             || text.contains(&format!("command is {last}:"));
         assert!(is_named || (last == Index(0) && text.contains("holds no command")), "{text}");

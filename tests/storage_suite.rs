@@ -9,7 +9,7 @@ use etcd::consensus::snapshot::Checkpoints;
 use etcd::consensus::state_machine::StateMachine;
 use etcd::consensus::types::TypeConfig;
 use etcd::state::published;
-use etcd::state::recent_outcomes::Outcomes;
+use etcd::state::recent_outcomes::RecentOutcomes;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::storage::disk_space::DiskRoom;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
@@ -28,7 +28,7 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let disk = DiskRoom::default();
     let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
     let checkpoints = Checkpoints::new(store, &start, None);
-    let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
+    let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     StateMachine::new(
         start.membership,
         publisher,

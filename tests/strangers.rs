@@ -11,7 +11,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd::peers::{Answer, CallError, Peers, Question, Refusal, Tcp, encode_entries};
+use etcd::peers::{CallError, Peers, Refusal, Request, Response, Tcp, encode_entries};
 use etcd_log::{
     Batch, ClusterId, Command, Entry, KeyPath, LogId, LogTime, Machine, NodeId, Payload, RaftIndex,
     Term, Vote,
@@ -40,9 +40,9 @@ impl Liar {
         Self { peers, to, runtime }
     }
 
-    fn ask(&self, question: &Question, entries: &[Arc<Entry>]) -> Result<Answer, Refusal> {
+    fn ask(&self, request: &Request, entries: &[Arc<Entry>]) -> Result<Response, Refusal> {
         let behind = encode_entries(entries);
-        let asked = self.peers.ask(self.to, question, &behind, LIMIT);
+        let asked = self.peers.ask(self.to, request, &behind, LIMIT);
         match self.runtime.block_on(asked) {
             Ok(answer) => Ok(answer),
             Err(CallError::Refused { refusal, .. }) => Err(refusal),
@@ -55,8 +55,8 @@ fn node(cluster: &Cluster, at: usize) -> NodeId {
     NodeId(cluster.id(at))
 }
 
-fn append(vote: Vote, previous: Option<LogId>, committed: Option<LogId>) -> Question {
-    Question::Append { vote, previous, committed, time: LogTime::default() }
+fn append(vote: Vote, previous: Option<LogId>, committed: Option<LogId>) -> Request {
+    Request::Append { vote, previous, committed, time: LogTime::default() }
 }
 
 /// An entry that nobody has written, which sets a key.
@@ -67,7 +67,7 @@ fn forged(id: LogId) -> Arc<Entry> {
     Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) })
 }
 
-fn not_believed(answer: Result<Answer, Refusal>) {
+fn not_believed(answer: Result<Response, Refusal>) {
     let refusal = answer.unwrap_err();
     assert!(matches!(refusal, Refusal::NotBelieved(_)), "{refusal:?}");
 }
@@ -135,11 +135,11 @@ fn term_that_no_cluster_reaches_is_refused() {
         for term in [Term(u64::MAX), Term(1 << 40)] {
             let vote = Vote { term, node: from, committed: false };
             let applied = LogId { term: Term(9), node: from, index: RaftIndex(1000) };
-            not_believed(liar.ask(&Question::Vote { vote, last: Some(applied) }, &[]));
+            not_believed(liar.ask(&Request::Vote { vote, last: Some(applied) }, &[]));
             let vote = Vote { committed: true, ..vote };
             not_believed(liar.ask(&append(vote, None, None), &[]));
             let (index, event) = (etcd_log::Index(5000), etcd_log::EventNumber(5000));
-            let offer = Question::Checkpoint { vote, applied, index, event, bytes: 100 };
+            let offer = Request::Checkpoint { vote, applied, index, event, bytes: 100 };
             not_believed(liar.ask(&offer, &[]));
         }
         // It was never elected.
@@ -160,7 +160,7 @@ fn farewell_counts_if_the_cluster_confirms_it() {
     for to in 0..3 {
         for from in [NodeId(7), node(&cluster, (to + 1) % 3)] {
             let liar = Liar::new(&cluster, to, from);
-            assert_eq!(liar.ask(&Question::Farewell, &[]), Err(Refusal::NotReady));
+            assert_eq!(liar.ask(&Request::Removed, &[]), Err(Refusal::NotReady));
         }
     }
     all_is_well(&cluster);
@@ -187,15 +187,15 @@ fn stranger_is_not_heard() {
     for to in 0..3 {
         let liar = Liar::new(&cluster, to, from);
         for _ in 0..3 {
-            for question in [
+            for request in [
                 append(vote, None, None),
-                Question::Vote { vote: Vote { committed: false, ..vote }, last: None },
-                Question::Propose { commands: vec![delete.clone()] },
-                Question::Leave { name: Arc::from("node1") },
-                Question::Standing,
-                Question::Barrier,
+                Request::Vote { vote: Vote { committed: false, ..vote }, last: None },
+                Request::Propose { commands: vec![delete.clone()] },
+                Request::Leave { name: Arc::from("node1") },
+                Request::Status,
+                Request::Barrier,
             ] {
-                assert_eq!(liar.ask(&question, &[]), Err(Refusal::Stranger), "{question:?}");
+                assert_eq!(liar.ask(&request, &[]), Err(Refusal::Stranger), "{request:?}");
             }
         }
     }
@@ -340,12 +340,12 @@ fn machine_that_was_removed_cannot_move() {
     ended(&mut cluster, 2);
     let leader = cluster.leader();
     let liar = Liar::new(&cluster, leader, removed);
-    let moved = liar.ask(&Question::Move { machine: described.clone() }, &[]);
+    let moved = liar.ask(&Request::Move { machine: described.clone() }, &[]);
     assert!(matches!(moved, Err(Refusal::Removed | Refusal::Stranger)), "{moved:?}");
     // Nor does a member speak for it, in whatever words.
     let liar = Liar::new(&cluster, leader, node(&cluster, 1 - leader));
-    not_believed(liar.ask(&Question::Move { machine: described.clone() }, &[]));
+    not_believed(liar.ask(&Request::Move { machine: described.clone() }, &[]));
     let commands = vec![Command::Join(described)];
-    not_believed(liar.ask(&Question::Propose { commands }, &[]));
+    not_believed(liar.ask(&Request::Propose { commands }, &[]));
     assert_eq!(cluster.server(0).get("/v1/machines").body.split(", ").count(), 2);
 }

@@ -32,7 +32,7 @@ use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
 use super::v1;
 use crate::node::{Closing, Node};
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// How long a head may take to come on a spare place.
 const SPARE_LIMIT: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
     let clients = Clients::new(node);
     let mut own = JoinSet::new();
     let mut spare = Spare::new(files.spare);
-    let (full, failed) = (Seldom::default(), Seldom::default());
+    let (full, failed) = (RateLimit::default(), RateLimit::default());
     loop {
         clients.crowd.note(own.len() >= files.own);
         let accepted = tokio::select! {

@@ -15,7 +15,7 @@ use super::http::door::{Crowd, Door};
 use super::http::files::Files;
 use crate::node::{Closing, Node};
 use crate::peers::{self, Place, Places};
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// How long whoever connects to the peer port may take for a first word.
 const WORD_LIMIT: Duration = Duration::from_secs(5);
@@ -84,7 +84,7 @@ async fn serve<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let mut connections = JoinSet::new();
-    let failed = Seldom::default();
+    let failed = RateLimit::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -24,7 +24,6 @@ const BEGIN_AGAIN: &str = "a machine of a cluster: remove it (etcd machine remov
 /// Returns what to do about an error that has stopped a start, if it is damage.
 pub(crate) fn advice(error: &ServeError) -> Option<String> {
     match error {
-        ServeError::Log(error) => of_log(error),
         ServeError::DataDir(DataDirError::Unreadable { path, .. }) => {
             let path = path.display();
             Some(format!("put {path} back from a copy; else, {BEGIN_AGAIN}"))
@@ -32,7 +31,7 @@ pub(crate) fn advice(error: &ServeError) -> Option<String> {
         ServeError::Ownerless(_) => Some(format!(
             "put node.json back from a copy; or set all aside with -i, to start anew; else, {BEGIN_AGAIN}"
         )),
-        ServeError::Recovery(RecoveryError::Log(error)) => of_log(error),
+        ServeError::Log(error) | ServeError::Recovery(RecoveryError::Log(error)) => of_log(error),
         ServeError::Recovery(RecoveryError::NoStart { dir, .. }) => {
             let dir = dir.display();
             Some(format!("put the files of {dir} back from a copy; else, {BEGIN_AGAIN}"))

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use super::judge::{Unbelievable, judge_appended};
 use super::network::{Network, RpcResult, failed, unexpected};
 use super::types::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_vote};
-use crate::peers::{Answer, Appended, Question, encode_entries, travel};
+use crate::peers::{Appended, Request, Response, encode_entries, travel};
 
 /// How long a machine may take to answer entries, or to show that it is at it, once they
 /// have come: a connection may be dead, and only silence says so.
@@ -179,7 +179,7 @@ pub(super) async fn append(
     }
     let committed = network.committed(request.leader_commit.map(to_log_id), &option).await;
     let asked = Instant::now();
-    let question = Question::Append {
+    let message = Request::Append {
         vote: to_vote(request.vote),
         previous: request.prev_log_id.map(to_log_id),
         committed,
@@ -189,16 +189,16 @@ pub(super) async fn append(
     let entries: Vec<_> = entries.collect();
     let bytes = network.encode(&entries);
     let limit = if entries.is_empty() { option.hard_ttl() } else { ANSWER_LIMIT };
-    let answered = network.peers.ask(target, &question, &bytes, limit + travel(bytes.len())).await;
+    let answered = network.peers.ask(target, &message, &bytes, limit + travel(bytes.len())).await;
     let answer = answered.map_err(|error| failed(&error))?;
-    let Answer::Appended(appended) = answer else {
+    let Response::Appended(appended) = answer else {
         return Err(NetworkError::new(&unexpected(&answer)).into());
     };
     let (vote, previous) = (to_vote(request.vote), request.prev_log_id.map(to_log_id));
     let judged = network.judge_appended(target, vote, previous, &entries, appended);
     judged.map_err(|error| Unreachable::new(&error))?;
     if !matches!(appended, Appended::Overruled(_)) {
-        network.contact.answered(target, asked);
+        network.liveness.answered(target, asked);
     }
     Ok(match appended {
         Appended::All => AppendEntriesResponse::Success,
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use crate::consensus::connection::{Connection, Connections};
     use crate::consensus::types::from_entry;
-    use crate::peers::{Answerer, Asked, Connect, Connecting, Peers, Refusal, serve};
+    use crate::peers::{Connect, Connecting, Handler, Incoming, Peers, Refusal, serve};
 
     const HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -229,7 +229,7 @@ mod tests {
         appends: Arc<AtomicUsize>,
     }
 
-    impl Answerer for Slow {
+    impl Handler for Slow {
         fn identity(&self) -> (NodeId, ClusterId) {
             (NodeId(2), ClusterId(1))
         }
@@ -238,10 +238,10 @@ mod tests {
             true
         }
 
-        async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
+        async fn answer(&self, mut asked: Incoming<'_>) -> Result<Response, Refusal> {
             self.appends.fetch_add(1, Ordering::Relaxed);
             asked.busy(tokio::time::sleep(Duration::from_secs(3))).await;
-            Ok(Answer::Appended(Appended::All))
+            Ok(Response::Appended(Appended::All))
         }
     }
 

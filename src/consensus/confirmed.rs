@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{LogId, NodeId, Vote};
 
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// The last entry that each machine has confirmed, and to which leader. Cloning gives
 /// another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Confirmed {
     by: Arc<Mutex<BTreeMap<NodeId, (Vote, LogId)>>>,
-    told: Arc<Seldom>,
+    told: Arc<RateLimit>,
 }
 
 /// A machine does not have what it has confirmed.

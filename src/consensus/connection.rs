@@ -31,8 +31,8 @@ use super::append::{AppendResult, Appends, append};
 use super::judge::judge_answer;
 use super::network::{Network, RpcResult, failed, unexpected};
 use super::types::{TypeConfig, from_log_id, from_vote, to_log_id, to_vote};
-use crate::peers::{Answer, Question};
-use crate::util::error_chain::OneLine;
+use crate::peers::{Request, Response};
+use crate::util::error_chain::ErrorChain;
 
 /// For how many rounds of the scheduler a heartbeat waits for entries to be sent: where
 /// there are some, they say all that it would. A round takes microseconds where
@@ -157,14 +157,14 @@ impl RaftNetwork<TypeConfig> for Connection {
     ) -> RpcResult<VoteResponse<u64>> {
         let asked = Instant::now();
         let last = request.last_log_id.map(to_log_id);
-        let question = Question::Vote { vote: to_vote(request.vote), last };
-        let asked_for = self.network.peers.ask(self.target, &question, &[], option.hard_ttl());
+        let message = Request::Vote { vote: to_vote(request.vote), last };
+        let asked_for = self.network.peers.ask(self.target, &message, &[], option.hard_ttl());
         match asked_for.await.map_err(|error| failed(&error))? {
-            Answer::Voted { vote, last, granted } => {
+            Response::Voted { vote, last, granted } => {
                 let judged = judge_answer(to_vote(request.vote), vote);
                 judged.map_err(|error| Unreachable::new(&error))?;
                 if granted {
-                    self.network.contact.answered(self.target, asked);
+                    self.network.liveness.answered(self.target, asked);
                 }
                 Ok(VoteResponse::new(from_vote(vote), last.map(from_log_id), granted))
             }
@@ -192,7 +192,7 @@ impl RaftNetwork<TypeConfig> for Connection {
             Ok(vote) => Ok(SnapshotResponse { vote }),
             Err(error) => {
                 if self.network.trouble.is_due() {
-                    let (target, why) = (self.target, OneLine(&error));
+                    let (target, why) = (self.target, ErrorChain(&error));
                     tracing::warn!("no checkpoint could be sent to machine {target}: {why}");
                 }
                 Err(Unreachable::new(&error).into())

@@ -25,8 +25,8 @@ use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
 use tokio::time::Instant;
 
 use crate::state::log_clock::{JUMP, LogClock};
-use crate::state::published::Reader;
-use crate::util::error_chain::OneLine;
+use crate::state::published::StateReader;
+use crate::util::error_chain::ErrorChain;
 
 /// How long to refuse: several elections.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const AHEAD: Duration = JUMP;
 #[derive(Clone, Debug)]
 pub struct Doubts {
     clock: LogClock,
-    published: Reader,
+    published: StateReader,
     doubt: Arc<Mutex<Option<Doubt>>>,
     /// The time of what was taken all the same: what follows it goes on from there, though
     /// it is not applied yet.
@@ -65,7 +65,7 @@ impl Doubt {
 
 impl Doubts {
     /// Makes the judge of a machine with this time and this state.
-    pub fn new(clock: LogClock, published: Reader) -> Self {
+    pub fn new(clock: LogClock, published: StateReader) -> Self {
         Self { clock, published, doubt: Arc::default(), taken: Arc::default() }
     }
 
@@ -131,7 +131,7 @@ impl Doubts {
             }
             let compared = batch.check.as_ref().map(|check| self.published.compare(check));
             if let Some(Err(diverged)) = compared {
-                return Some((entry.id, OneLine(&diverged).to_string()));
+                return Some((entry.id, ErrorChain(&diverged).to_string()));
             }
         }
         None

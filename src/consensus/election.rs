@@ -6,11 +6,11 @@
 //!             └────────────────────────────────────────┘ who learns where we are, and speaks up
 //! ```
 //!
-//! Without the question (pre-vote; Raft dissertation, section 9.6), a machine that
+//! Without the request (pre-vote; Raft dissertation, section 9.6), a machine that
 //! was paused or cut off would come back with a higher term and depose a healthy
 //! leader, every time.
 //!
-//! The question also says where the asking machine is reached by now, and the
+//! The request also says where the asking machine is reached by now, and the
 //! answers say who leads: so a machine that has moved is found again.
 
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use super::engine::Consensus;
 use super::quorum;
 use super::status::Role;
-use super::timing::Dice;
-use crate::peers::{Answer, CallError, Following, Question, Refusal};
+use super::timing::Jitter;
+use crate::peers::{CallError, LeaderHint, Refusal, Request, Response};
 
 /// How long a machine waits before it asks around when it has just started: not
 /// long, for nobody may be leading.
@@ -42,16 +42,16 @@ pub(super) struct Hints {
 
 /// Stands for election whenever it is time. Ends with the engine.
 pub(super) async fn run(consensus: Consensus, hints: Hints) {
-    let mut dice = Dice::new(consensus.timing.seed.map(|seed| seed ^ consensus.me.0));
+    let mut jitter = Jitter::new(consensus.timing.seed.map(|seed| seed ^ consensus.me.0));
     let begun = Instant::now();
     let mut since = begun;
-    let mut wait = if consensus.is_alone() { Duration::ZERO } else { dice.between(FIRST_WAIT) };
+    let mut wait = if consensus.is_alone() { Duration::ZERO } else { jitter.between(FIRST_WAIT) };
     loop {
         tokio::time::sleep_until(since + wait).await;
         if consensus.has_stopped() {
             return;
         }
-        let heard = consensus.contact.last_heard().filter(|heard| *heard > since);
+        let heard = consensus.liveness.last_heard().filter(|heard| *heard > since);
         if let Some(heard) = heard {
             since = heard;
         } else {
@@ -63,7 +63,7 @@ pub(super) async fn run(consensus: Consensus, hints: Hints) {
                 let _stood = consensus.raft.trigger().elect().await;
             }
         }
-        wait = dice.between(consensus.timing.election);
+        wait = jitter.between(consensus.timing.election);
     }
 }
 
@@ -75,9 +75,9 @@ impl Consensus {
     /// election that is over by then.
     fn may_stand(&self, begun: Instant) -> bool {
         let (delay, _) = self.unsynced.delay(Duration::ZERO);
-        let is_fit = delay < self.timing.election.0 && !self.contact.stands_back();
+        let is_fit = delay < self.timing.election.0 && !self.liveness.stands_back();
         let patience = self.timing.election.1 * 3;
-        is_fit || self.contact.last_heard().unwrap_or(begun).elapsed() >= patience
+        is_fit || self.liveness.last_heard().unwrap_or(begun).elapsed() >= patience
     }
 
     /// Returns whether this machine has the only vote.
@@ -98,14 +98,14 @@ impl Consensus {
     /// majority would, and no leader has been heard meanwhile.
     async fn would_be_elected(&self, hints: &Hints) -> bool {
         let begun = Instant::now();
-        let question =
-            Question::WouldVote { last: self.last_entry(), address: Arc::clone(&hints.address) };
+        let request =
+            Request::PreVote { last: self.last_entry(), address: Arc::clone(&hints.address) };
         let membership = self.membership();
         let limit = self.timing.election.0;
         let mut asking = FuturesUnordered::new();
         for node in membership.nodes.keys().filter(|node| **node != self.me) {
-            let question = &question;
-            asking.push(async move { (*node, self.peers.ask(*node, question, &[], limit).await) });
+            let request = &request;
+            asking.push(async move { (*node, self.peers.ask(*node, request, &[], limit).await) });
         }
         let mut granted = vec![self.me];
         let elected = |granted: &[NodeId]| {
@@ -115,7 +115,7 @@ impl Consensus {
         while !elected(&granted) {
             let Some((node, answer)) = asking.next().await else { break };
             if matches!(answer, Ok(_) | Err(CallError::Refused { .. })) {
-                self.contact.reached(node);
+                self.liveness.reached(node);
             }
             if self.heed(answer) {
                 granted.push(node);
@@ -123,17 +123,17 @@ impl Consensus {
         }
         if !elected(&granted) {
             // A leader may be heard meanwhile, or the next round begin.
-            tokio::spawn(self.clone().look_further(hints.clone(), question.clone(), limit));
+            tokio::spawn(self.clone().look_further(hints.clone(), request.clone(), limit));
             return false;
         }
-        self.contact.last_heard().is_none_or(|heard| heard < begun)
+        self.liveness.last_heard().is_none_or(|heard| heard < begun)
     }
 
     /// Asks those whose addresses were given, too: the others may all have moved.
-    async fn look_further(self, hints: Hints, question: Question, limit: Duration) {
+    async fn look_further(self, hints: Hints, request: Request, limit: Duration) {
         let mut asking = FuturesUnordered::new();
         for address in &hints.others {
-            let asked = self.peers.ask_at(address, &question, limit);
+            let asked = self.peers.ask_at(address, &request, limit);
             asking.push(async move { (address, asked.await) });
         }
         while let Some((address, answer)) = asking.next().await {
@@ -144,23 +144,23 @@ impl Consensus {
         }
         // It may have joined after this machine heard of the others last; only it can
         // say that this one is no longer a member.
-        if let Some(leader) = self.contact.take_hearsay() {
-            self.heed(self.peers.ask(leader, &question, &[], limit).await);
+        if let Some(leader) = self.liveness.take_leader_hint() {
+            self.heed(self.peers.ask(leader, &request, &[], limit).await);
         }
     }
 
     /// Takes in an answer. Returns whether it is a vote.
-    fn heed(&self, answer: Result<Answer, CallError>) -> bool {
+    fn heed(&self, answer: Result<Response, CallError>) -> bool {
         match answer {
-            Ok(Answer::WouldVote { granted, following }) => {
-                if let Some(Following { node, address }) = following {
+            Ok(Response::PreVote { granted, following }) => {
+                if let Some(LeaderHint { node, address }) = following {
                     self.peers.learn(node, &address);
-                    self.contact.hear_of(node);
+                    self.liveness.hear_of(node);
                 }
                 granted
             }
             Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
-                self.contact.removed();
+                self.liveness.removed();
                 false
             }
             Ok(_) | Err(_) => false,
@@ -171,22 +171,22 @@ impl Consensus {
     ///
     /// The term does not matter: who stands in one that is over learns so, and stands
     /// again in a later one.
-    pub fn would_vote(&self, last: Option<LogId>) -> Answer {
+    pub fn pre_vote(&self, last: Option<LogId>) -> Response {
         let leader = self.leader();
-        let hears_leader = self.contact.leader(self.timing.election.0).is_some();
+        let hears_leader = self.liveness.leader(self.timing.election.0).is_some();
         let granted = leader != Some(self.me) && !hears_leader && last >= self.last_entry();
         let following = leader.and_then(|node| self.following(node));
-        Answer::WouldVote { granted, following }
+        Response::PreVote { granted, following }
     }
 
     /// Returns where a leader is reached: where this one is, if it leads, whatever the group
     /// has written down by now.
-    pub fn following(&self, node: NodeId) -> Option<Following> {
+    pub fn following(&self, node: NodeId) -> Option<LeaderHint> {
         let address = if node == self.me {
             Some(Arc::clone(&self.address))
         } else {
             self.peers.address(node)
         };
-        address.map(|address| Following { node, address })
+        address.map(|address| LeaderHint { node, address })
     }
 }

@@ -12,15 +12,15 @@ use tokio::sync::Semaphore;
 
 use super::doubt::Doubts;
 use super::in_flight::InFlight;
-use super::incoming_checkpoints::Received;
+use super::incoming_checkpoints::IncomingCheckpoints;
 use super::judge::Judge;
-use super::liveness::Contact;
+use super::liveness::Liveness;
 use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
 use crate::peers::Peers;
 use crate::util::clock::Clock;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How many appends may wait for the disk at a time. A leader that gets no answer in
 /// time sends again, and every one of them is held in memory.
@@ -42,10 +42,10 @@ pub struct Parts {
     /// Where the other machines reach it.
     pub(super) address: Arc<str>,
     pub(super) peers: Peers,
-    pub(super) contact: Contact,
+    pub(super) liveness: Liveness,
     pub(super) timing: Timing,
     pub(super) clock: Clock,
-    pub(super) received: Received,
+    pub(super) incoming_checkpoints: IncomingCheckpoints,
     pub(super) log_state: Box<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
     pub(super) note_checkpoints: Box<dyn Fn() + Send + Sync>,
@@ -142,7 +142,7 @@ impl Consensus {
     /// Stops the engine. What it was doing is finished or given up.
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!("consensus did not stop cleanly: {}", OneLine(&error));
+            tracing::warn!("consensus did not stop cleanly: {}", ErrorChain(&error));
         }
     }
 }

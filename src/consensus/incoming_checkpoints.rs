@@ -20,15 +20,15 @@ use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
 
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
-use crate::peers::{Asked, FrameError};
+use crate::peers::{FrameError, Incoming};
 use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// A checkpoint that a leader offers.
 #[derive(Clone, Copy, Debug)]
-pub struct Offer {
+pub struct CheckpointHeader {
     /// The last entry that it contains.
     pub applied: LogId,
     /// The last command.
@@ -44,7 +44,7 @@ const KEPT: usize = 3;
 
 /// The checkpoints that came last. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Received {
+pub(crate) struct IncomingCheckpoints {
     last: Arc<Mutex<BTreeMap<LogId, CheckpointFile>>>,
     store: Option<CheckpointStore>,
     disk: DiskRoom,
@@ -52,12 +52,12 @@ pub(crate) struct Received {
 
 /// A checkpoint that is coming. Its file goes with it, unless it is kept.
 #[derive(Debug)]
-pub(crate) struct Coming {
+pub(crate) struct IncomingCheckpoint {
     file: CheckpointFile,
     is_kept: bool,
 }
 
-impl Drop for Coming {
+impl Drop for IncomingCheckpoint {
     fn drop(&mut self) {
         if !self.is_kept {
             discard(&self.file.path);
@@ -78,7 +78,7 @@ pub(crate) enum ReceiveError {
     Other { found: LogId, expected: LogId },
 }
 
-impl Received {
+impl IncomingCheckpoints {
     pub(crate) fn new(store: CheckpointStore, disk: DiskRoom) -> Self {
         Self { last: Arc::default(), store: Some(store), disk }
     }
@@ -86,16 +86,16 @@ impl Received {
     /// Takes a checkpoint in, piece by piece.
     pub(crate) async fn take(
         &self,
-        asked: &mut Asked<'_>,
-        offer: Offer,
-    ) -> Result<Coming, ReceiveError> {
+        asked: &mut Incoming<'_>,
+        offer: CheckpointHeader,
+    ) -> Result<IncomingCheckpoint, ReceiveError> {
         if !self.disk.has_room_besides_reserve(offer.bytes) {
             return Err(ReceiveError::NoRoom);
         }
         let store = self.store();
-        let Offer { applied, index, event, .. } = offer;
+        let CheckpointHeader { applied, index, event, .. } = offer;
         let file = blocking(move || store.place_for(applied.index, index, event)).await?;
-        let coming = Coming { file, is_kept: false };
+        let coming = IncomingCheckpoint { file, is_kept: false };
         // The other machine sends nothing before.
         asked.tell(&[]).await.map_err(FrameError::Io)?;
         self.write(asked, &coming.file.path).await?;
@@ -105,7 +105,7 @@ impl Received {
     /// Reads and checks what has come, and keeps it.
     pub(crate) async fn check(
         &self,
-        mut coming: Coming,
+        mut coming: IncomingCheckpoint,
         applied: LogId,
     ) -> Result<SnapshotData, ReceiveError> {
         let (store, file) = (self.store(), coming.file.clone());
@@ -123,7 +123,7 @@ impl Received {
     }
 
     /// Writes what comes into a file, durably.
-    async fn write(&self, asked: &mut Asked<'_>, path: &Path) -> Result<(), ReceiveError> {
+    async fn write(&self, asked: &mut Incoming<'_>, path: &Path) -> Result<(), ReceiveError> {
         let failed = |action| move |error| CheckpointError::from(IoError::at(action, path)(error));
         let created = path.to_owned();
         let created = blocking(move || File::create(&created)).await;
@@ -180,7 +180,7 @@ impl Received {
         let (Some(file), Some(store)) = (received, self.store.clone()) else { return };
         if let Err(error) = blocking(move || store.promote(&file)).await {
             // The next start sees to it; this one goes on from memory.
-            tracing::warn!("a checkpoint keeps its first name: {}", OneLine(&error));
+            tracing::warn!("a checkpoint keeps its first name: {}", ErrorChain(&error));
         }
     }
 
@@ -198,6 +198,6 @@ fn discard(path: &Path) {
 pub(crate) fn note(store: &CheckpointStore, log: &impl etcd_log::LogStorage) {
     match store.list() {
         Ok(files) => checkpoint::note(log, &files),
-        Err(error) => tracing::warn!("the checkpoints cannot be listed: {}", OneLine(&error)),
+        Err(error) => tracing::warn!("the checkpoints cannot be listed: {}", ErrorChain(&error)),
     }
 }

@@ -28,7 +28,7 @@ use tokio::sync::Mutex;
 
 use super::confirmed::Lost;
 use crate::peers::{Appended, Refusal};
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// How far a term may be ahead of the one known here. A cluster in trouble has an
 /// election every half second or so: this is a week of nothing else.
@@ -57,7 +57,7 @@ pub(super) struct Judge {
     /// Held from when entries are judged until openraft has them: in between, nothing
     /// else may become committed.
     pub(super) turn: Arc<Mutex<()>>,
-    told: Seldom,
+    told: RateLimit,
 }
 
 /// What is known here.
@@ -118,7 +118,7 @@ pub(super) fn judge_own_vote(log: &LogState) -> Result<(), Poisoned> {
     Ok(judge_term(known, u64::MAX, found)?)
 }
 
-/// Judges the vote in the answer to a question that was asked with another one.
+/// Judges the vote in the answer to a request that was asked with another one.
 pub(super) fn judge_answer(asked: Vote, answered: Vote) -> Result<(), Unbelievable> {
     judge_term(asked.term, TERMS_AHEAD, answered.term)?;
     // Nobody knows of a vote for this machine before it has stood.
@@ -236,7 +236,7 @@ impl Judge {
     pub(super) fn new(
         read: impl Fn(Range<RaftIndex>, usize) -> Vec<Arc<Entry>> + Send + Sync + 'static,
     ) -> Self {
-        Self { read: Box::new(read), turn: Arc::default(), told: Seldom::default() }
+        Self { read: Box::new(read), turn: Arc::default(), told: RateLimit::default() }
     }
 
     /// Judges an append. Returns which entry may be taken for committed after it: the

@@ -1,4 +1,4 @@
-//! Contact: which machines have been heard, and when.
+//! Liveness: which machines have been heard, and when.
 //!
 //! A follower that has heard its leader votes for nobody else for a while, and a
 //! leader that has not heard a majority for a while falls silent (`pulse`). Both
@@ -18,17 +18,17 @@ use super::quorum;
 
 /// Who has been heard. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Contact {
-    heard: Arc<Mutex<Heard>>,
+pub(crate) struct Liveness {
+    heard: Arc<Mutex<Contacts>>,
     removed: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Contacts {
     /// The leader that spoke last, in which term, and when.
     leader: Option<(Vote, Instant)>,
     /// The leader that another machine hears.
-    hearsay: Option<NodeId>,
+    leader_hint: Option<NodeId>,
     /// When what each machine answered last was asked.
     answered: BTreeMap<NodeId, Instant>,
     /// When each machine said anything last.
@@ -39,7 +39,7 @@ struct Heard {
     stands_back: Option<Instant>,
 }
 
-impl Contact {
+impl Liveness {
     /// Notes that a leader has spoken, and was accepted.
     pub(crate) fn heard_leader(&self, vote: Vote) {
         self.lock().leader = Some((vote, Instant::now()));
@@ -65,12 +65,12 @@ impl Contact {
 
     /// Notes which leader another machine hears.
     pub(crate) fn hear_of(&self, leader: NodeId) {
-        self.lock().hearsay = Some(leader);
+        self.lock().leader_hint = Some(leader);
     }
 
     /// Returns the leader that another machine hears, once.
-    pub(crate) fn take_hearsay(&self) -> Option<NodeId> {
-        self.lock().hearsay.take()
+    pub(crate) fn take_leader_hint(&self) -> Option<NodeId> {
+        self.lock().leader_hint.take()
     }
 
     /// Notes that a machine has accepted what it was asked at this time.
@@ -155,7 +155,7 @@ impl Contact {
         let _removed = removed.wait_for(|removed| *removed).await.is_ok();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heard> {
+    fn lock(&self) -> MutexGuard<'_, Contacts> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -178,11 +178,11 @@ mod tests {
 
     #[test]
     fn machine_counts_itself_only_if_it_has_a_vote() {
-        let contact = Contact::default();
-        contact.answered(NodeId(2), Instant::now());
-        let near = |voters: &[&[u64]]| contact.has_majority(NodeId(1), &members(voters), LATELY);
+        let liveness = Liveness::default();
+        liveness.answered(NodeId(2), Instant::now());
+        let near = |voters: &[&[u64]]| liveness.has_majority(NodeId(1), &members(voters), LATELY);
         assert!(near(&[&[1, 2, 3]]) && !near(&[&[2, 3, 4]]));
-        let without = contact.has_majority_without(
+        let without = liveness.has_majority_without(
             NodeId(1),
             &members(&[&[1, 2, 3]]),
             LATELY,
@@ -193,26 +193,26 @@ mod tests {
 
     #[test]
     fn what_was_asked_too_long_ago_does_not_count() {
-        let (contact, membership) = (Contact::default(), members(&[&[1, 2, 3]]));
+        let (liveness, membership) = (Liveness::default(), members(&[&[1, 2, 3]]));
         let within = Duration::ZERO;
-        contact.answered(NodeId(2), Instant::now());
-        assert!(!contact.has_majority(NodeId(1), &membership, within));
-        assert!(!contact.has_answered(NodeId(2), within));
-        assert!(contact.has_majority(NodeId(1), &membership, LATELY));
+        liveness.answered(NodeId(2), Instant::now());
+        assert!(!liveness.has_majority(NodeId(1), &membership, within));
+        assert!(!liveness.has_answered(NodeId(2), within));
+        assert!(liveness.has_majority(NodeId(1), &membership, LATELY));
         let vote = |term, node| Vote { term: Term(term), node: NodeId(node), committed: true };
-        contact.heard_leader(vote(2, 3));
-        assert_eq!((contact.leader(LATELY), contact.leader(within)), (Some(NodeId(3)), None));
+        liveness.heard_leader(vote(2, 3));
+        assert_eq!((liveness.leader(LATELY), liveness.leader(within)), (Some(NodeId(3)), None));
         // Whoever led before is known from before it led itself.
-        assert_eq!(contact.leader_beyond(vote(3, 1), LATELY), None);
-        assert_eq!(contact.leader_beyond(vote(1, 1), LATELY), Some(NodeId(3)));
+        assert_eq!(liveness.leader_beyond(vote(3, 1), LATELY), None);
+        assert_eq!(liveness.leader_beyond(vote(1, 1), LATELY), Some(NodeId(3)));
     }
 
     #[test]
     fn silence_is_kept_for_a_term() {
-        let contact = Contact::default();
-        assert!(!contact.is_silent(Term(1)));
-        contact.fall_silent(Term(3));
-        assert!(contact.is_silent(Term(2)) && contact.is_silent(Term(3)));
-        assert!(!contact.is_silent(Term(4)), "it was elected again");
+        let liveness = Liveness::default();
+        assert!(!liveness.is_silent(Term(1)));
+        liveness.fall_silent(Term(3));
+        assert!(liveness.is_silent(Term(2)) && liveness.is_silent(Term(3)));
+        assert!(!liveness.is_silent(Term(4)), "it was elected again");
     }
 }

@@ -11,7 +11,7 @@ use openraft::{AnyError, LogState, RaftLogReader, StorageError, StorageIOError};
 use tokio::sync::oneshot;
 
 use super::in_flight::InFlight;
-use super::incoming_checkpoints::Received;
+use super::incoming_checkpoints::IncomingCheckpoints;
 use super::types::{TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use super::unsynced::Unsynced;
 
@@ -28,7 +28,7 @@ pub struct LogStore<L> {
     /// What Raft need not look at, if that is not what it has purged.
     starts_behind: Option<Start>,
     in_flight: InFlight,
-    received: Received,
+    incoming_checkpoints: IncomingCheckpoints,
     unsynced: Unsynced,
 }
 
@@ -39,8 +39,16 @@ struct Start(Option<LogId>);
 impl<L: LogStorage> LogStore<L> {
     /// Wraps the log of this machine.
     pub fn new(log: L, me: NodeId) -> Self {
-        let (in_flight, received) = (InFlight::default(), Received::default());
-        Self { log, me, starts_behind: None, in_flight, received, unsynced: Unsynced::default() }
+        let (in_flight, incoming_checkpoints) =
+            (InFlight::default(), IncomingCheckpoints::default());
+        Self {
+            log,
+            me,
+            starts_behind: None,
+            in_flight,
+            incoming_checkpoints,
+            unsynced: Unsynced::default(),
+        }
     }
 
     /// Says what Raft need not look at: the entries up to one that is in the checkpoint
@@ -60,8 +68,13 @@ impl<L: LogStorage> LogStore<L> {
 
     /// Tells these which batches are appended, behind which checkpoints the log goes
     /// on, and which entries are not on disk yet.
-    pub(crate) fn with(self, in_flight: InFlight, received: Received, unsynced: Unsynced) -> Self {
-        Self { in_flight, received, unsynced, ..self }
+    pub(crate) fn with(
+        self,
+        in_flight: InFlight,
+        incoming_checkpoints: IncomingCheckpoints,
+        unsynced: Unsynced,
+    ) -> Self {
+        Self { in_flight, incoming_checkpoints, unsynced, ..self }
     }
 
     /// Returns the entry, if this is the batch that this leader proposes.
@@ -239,7 +252,7 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
         let write = if last.is_some_and(|last| last.index > upto.index || last == upto) {
             Write::Purge { upto }
         } else {
-            let index = match self.received.index(upto) {
+            let index = match self.incoming_checkpoints.index(upto) {
                 Some(index) => index,
                 // openraft's suite does this without a checkpoint, and without commands.
                 None if self.starts_behind.is_none() => Index(0),
@@ -251,7 +264,7 @@ impl<L: LogStorage> RaftLogStorage<TypeConfig> for LogStore<L> {
             Write::Install { upto, index }
         };
         self.write(write).await.map_err(|error| StorageIOError::write_logs(&error))?;
-        self.received.covered(upto).await;
+        self.incoming_checkpoints.covered(upto).await;
         Ok(())
     }
 }

@@ -61,7 +61,7 @@ mod unsynced;
 
 pub use doubt::Doubts;
 pub use engine::{Applied, Consensus, ConsensusError, ProposeError};
-pub use incoming_checkpoints::Offer;
+pub use incoming_checkpoints::CheckpointHeader;
 pub use start::ConsensusOptions;
 pub use status::Role;
 pub use timing::Timing;

@@ -9,12 +9,12 @@ use openraft::error::{NetworkError, RPCError, RaftError, Unreachable};
 use openraft::{BasicNode, Vote};
 
 use super::confirmed::Confirmed;
-use super::liveness::Contact;
+use super::liveness::Liveness;
 use super::types::to_vote;
 use super::unsynced::Unsynced;
-use crate::peers::{Answer, CallError, Peers};
+use crate::peers::{CallError, Peers, Response};
 use crate::util::clock::Clock;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// What came of something that another machine was asked.
 pub(super) type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>>>;
@@ -22,14 +22,14 @@ pub(super) type RpcResult<T> = Result<T, RPCError<u64, BasicNode, RaftError<u64>
 /// An entry, and how it is sent.
 pub(super) type Encoded = (LogId, Arc<[u8]>);
 
-/// How many questions whether this machine leads may be with another one at a time.
+/// How many requests whether this machine leads may be with another one at a time.
 const MOST_ASKED: usize = 4;
 
 /// What all connections have in common.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) peers: Peers,
-    pub(super) contact: Contact,
+    pub(super) liveness: Liveness,
     pub(super) unsynced: Unsynced,
     pub(super) clock: Clock,
     /// The entry that was sent last, as it is sent: to every follower the same.
@@ -38,51 +38,51 @@ pub(super) struct Network {
     /// How many times each machine is being asked whether this one leads.
     pub(super) asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
     /// Checkpoints that cannot be sent are reported now and then.
-    pub(super) trouble: Seldom,
+    pub(super) trouble: RateLimit,
 }
 
 impl Network {
     /// Makes the network over these peers.
-    pub(super) fn new(peers: Peers, contact: Contact, unsynced: Unsynced, clock: Clock) -> Self {
+    pub(super) fn new(peers: Peers, liveness: Liveness, unsynced: Unsynced, clock: Clock) -> Self {
         Self {
             peers,
-            contact,
+            liveness,
             unsynced,
             clock,
             encoded: Mutex::default(),
             confirmed: Confirmed::default(),
             asked: Arc::default(),
-            trouble: Seldom::default(),
+            trouble: RateLimit::default(),
         }
     }
 
     /// Notes that a machine is asked whether this one leads, until what is returned is
     /// dropped; nothing, if it has been asked often enough.
-    pub(super) fn ask_whether_it_leads(&self, node: NodeId) -> Option<Asked> {
+    pub(super) fn ask_whether_it_leads(&self, node: NodeId) -> Option<LeaseCheck> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let times = asked.entry(node).or_default();
         if *times >= MOST_ASKED {
             return None;
         }
         *times += 1;
-        Some(Asked { asked: Arc::clone(&self.asked), node })
+        Some(LeaseCheck { asked: Arc::clone(&self.asked), node })
     }
 
     /// Returns why nothing may be sent, if this machine leads no longer in the term of a
     /// vote.
     pub(super) fn given_way(&self, vote: &Vote<u64>) -> Option<Unreachable> {
-        let is_silent = self.contact.is_silent(to_vote(*vote).term);
+        let is_silent = self.liveness.is_silent(to_vote(*vote).term);
         is_silent.then(|| Unreachable::new(&io::Error::other("this machine has given way")))
     }
 }
 
-/// A question whether this machine leads.
-pub(super) struct Asked {
+/// A request whether this machine leads.
+pub(super) struct LeaseCheck {
     asked: Arc<Mutex<BTreeMap<NodeId, usize>>>,
     node: NodeId,
 }
 
-impl Drop for Asked {
+impl Drop for LeaseCheck {
     fn drop(&mut self) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = asked.get_mut(&self.node) {
@@ -101,7 +101,7 @@ pub(super) fn failed(error: &CallError) -> RPCError<u64, BasicNode, RaftError<u6
     }
 }
 
-pub(super) fn unexpected(answer: &Answer) -> io::Error {
+pub(super) fn unexpected(answer: &Response) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("that is no answer to it: {answer:?}"))
 }
 
@@ -109,7 +109,7 @@ pub(super) fn unexpected(answer: &Answer) -> io::Error {
 impl Network {
     /// Makes a network over these peers, that knows nothing else.
     pub(super) fn for_tests(peers: Peers) -> Arc<Self> {
-        let (contact, unsynced) = (Contact::default(), Unsynced::default());
-        Arc::new(Self::new(peers, contact, unsynced, Clock::default()))
+        let (liveness, unsynced) = (Liveness::default(), Unsynced::default());
+        Arc::new(Self::new(peers, liveness, unsynced, Clock::default()))
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::engine::{Consensus, Parts};
 use super::types::{from_log_id, from_vote};
-use crate::peers::{Answer, Question};
+use crate::peers::{Request, Response};
 
 /// What "lately" means for a disk that is slow for long.
 const LATELY: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ pub(super) async fn run(consensus: Consensus) {
         tokio::time::sleep(consensus.timing.heartbeat).await;
         match consensus.leads_by() {
             None => beats = Beats::default(),
-            Some(vote) if consensus.contact.is_silent(vote.term) => {
+            Some(vote) if consensus.liveness.is_silent(vote.term) => {
                 beats.step_down(&consensus, vote);
             }
             Some(vote) => match beats.reason_to_give_way(&consensus) {
@@ -95,18 +95,18 @@ pub(super) async fn run(consensus: Consensus) {
 fn give_way(consensus: &Consensus, vote: Vote, reason: Reason) {
     tracing::warn!("this machine leads no longer in term {}: {reason}", vote.term.0);
     if let Reason::Disk(_) = reason {
-        consensus.contact.stand_back(STANDS_BACK);
+        consensus.liveness.stand_back(STANDS_BACK);
     }
-    consensus.contact.fall_silent(vote.term);
+    consensus.liveness.fall_silent(vote.term);
 }
 
 impl Beats {
     /// Says to every machine that has not answered lately that this one leads.
     fn speak(&mut self, consensus: &Consensus, vote: Vote) {
-        let Parts { contact, timing, .. } = &**consensus;
+        let Parts { liveness, timing, .. } = &**consensus;
         for node in consensus.membership().nodes.into_keys() {
             let is_asked = self.unanswered.get(&node).is_some_and(|asked| !asked.is_finished());
-            let has_answered = contact.has_answered(node, timing.heartbeat * 2);
+            let has_answered = liveness.has_answered(node, timing.heartbeat * 2);
             if node != consensus.me && !is_asked && !has_answered {
                 self.unanswered.insert(node, tokio::spawn(speak_to(consensus.clone(), node, vote)));
             }
@@ -149,13 +149,13 @@ impl Beats {
 /// Says to a machine that this one leads, and notes its answer.
 async fn speak_to(consensus: Consensus, node: NodeId, vote: Vote) {
     let asked = Instant::now();
-    let question = Question::Pulse { vote, time: consensus.clock.now() };
+    let request = Request::Pulse { vote, time: consensus.clock.now() };
     let limit = consensus.timing.election.0;
-    let answer = consensus.peers.ask(node, &question, &[], limit).await;
+    let answer = consensus.peers.ask(node, &request, &[], limit).await;
     // Whoever follows another one by now tells openraft so, with the next entries.
-    if let Ok(Answer::Pulse { vote: known }) = answer
+    if let Ok(Response::Pulse { vote: known }) = answer
         && (known.term, known.node) <= (vote.term, vote.node)
     {
-        consensus.contact.answered(node, asked);
+        consensus.liveness.answered(node, asked);
     }
 }

@@ -11,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 
 use super::engine::Consensus;
-use super::incoming_checkpoints::{Offer, ReceiveError};
+use super::incoming_checkpoints::{CheckpointHeader, ReceiveError};
 use super::judge::{Append, Known, judge_last};
 use super::snapshot::meta_of;
 use super::types::{
     SnapshotData, TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_vote,
 };
-use crate::peers::{Answer, Appended, Asked, Refusal, decode_entries};
-use crate::util::error_chain::OneLine;
+use crate::peers::{Appended, Incoming, Refusal, Response, decode_entries};
+use crate::util::error_chain::ErrorChain;
 
 impl Consensus {
     /// Appends a leader's entries, and answers once they are durable.
@@ -33,7 +33,7 @@ impl Consensus {
         previous: Option<LogId>,
         committed: Option<LogId>,
         entries: &Bytes,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Response, Refusal> {
         self.judge_vote(from, vote, true)?;
         if !self.doubts.remain(vote, committed) {
             // Its word counts from when it came, not from when the disk has it.
@@ -50,7 +50,7 @@ impl Consensus {
             // What this machine says it has, its disk has.
             self.unsynced.wait_for_all().await;
         }
-        Ok(Answer::Appended(match response {
+        Ok(Response::Appended(match response {
             AppendEntriesResponse::Success => Appended::All,
             AppendEntriesResponse::PartialSuccess(upto) => Appended::UpTo(upto.map(to_log_id)),
             AppendEntriesResponse::Conflict => Appended::Conflict,
@@ -100,7 +100,7 @@ impl Consensus {
     fn heard(&self, vote: Vote) {
         let known = self.known_vote();
         if (vote.term, vote.node) >= (known.term, known.node) {
-            self.contact.heard_leader(vote);
+            self.liveness.heard_leader(vote);
         }
     }
 
@@ -109,13 +109,13 @@ impl Consensus {
     /// # Errors
     ///
     /// If it is not believed.
-    pub fn pulse(&self, from: NodeId, vote: Vote) -> Result<Answer, Refusal> {
+    pub fn pulse(&self, from: NodeId, vote: Vote) -> Result<Response, Refusal> {
         self.judge_vote(from, vote, true)?;
         if self.doubts.remain(vote, (self.log_state)().committed) {
             return Err(Refusal::Impossible("it doubts this leader".to_owned()));
         }
         self.heard(vote);
-        Ok(Answer::Pulse { vote: self.known_vote() })
+        Ok(Response::Pulse { vote: self.known_vote() })
     }
 
     pub(super) fn known_vote(&self) -> Vote {
@@ -132,12 +132,12 @@ impl Consensus {
         from: NodeId,
         vote: Vote,
         last: Option<LogId>,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Response, Refusal> {
         self.judge_vote(from, vote, false)?;
         judge_last(vote, last).map_err(|refusal| self.judge.refused(from, refusal))?;
         let request = VoteRequest::new(from_vote(vote), last.map(from_log_id));
         let response = self.raft.vote(request).await.map_err(stopped)?;
-        Ok(Answer::Voted {
+        Ok(Response::Voted {
             vote: to_vote(response.vote),
             last: response.last_log_id.map(to_log_id),
             granted: response.vote_granted,
@@ -151,26 +151,26 @@ impl Consensus {
     /// If there is no room for it, it does not come whole, or the engine has stopped.
     pub async fn install(
         &self,
-        asked: &mut Asked<'_>,
+        asked: &mut Incoming<'_>,
         vote: Vote,
-        offer: Offer,
-    ) -> Result<Answer, Refusal> {
-        let Offer { applied, index, .. } = offer;
+        offer: CheckpointHeader,
+    ) -> Result<Response, Refusal> {
+        let CheckpointHeader { applied, index, .. } = offer;
         let from = asked.from;
         self.judge_vote(from, vote, true)?;
         self.heard(vote);
         let known = self.known_vote();
         let is_overruled = (vote.term, vote.node) < (known.term, known.node);
         if is_overruled || self.judge_offer(from, vote, applied)? {
-            return Ok(Answer::Installed { vote: known });
+            return Ok(Response::Installed { vote: known });
         }
         let failed = |error: ReceiveError| {
-            tracing::warn!("a checkpoint did not come whole: {}", OneLine(&error));
-            Refusal::Impossible(OneLine(&error).to_string())
+            tracing::warn!("a checkpoint did not come whole: {}", ErrorChain(&error));
+            Refusal::Impossible(ErrorChain(&error).to_string())
         };
-        let coming = self.received.take(asked, offer).await.map_err(failed)?;
+        let coming = self.incoming_checkpoints.take(asked, offer).await.map_err(failed)?;
         let installing = async {
-            let image = self.received.check(coming, applied).await.map_err(failed)?;
+            let image = self.incoming_checkpoints.check(coming, applied).await.map_err(failed)?;
             let this = self.clone();
             finish(async move {
                 let _turn = this.judge.turn.lock().await;
@@ -184,7 +184,7 @@ impl Consensus {
         };
         let installed = asked.busy(installing).await?;
         tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
-        Ok(Answer::Installed { vote: installed })
+        Ok(Response::Installed { vote: installed })
     }
 
     /// Judges a checkpoint that is offered. Returns whether this machine has no use for it.
@@ -201,7 +201,7 @@ impl Consensus {
         let installed = installed.map_err(stopped)?;
         // One that came too late was not installed, and is as good as any other.
         if (self.log_state)().committed >= Some(applied) {
-            self.received.covered(applied).await;
+            self.incoming_checkpoints.covered(applied).await;
         }
         (self.note_checkpoints)();
         Ok(to_vote(installed.vote))

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::judge::{Unbelievable, judge_answer};
 use super::types::SnapshotData;
 use super::types::{from_vote, to_vote};
-use crate::peers::{Answer, CallError, Conversation, Heard, Question};
+use crate::peers::{CallError, Conversation, Part, Request, Response};
 use crate::util::blocking::blocking;
 
 /// How much of a checkpoint goes in one piece.
@@ -30,7 +30,7 @@ pub(super) enum SendError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error("the answer cannot be believed")]
-    Answer(#[from] Unbelievable),
+    Response(#[from] Unbelievable),
 }
 
 impl Connection {
@@ -43,7 +43,7 @@ impl Connection {
         let path = image.file.path.clone();
         let opened = blocking(move || open(&path)).await;
         let (mut file, bytes) = opened.map_err(IoError::at("open", &image.file.path))?;
-        let question = Question::Checkpoint {
+        let request = Request::Checkpoint {
             vote: to_vote(vote),
             applied: image.applied,
             index: image.file.index,
@@ -51,8 +51,8 @@ impl Connection {
             bytes,
         };
         let peers = &self.network.peers;
-        let mut conversation = peers.converse(self.target, &question, PIECE_LIMIT).await?;
-        if let Heard::Answer(answer) = conversation.next().await? {
+        let mut conversation = peers.open_stream(self.target, &request, PIECE_LIMIT).await?;
+        if let Part::Response(answer) = conversation.next().await? {
             return installed(vote, &conversation, &answer);
         }
         loop {
@@ -68,8 +68,8 @@ impl Connection {
         loop {
             match conversation.next().await? {
                 // It is still being checked and installed.
-                Heard::Piece(_) => {}
-                Heard::Answer(answer) => return installed(vote, &conversation, &answer),
+                Part::Piece(_) => {}
+                Part::Response(answer) => return installed(vote, &conversation, &answer),
             }
         }
     }
@@ -78,10 +78,10 @@ impl Connection {
 fn installed(
     asked: Vote<u64>,
     conversation: &Conversation,
-    answer: &Answer,
+    answer: &Response,
 ) -> Result<Vote<u64>, SendError> {
     match answer {
-        Answer::Installed { vote } => {
+        Response::Installed { vote } => {
             judge_answer(to_vote(asked), *vote)?;
             Ok(from_vote(*vote))
         }

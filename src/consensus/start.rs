@@ -14,9 +14,9 @@ use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::engine::{APPENDS, Consensus, ConsensusError, HEARTBEATS, Parts, failed};
 use super::in_flight::InFlight;
-use super::incoming_checkpoints::{self, Received};
+use super::incoming_checkpoints::{self, IncomingCheckpoints};
 use super::judge::{Judge, judge_own_vote};
-use super::liveness::Contact;
+use super::liveness::Liveness;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::pulse;
@@ -75,13 +75,14 @@ impl Consensus {
         options: ConsensusOptions<L>,
     ) -> Result<Self, ConsensusError> {
         let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
-        let (in_flight, contact) = (InFlight::default(), Contact::default());
+        let (in_flight, liveness) = (InFlight::default(), Liveness::default());
         judge_own_vote(&log.state()).map_err(|error| failed("go on from its own vote", error))?;
-        let received = Received::new(checkpoints.clone(), options.disk);
+        let incoming_checkpoints = IncomingCheckpoints::new(checkpoints.clone(), options.disk);
         let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
         let unsynced = options.unsynced;
-        let store = store.with(in_flight.clone(), received.clone(), unsynced.clone());
-        let network = Network::new(peers.clone(), contact.clone(), unsynced.clone(), clock.clone());
+        let store = store.with(in_flight.clone(), incoming_checkpoints.clone(), unsynced.clone());
+        let network =
+            Network::new(peers.clone(), liveness.clone(), unsynced.clone(), clock.clone());
         let config = Arc::new(config(&timing));
         let connections = Connections(Arc::new(network));
         let raft = Raft::new(me.0, config, connections, store, options.state_machine).await;
@@ -98,10 +99,10 @@ impl Consensus {
             me,
             address: Arc::from(&*options.address),
             peers,
-            contact,
+            liveness,
             timing,
             clock,
-            received,
+            incoming_checkpoints,
             log_state,
             note_checkpoints,
             judge,

@@ -14,7 +14,7 @@ use super::types::{
 };
 use super::unsynced::Unsynced;
 use crate::state::published::Publisher;
-use crate::state::recent_outcomes::Outcomes;
+use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::util::blocking::blocking;
 
@@ -28,7 +28,7 @@ const LONG: usize = 512;
 pub struct StateMachine {
     membership: (Option<LogId>, Membership),
     publisher: Publisher,
-    outcomes: Outcomes,
+    outcomes: RecentOutcomes,
     unsynced: Unsynced,
     checkpoints: Checkpoints,
     /// How many bytes of batches were applied since the last checkpoint.
@@ -44,7 +44,7 @@ impl StateMachine {
     pub fn new(
         membership: (Option<LogId>, Membership),
         publisher: Publisher,
-        outcomes: Outcomes,
+        outcomes: RecentOutcomes,
         unsynced: Unsynced,
         checkpoints: Checkpoints,
         writer: CheckpointWriter,

@@ -20,11 +20,11 @@ pub enum Role {
     Leader,
     /// It led when it heard of the others last, which is too long ago; or it has given way
     /// because of its disk.
-    Cut,
+    LeaderWithoutQuorum,
     /// It hears this leader.
     Follower(NodeId),
     /// It hears no leader.
-    Lost,
+    NoLeader,
 }
 
 impl Consensus {
@@ -34,17 +34,17 @@ impl Consensus {
         let metrics = metrics.borrow();
         let within = self.timing.election.1;
         if metrics.state != ServerState::Leader {
-            return self.contact.leader(within).map_or(Role::Lost, Role::Follower);
+            return self.liveness.leader(within).map_or(Role::NoLeader, Role::Follower);
         }
         let vote = to_vote(metrics.vote);
         let membership = metrics.membership_config.membership();
-        if !self.contact.is_silent(vote.term)
-            && self.contact.has_majority(self.me, membership, within)
+        if !self.liveness.is_silent(vote.term)
+            && self.liveness.has_majority(self.me, membership, within)
         {
             return Role::Leader;
         }
         // Another one may lead by now: a disk that hangs lets this one take no note of it.
-        self.contact.leader_beyond(vote, within).map_or(Role::Cut, Role::Follower)
+        self.liveness.leader_beyond(vote, within).map_or(Role::LeaderWithoutQuorum, Role::Follower)
     }
 
     /// Returns the vote by which this machine leads, as openraft has it: it may have been
@@ -60,7 +60,7 @@ impl Consensus {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        self.contact.has_majority(self.me, membership, self.timing.election.1)
+        self.liveness.has_majority(self.me, membership, self.timing.election.1)
     }
 
     /// Returns which of the others that have a vote have said nothing lately, whether or
@@ -69,8 +69,8 @@ impl Consensus {
         let within = LATELY.max(2 * self.timing.election.1);
         let is_missing = |node: &NodeId| {
             *node != self.me
-                && !self.contact.has_reached(*node, within)
-                && self.contact.leader(within) != Some(*node)
+                && !self.liveness.has_reached(*node, within)
+                && self.liveness.leader(within) != Some(*node)
         };
         let voters: BTreeSet<_> = self.membership().voters.into_iter().flatten().collect();
         voters.into_iter().filter(is_missing).collect()
@@ -93,12 +93,12 @@ impl Consensus {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
-        self.contact.has_majority_without(self.me, membership, self.timing.election.1, Some(node))
+        self.liveness.has_majority_without(self.me, membership, self.timing.election.1, Some(node))
     }
 
     /// Returns whether a machine has answered this leader lately.
     pub fn hears(&self, node: NodeId) -> bool {
-        self.contact.has_answered(node, self.timing.election.1)
+        self.liveness.has_answered(node, self.timing.election.1)
     }
 
     /// Returns whether a machine wanted something appended that seems wrong here.
@@ -111,7 +111,7 @@ impl Consensus {
         match self.role() {
             Role::Leader => Some(self.me),
             Role::Follower(leader) => Some(leader),
-            Role::Cut | Role::Lost => None,
+            Role::LeaderWithoutQuorum | Role::NoLeader => None,
         }
     }
 
@@ -158,12 +158,12 @@ impl Consensus {
 
     /// Notes that this machine was told that it is no longer a member.
     pub fn removed(&self) {
-        self.contact.removed();
+        self.liveness.removed();
     }
 
     /// Waits until this machine is told that it is no longer a member.
     pub async fn until_removed(&self) {
-        self.contact.until_removed().await;
+        self.liveness.until_removed().await;
     }
 
     /// Returns which machine this is.

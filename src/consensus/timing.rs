@@ -27,10 +27,10 @@ impl Default for Timing {
 /// Random times. Not random enough to keep a secret (splitmix64; Steele, Lea and
 /// Flood, "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct Jitter(u64);
 
-impl Dice {
-    /// Makes dice that fall the same way for the same seed.
+impl Jitter {
+    /// Makes jitter that falls the same way for the same seed.
     pub(crate) fn new(seed: Option<u64>) -> Self {
         Self(seed.unwrap_or_else(|| {
             getrandom::u64().expect("the operating system gives random numbers")

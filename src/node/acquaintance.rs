@@ -13,7 +13,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(1);
 /// How long a machine is heard after it was known as a member last.
 pub(super) const HEARD: Duration = Duration::from_secs(10);
 
-/// How long after a question another one follows about the same machine.
+/// How long after a request another one follows about the same machine.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How many strangers are asked about at a time. An answer takes no longer than a round

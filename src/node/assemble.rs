@@ -13,7 +13,7 @@ use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timi
 use crate::peers::{Connect, Peers};
 use crate::state::log_clock::LogClock;
 use crate::state::published;
-use crate::state::recent_outcomes::Outcomes;
+use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::Fill;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::storage::disk_space::DiskRoom;
@@ -67,7 +67,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let peers = Peers::new(machine.node, cluster, parts.network);
     let (publisher, reader) = published::channel(start.state.clone(), start.applied);
     let log_clock = LogClock::new(clock.clone());
-    let (outcomes, unsynced) = (Outcomes::default(), Unsynced::default());
+    let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
     let noted = current.clone();

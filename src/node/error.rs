@@ -34,8 +34,8 @@ pub enum WriteError {
 /// Says what is missing, after a time limit has passed.
 pub(super) fn unavailable(consensus: &Consensus) -> Unavailable {
     match consensus.role() {
-        Role::Leader | Role::Cut | Role::Follower(_) => Unavailable::NoMajority,
-        Role::Lost => Unavailable::NoLeader,
+        Role::Leader | Role::LeaderWithoutQuorum | Role::Follower(_) => Unavailable::NoMajority,
+        Role::NoLeader => Unavailable::NoLeader,
     }
 }
 

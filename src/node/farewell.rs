@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use super::{Node, rpc};
-use crate::peers::{Answer, CallError, Following, Question, Refusal};
+use crate::peers::{CallError, LeaderHint, Refusal, Request, Response};
 
 /// How long each may take to answer: a leader has to prove first that it leads.
 const LIMIT: Duration = rpc::BARRIER_LIMIT.saturating_mul(2);
@@ -24,33 +24,33 @@ const LIMIT: Duration = rpc::BARRIER_LIMIT.saturating_mul(2);
 /// What a machine is told that asks whether it is still a member.
 enum Told {
     Removed,
-    AskLeader(Following),
+    AskLeader(LeaderHint),
     Nothing,
 }
 
 impl Node {
     /// Takes in that somebody says this machine was removed.
-    pub(super) async fn hear_farewell(&self) -> Result<Answer, Refusal> {
+    pub(super) async fn hear_farewell(&self) -> Result<Response, Refusal> {
         // Whoever repeats it waits until the first one is looked into.
         let _one_at_a_time = self.inner.farewell.try_lock().map_err(|_| Refusal::NotReady)?;
         if !self.has_been_removed().await {
             return Err(Refusal::NotReady);
         }
         self.inner.consensus.removed();
-        Ok(Answer::Done)
+        Ok(Response::Done)
     }
 
     /// Asks the cluster whether this machine has been removed.
     async fn has_been_removed(&self) -> bool {
         let address = self.inner.machine.peer_address();
-        let question = Question::WouldVote { last: None, address: address.into() };
+        let request = Request::PreVote { last: None, address: address.into() };
         let mut leaders = Vec::new();
         let mut asking = FuturesUnordered::new();
         for node in self.others() {
-            asking.push(self.ask_member(node, &question));
+            asking.push(self.ask_member(node, &request));
         }
         let mut hints: FuturesUnordered<_> =
-            self.inner.hints.iter().map(|hint| self.ask_hint(hint, &question)).collect();
+            self.inner.hints.iter().map(|hint| self.ask_hint(hint, &request)).collect();
         loop {
             let told = tokio::select! {
                 Some(told) = asking.next() => told,
@@ -62,25 +62,25 @@ impl Node {
                 Told::AskLeader(leader) if !leaders.contains(&leader.node) => {
                     leaders.push(leader.node);
                     self.inner.peers.learn(leader.node, &leader.address);
-                    asking.push(self.ask_member(leader.node, &question));
+                    asking.push(self.ask_member(leader.node, &request));
                 }
                 Told::AskLeader(_) | Told::Nothing => {}
             }
         }
     }
 
-    async fn ask_member(&self, node: NodeId, question: &Question) -> Told {
-        told(self.inner.peers.ask(node, question, &[], LIMIT).await)
+    async fn ask_member(&self, node: NodeId, request: &Request) -> Told {
+        told(self.inner.peers.ask(node, request, &[], LIMIT).await)
     }
 
-    async fn ask_hint(&self, address: &str, question: &Question) -> Told {
-        told(self.inner.peers.ask_at(address, question, LIMIT).await.map(|(_, answer)| answer))
+    async fn ask_hint(&self, address: &str, request: &Request) -> Told {
+        told(self.inner.peers.ask_at(address, request, LIMIT).await.map(|(_, answer)| answer))
     }
 }
 
-fn told(answer: Result<Answer, CallError>) -> Told {
+fn told(answer: Result<Response, CallError>) -> Told {
     match answer {
-        Ok(Answer::WouldVote { following: Some(leader), .. }) => Told::AskLeader(leader),
+        Ok(Response::PreVote { following: Some(leader), .. }) => Told::AskLeader(leader),
         Err(CallError::Refused { refusal: Refusal::Removed, .. }) => Told::Removed,
         Ok(_) | Err(_) => Told::Nothing,
     }

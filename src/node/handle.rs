@@ -13,7 +13,7 @@ use super::announcement::Announcement;
 use super::closing::Closing;
 use super::error::{Unavailable, WriteError};
 use super::history::History;
-use super::history::remote::Elsewhere;
+use super::history::remote::RemoteHistory;
 use super::hold::Hold;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
@@ -21,14 +21,14 @@ use super::watch::{Start, Watch};
 use crate::consensus::Consensus;
 use crate::peers::Peers;
 use crate::state::log_clock::LogClock;
-use crate::state::published::{Published, Reader};
-use crate::state::recent_outcomes::Outcomes;
+use crate::state::published::{Published, StateReader};
+use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::Fill;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;
 use crate::util::clock::Clock;
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +56,9 @@ pub struct NodeOptions {
     /// Where other machines may be found that have moved.
     pub hints: Vec<String>,
     /// What it has applied.
-    pub published: Reader,
+    pub published: StateReader,
     /// What came of what it has applied last.
-    pub outcomes: Outcomes,
+    pub outcomes: RecentOutcomes,
     /// The time.
     pub clock: Clock,
     /// The time for the log.
@@ -89,7 +89,7 @@ pub(super) struct Inner {
     pub(super) peers: Peers,
     pub(super) hints: Vec<String>,
     pub(super) acquaintance: Acquaintance,
-    pub(super) published: Reader,
+    pub(super) published: StateReader,
     pub(super) clock: Clock,
     pub(super) log_clock: LogClock,
     pub(super) disk: DiskRoom,
@@ -101,7 +101,7 @@ pub(super) struct Inner {
     pub(super) changing_members: Mutex<()>,
     /// Held while it is found out whether this machine was removed.
     pub(super) farewell: Mutex<()>,
-    pub(super) skew_told: Seldom,
+    pub(super) skew_told: RateLimit,
     /// How far this process has come with saying where the machine is.
     pub(super) announcement: latest::Sender<Announcement>,
     pub(super) closing: latest::Sender<bool>,
@@ -122,13 +122,13 @@ impl Node {
         });
         let barrier = Barrier::start(consensus.clone(), peers.clone(), published.clone());
         let hold = Hold::start(consensus.clone(), barrier.clone());
-        let elsewhere =
-            Elsewhere { me: machine.node, peers: peers.clone(), published: published.clone() };
+        let remote =
+            RemoteHistory { me: machine.node, peers: peers.clone(), published: published.clone() };
         let history = History::new(
             options.log,
             options.checkpoints,
             published.clone(),
-            elsewhere,
+            remote,
             options.ring_capacity,
         );
         let (closing, _) = latest::channel(false);
@@ -149,7 +149,7 @@ impl Node {
             history,
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
-            skew_told: Seldom::default(),
+            skew_told: RateLimit::default(),
             announcement: latest::channel(Announcement::Unannounced).0,
             closing,
         };

@@ -25,7 +25,7 @@ use futures_util::future::join_all;
 
 use super::acquaintance::{FRESH, HEARD};
 use super::handle::Node;
-use crate::peers::{Answer, Question};
+use crate::peers::{Request, Response};
 
 /// How long a member may take to say whether it knows a machine.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -79,17 +79,17 @@ impl Node {
     }
 
     async fn ask_about(self, node: NodeId) {
-        let question = Question::Knows { node };
+        let request = Request::Knows { node };
         let others = self.others();
         let others = others.into_iter().filter(|other| *other != node);
-        let asking = others.map(|other| self.inner.peers.ask(other, &question, &[], LIMIT));
+        let asking = others.map(|other| self.inner.peers.ask(other, &request, &[], LIMIT));
         let answers = join_all(asking).await;
         self.inner.acquaintance.was_asked_about();
         // Who is alone is not led by anybody else.
         let has_others = !answers.is_empty();
         let (mut is_known, mut one_is_led) = (false, false);
         for answer in answers {
-            if let Ok(Answer::Knows { is_member, is_led, .. }) = answer {
+            if let Ok(Response::Knows { is_member, is_led, .. }) = answer {
                 is_known |= is_member;
                 one_is_led |= is_led;
             }

@@ -9,7 +9,7 @@ use super::announcement::Announcement;
 use super::error::WriteError;
 use super::handle::{Freshness, Node};
 use super::proposer;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How long one try of a machine to introduce itself may take.
 const INTRODUCTION_LIMIT: Duration = Duration::from_secs(3);
@@ -34,7 +34,7 @@ impl Node {
         while let Err(error) = self.try_to_introduce().await {
             if told.elapsed() > WAITING_WORD {
                 told = Instant::now();
-                tracing::info!("waiting for the other machines: {}", OneLine(&error));
+                tracing::info!("waiting for the other machines: {}", ErrorChain(&error));
             }
             tokio::time::sleep(proposer::RETRY).await;
         }

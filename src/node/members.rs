@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError};
 use super::{Freshness, Node};
-use crate::peers::{Answer, CallError, Question, Refusal, Standing};
+use crate::peers::{CallError, Refusal, Request, Response, Status};
 use crate::state::published::Published;
 
 /// How often the leader looks whether the group is what the log says.
@@ -38,7 +38,7 @@ pub(super) const STANDING_LIMIT: Duration = Duration::from_secs(1);
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The turn to change the members.
-struct Turn<'n> {
+struct ChangePermit<'n> {
     _alone: MutexGuard<'n, ()>,
     /// The term in which this machine leads.
     term: Term,
@@ -102,13 +102,13 @@ impl From<Unavailable> for LeaveError {
 
 /// A machine, and how it stands.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct MemberStatus {
     /// The machine.
     pub machine: Machine,
     /// Whether it has a vote.
     pub votes: bool,
     /// How it stands; nothing, if it does not answer.
-    pub standing: Option<Standing>,
+    pub standing: Option<Status>,
 }
 
 impl Node {
@@ -159,7 +159,7 @@ impl Node {
 
     async fn write_member(
         &self,
-        turn: &Turn<'_>,
+        turn: &ChangePermit<'_>,
         machine: Machine,
         deadline: Instant,
     ) -> Result<(), JoinError> {
@@ -178,8 +178,8 @@ impl Node {
         let (consensus, machine) = (&self.inner.consensus, self.inner.machine.clone());
         let announced = match consensus.leader() {
             Some(leader) if leader != consensus.me() => {
-                let question = Question::Move { machine };
-                let asking = self.inner.peers.ask(leader, &question, &[], ANNOUNCE_LIMIT);
+                let request = Request::Move { machine };
+                let asking = self.inner.peers.ask(leader, &request, &[], ANNOUNCE_LIMIT);
                 match asking.await {
                     Ok(_) => Ok(()),
                     Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
@@ -207,14 +207,14 @@ impl Node {
     /// What is proposed in the turn counts in its term alone: another leader may have let
     /// somebody go meanwhile, and does not wait for this one. As long as this machine has
     /// led without a break, nobody else has.
-    async fn turn_to_change(&self, deadline: Instant) -> Result<Turn<'_>, Unavailable> {
+    async fn turn_to_change(&self, deadline: Instant) -> Result<ChangePermit<'_>, Unavailable> {
         let turn = self.inner.changing_members.lock();
         let turn = tokio::time::timeout_at(deadline, turn).await;
         let alone = turn.map_err(|_| Unavailable::NoLeader)?;
         let term = self.inner.consensus.leads_in().ok_or(Unavailable::NoLeader)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let published = self.read(Freshness::Linearizable, left).await?;
-        Ok(Turn { _alone: alone, term, machines: published.state.machines().clone() })
+        Ok(ChangePermit { _alone: alone, term, machines: published.state.machines().clone() })
     }
 
     fn votes(&self, node: NodeId) -> bool {
@@ -230,8 +230,8 @@ impl Node {
         let consensus = &self.inner.consensus;
         match consensus.leader() {
             Some(leader) if leader != consensus.me() => {
-                let question = Question::Leave { name: Arc::clone(name) };
-                let asked = self.inner.peers.ask(leader, &question, &[], limit).await;
+                let request = Request::Leave { name: Arc::clone(name) };
+                let asked = self.inner.peers.ask(leader, &request, &[], limit).await;
                 asked.map(drop).map_err(|error| match error {
                     CallError::Refused { refusal: Refusal::NotFound, .. } => {
                         LeaveError::NotFound(Arc::clone(name))
@@ -294,22 +294,22 @@ impl Node {
     }
 
     /// Lists the machines of the cluster, and how each stands.
-    pub async fn list_machines(&self) -> Vec<Listed> {
+    pub async fn list_machines(&self) -> Vec<MemberStatus> {
         let machines = self.inner.published.machines();
         let asking = machines.iter().map(|machine| async {
             let standing = self.ask_standing(machine.node).await;
-            Listed { machine: machine.clone(), votes: self.votes(machine.node), standing }
+            MemberStatus { machine: machine.clone(), votes: self.votes(machine.node), standing }
         });
         join_all(asking).await
     }
 
-    async fn ask_standing(&self, node: NodeId) -> Option<Standing> {
+    async fn ask_standing(&self, node: NodeId) -> Option<Status> {
         if node == self.inner.consensus.me() {
             return Some(self.standing());
         }
-        let asked = self.inner.peers.ask(node, &Question::Standing, &[], STANDING_LIMIT).await;
+        let asked = self.inner.peers.ask(node, &Request::Status, &[], STANDING_LIMIT).await;
         match asked {
-            Ok(Answer::Standing(standing)) => Some(standing),
+            Ok(Response::Status(standing)) => Some(standing),
             Ok(_) | Err(_) => None,
         }
     }
@@ -342,7 +342,7 @@ impl Node {
         tokio::spawn(async move {
             let (times, pause) = FAREWELLS;
             for _ in 0..times {
-                let saying = this.inner.peers.ask(node, &Question::Farewell, &[], STANDING_LIMIT);
+                let saying = this.inner.peers.ask(node, &Request::Removed, &[], STANDING_LIMIT);
                 if this.is_member(node) || saying.await.is_ok() {
                     return;
                 }

@@ -26,5 +26,5 @@ pub use closing::Closing;
 pub use error::{Unavailable, WriteError};
 pub use handle::{Freshness, Node, NodeOptions};
 pub use history::{Cursor, WatchError};
-pub use members::{JoinError, LeaveError, Listed};
+pub use members::{JoinError, LeaveError, MemberStatus};
 pub use watch::{Seen, Start, Watch};

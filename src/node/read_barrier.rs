@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::error::{Unavailable, unavailable};
 use super::proposer::RETRY;
 use crate::consensus::{Consensus, Role};
-use crate::peers::{Answer, Peers, Question};
-use crate::state::published::{Published, Reader};
+use crate::peers::{Peers, Request, Response};
+use crate::state::published::{Published, StateReader};
 
 /// How many reads may wait. Beyond it, reads wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -34,12 +34,12 @@ type Passed = Result<Option<RaftIndex>, Unavailable>;
 pub(super) struct Barrier {
     queue: mpsc::Sender<oneshot::Sender<Passed>>,
     consensus: Consensus,
-    published: Reader,
+    published: StateReader,
 }
 
 impl Barrier {
     /// Starts the barrier's task.
-    pub(super) fn start(consensus: Consensus, peers: Peers, published: Reader) -> Self {
+    pub(super) fn start(consensus: Consensus, peers: Peers, published: StateReader) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         tokio::spawn(run(consensus.clone(), peers, waiting));
         Self { queue, consensus, published }
@@ -108,15 +108,15 @@ async fn round(consensus: &Consensus, peers: &Peers) -> Passed {
     match consensus.role() {
         Role::Leader => consensus.read_barrier().await.map_err(|_| Unavailable::NoMajority),
         Role::Follower(leader) => ask(peers, leader).await,
-        Role::Cut => Err(Unavailable::NoMajority),
-        Role::Lost => Err(Unavailable::NoLeader),
+        Role::LeaderWithoutQuorum => Err(Unavailable::NoMajority),
+        Role::NoLeader => Err(Unavailable::NoLeader),
     }
 }
 
 /// Passes the leader's barrier, together with the reads that wait there.
 async fn ask(peers: &Peers, leader: NodeId) -> Passed {
-    match peers.ask(leader, &Question::Barrier, &[], ROUND_LIMIT).await {
-        Ok(Answer::Barrier { upto }) => Ok(upto),
+    match peers.ask(leader, &Request::Barrier, &[], ROUND_LIMIT).await {
+        Ok(Response::Barrier { upto }) => Ok(upto),
         Ok(_) | Err(_) => Err(Unavailable::NoLeader),
     }
 }

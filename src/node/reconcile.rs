@@ -20,7 +20,7 @@ use etcd_projections::Machines;
 use super::members::{INTERVAL, STANDING_LIMIT};
 use super::{Freshness, Node};
 use crate::consensus::ConsensusError;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How far behind a learner's log may be when it gets its vote, in entries: it has
 /// them before they would be missed.
@@ -66,7 +66,7 @@ impl Node {
         match tokio::time::timeout(STEP_LIMIT, self.carry_out(&step)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!("the group could not follow yet: {}", OneLine(&error));
+                tracing::debug!("the group could not follow yet: {}", ErrorChain(&error));
                 return;
             }
             Err(_) => return,

@@ -8,8 +8,8 @@ use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 use super::members::{JoinError, LeaveError};
 use super::proposer;
 use super::{Node, WriteError};
-use crate::consensus::{Offer, Role};
-use crate::peers::{Answer, Answerer, Asked, NotProposed, Question, Refusal, Standing};
+use crate::consensus::{CheckpointHeader, Role};
+use crate::peers::{Handler, Incoming, NotProposed, Refusal, Request, Response, Status};
 
 /// From how far ahead of this machine's clock a leader's is worth a word.
 const SKEW: Duration = Duration::from_millis(500);
@@ -20,7 +20,7 @@ pub(super) const BARRIER_LIMIT: Duration = Duration::from_millis(500);
 /// How long a request of another machine for a change of the members may take.
 const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
-impl Answerer for Node {
+impl Handler for Node {
     fn identity(&self) -> (NodeId, ClusterId) {
         (self.inner.machine.node, self.inner.cluster)
     }
@@ -29,42 +29,40 @@ impl Answerer for Node {
         self.heeds(node)
     }
 
-    async fn answer(&self, mut asked: Asked<'_>) -> Result<Answer, Refusal> {
+    async fn answer(&self, mut asked: Incoming<'_>) -> Result<Response, Refusal> {
         let consensus = &self.inner.consensus;
-        if !asked.question.is_for_non_members() && !self.heeds(asked.from) {
+        if !asked.request.is_for_non_members() && !self.heeds(asked.from) {
             return Err(Refusal::Stranger);
         }
-        match std::mem::replace(&mut asked.question, Question::Standing) {
-            Question::Append { vote, previous, committed, time } => {
+        match std::mem::replace(&mut asked.request, Request::Status) {
+            Request::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
                 let (from, entries) = (asked.from, std::mem::take(&mut asked.behind));
                 asked.busy(consensus.append(from, vote, previous, committed, &entries)).await
             }
-            Question::Pulse { vote, time } => {
+            Request::Pulse { vote, time } => {
                 self.compare_clocks(vote.node, time);
                 consensus.pulse(asked.from, vote)
             }
-            Question::Vote { vote, last } => consensus.vote(asked.from, vote, last).await,
-            Question::WouldVote { last, address } => {
-                self.would_vote(asked.from, last, &address).await
-            }
-            Question::Checkpoint { vote, applied, index, event, bytes } => {
-                let offer = Offer { applied, index, event, bytes };
+            Request::Vote { vote, last } => consensus.vote(asked.from, vote, last).await,
+            Request::PreVote { last, address } => self.pre_vote(asked.from, last, &address).await,
+            Request::Checkpoint { vote, applied, index, event, bytes } => {
+                let offer = CheckpointHeader { applied, index, event, bytes };
                 consensus.install(&mut asked, vote, offer).await
             }
-            Question::Propose { commands } => self.propose_for_another(commands).await,
-            Question::Barrier => self.pass_barrier().await,
-            Question::Join { machine, log_format } => self.let_in(machine, log_format).await,
-            Question::Leave { name } => self.let_go(&name).await,
-            Question::Move { machine } => self.let_move(asked.from, machine).await,
-            Question::Farewell => self.hear_farewell().await,
-            Question::Knows { node } => Ok(self.tell_of(asked.from, node).await),
-            Question::Process => Ok(Answer::Process { number: self.inner.peers.process() }),
-            Question::Standing => Ok(Answer::Standing(self.standing())),
-            Question::History(question) => {
-                self.while_open(self.tell_history(&mut asked, question)).await
+            Request::Propose { commands } => self.propose_for_another(commands).await,
+            Request::Barrier => self.pass_barrier().await,
+            Request::Join { machine, log_format } => self.let_in(machine, log_format).await,
+            Request::Leave { name } => self.let_go(&name).await,
+            Request::Move { machine } => self.let_move(asked.from, machine).await,
+            Request::Removed => self.hear_farewell().await,
+            Request::Knows { node } => Ok(self.tell_of(asked.from, node).await),
+            Request::Process => Ok(Response::Process { number: self.inner.peers.process() }),
+            Request::Status => Ok(Response::Status(self.standing())),
+            Request::History(request) => {
+                self.while_open(self.tell_history(&mut asked, request)).await
             }
-            Question::Entries { from, upto } => {
+            Request::Entries { from, upto } => {
                 self.while_open(self.tell_entries(&mut asked, from, upto)).await
             }
         }
@@ -75,8 +73,8 @@ impl Node {
     /// Gives an answer that takes long, unless the machine closes.
     async fn while_open(
         &self,
-        answer: impl Future<Output = Result<Answer, Refusal>>,
-    ) -> Result<Answer, Refusal> {
+        answer: impl Future<Output = Result<Response, Refusal>>,
+    ) -> Result<Response, Refusal> {
         let mut closing = self.closing();
         tokio::select! {
             answer = answer => answer,
@@ -86,12 +84,12 @@ impl Node {
 
     /// Says whether this machine would vote for another one, and notes where that is
     /// reached by now. A leader tells who is no longer a member.
-    async fn would_vote(
+    async fn pre_vote(
         &self,
         from: NodeId,
         last: Option<etcd_log::LogId>,
         address: &str,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Response, Refusal> {
         let consensus = &self.inner.consensus;
         if self.is_member(from) {
             self.inner.peers.learn(from, address);
@@ -104,13 +102,13 @@ impl Node {
             }
         }
         // Whoever is doubted counts as one that has nothing.
-        Ok(consensus.would_vote(last.filter(|_| !consensus.doubts(from))))
+        Ok(consensus.pre_vote(last.filter(|_| !consensus.doubts(from))))
     }
 
     async fn propose_for_another(
         &self,
         commands: Vec<etcd_log::Command>,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Response, Refusal> {
         if self.inner.disk.is_short() {
             return Err(Refusal::NotProposed(NotProposed::DiskFull));
         }
@@ -119,7 +117,7 @@ impl Node {
             matches!(command, Sync { .. } | Join(_) | Leave { .. })
         };
         if commands.iter().any(is_for_leader) {
-            // There is a question for each, which the leader looks into.
+            // There is a request for each, which the leader looks into.
             let text = "no other machine proposes who the members are";
             return Err(Refusal::NotBelieved(text.to_owned()));
         }
@@ -127,19 +125,19 @@ impl Node {
             return Err(Refusal::NotUnderstood("too many commands at once".to_owned()));
         }
         let placed = self.inner.proposer.propose_group(commands).await;
-        placed.map(Answer::Placed).map_err(Refusal::NotProposed)
+        placed.map(Response::Placed).map_err(Refusal::NotProposed)
     }
 
-    async fn pass_barrier(&self) -> Result<Answer, Refusal> {
+    async fn pass_barrier(&self) -> Result<Response, Refusal> {
         if !matches!(self.inner.consensus.role(), Role::Leader) {
             return Err(Refusal::NotLeader(None));
         }
         let passed = self.inner.barrier.pass_once().await;
-        passed.map(|upto| Answer::Barrier { upto }).map_err(|_| Refusal::NotReady)
+        passed.map(|upto| Response::Barrier { upto }).map_err(|_| Refusal::NotReady)
     }
 
     /// Lets a machine join, or says who can.
-    async fn let_in(&self, machine: Machine, log_format: u32) -> Result<Answer, Refusal> {
+    async fn let_in(&self, machine: Machine, log_format: u32) -> Result<Response, Refusal> {
         if log_format != LOG_FORMAT {
             let text = format!(
                 "this cluster's log is of format {LOG_FORMAT}, machine {} reads format {log_format}",
@@ -150,11 +148,11 @@ impl Node {
         self.check_leads()?;
         let joined = self.join(machine, CHANGE_LIMIT).await;
         joined.map_err(|error| not_joined(&error))?;
-        Ok(Answer::Joined { cluster: self.inner.cluster })
+        Ok(Response::Joined { cluster: self.inner.cluster })
     }
 
     /// Writes down where another machine is by now, which says so itself.
-    async fn let_move(&self, from: NodeId, machine: Machine) -> Result<Answer, Refusal> {
+    async fn let_move(&self, from: NodeId, machine: Machine) -> Result<Response, Refusal> {
         if machine.node != from {
             let text = format!("machine {from} says where machine {} is", machine.node);
             return Err(Refusal::NotBelieved(text));
@@ -162,10 +160,10 @@ impl Node {
         self.check_leads()?;
         let moved = self.move_member(machine, CHANGE_LIMIT).await;
         moved.map_err(|error| not_joined(&error))?;
-        Ok(Answer::Done)
+        Ok(Response::Done)
     }
 
-    async fn let_go(&self, name: &Arc<str>) -> Result<Answer, Refusal> {
+    async fn let_go(&self, name: &Arc<str>) -> Result<Response, Refusal> {
         self.check_leads()?;
         let left = self.leave_as_leader(name, CHANGE_LIMIT).await;
         left.map_err(|error| match error {
@@ -174,7 +172,7 @@ impl Node {
             LeaveError::Write(_) => Refusal::NotReady,
             error => Refusal::Impossible(error.to_string()),
         })?;
-        Ok(Answer::Done)
+        Ok(Response::Done)
     }
 
     fn check_leads(&self) -> Result<(), Refusal> {
@@ -183,14 +181,14 @@ impl Node {
             Role::Follower(leader) => {
                 Err(Refusal::NotLeader(self.inner.consensus.following(leader)))
             }
-            Role::Lost | Role::Cut => Err(Refusal::NotReady),
+            Role::NoLeader | Role::LeaderWithoutQuorum => Err(Refusal::NotReady),
         }
     }
 
     /// Says how this machine stands.
-    pub(super) fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Status {
         let now = self.now();
-        Standing {
+        Status {
             leads: self.inner.consensus.leads(),
             applied: now.state.position().index,
             entry: now.applied.map(|id| id.index).unwrap_or_default(),

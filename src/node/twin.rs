@@ -27,7 +27,7 @@ use super::Node;
 use super::announcement::Announcement;
 use super::rpc::BARRIER_LIMIT;
 use crate::consensus::Role;
-use crate::peers::{Answer, Question};
+use crate::peers::{Request, Response};
 
 /// How often a machine looks whether it is announced elsewhere.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -88,7 +88,7 @@ impl Node {
                 Announcement::Announcing => {}
                 Announcement::Announced => {
                     let mut found = self.other_address();
-                    if found.is_none() && self.inner.consensus.role() == Role::Lost {
+                    if found.is_none() && self.inner.consensus.role() == Role::NoLeader {
                         found = self.ask_where_it_is().await;
                     }
                     if let Some(address) = found {
@@ -109,12 +109,12 @@ impl Node {
 
     /// Asks the leader the same, whichever member that is.
     async fn ask_where_it_is(&self) -> Option<Arc<str>> {
-        let question = Question::Knows { node: self.inner.machine.node };
+        let request = Request::Knows { node: self.inner.machine.node };
         let asking = self.others().into_iter();
-        let asking = asking.map(|node| self.inner.peers.ask(node, &question, &[], LIMIT));
+        let asking = asking.map(|node| self.inner.peers.ask(node, &request, &[], LIMIT));
         let answers = futures_util::future::join_all(asking).await;
         answers.into_iter().find_map(|answer| match answer {
-            Ok(Answer::Knows { address, .. }) => {
+            Ok(Response::Knows { address, .. }) => {
                 address.filter(|known| **known != *self.own_address())
             }
             Ok(_) | Err(_) => None,
@@ -133,7 +133,7 @@ impl Node {
 
     /// Says whether this machine knows another one as a member; and to that one, if this
     /// machine leads, where the log says that it is.
-    pub(super) async fn tell_of(&self, from: NodeId, node: NodeId) -> Answer {
+    pub(super) async fn tell_of(&self, from: NodeId, node: NodeId) -> Response {
         let consensus = &self.inner.consensus;
         let is_led = consensus.leader().is_some();
         let mut address = None;
@@ -142,6 +142,6 @@ impl Node {
             let has_passed = self.inner.barrier.pass(BARRIER_LIMIT).await.is_ok();
             address = self.address_of_member(node).filter(|_| has_passed && consensus.leads());
         }
-        Answer::Knows { is_member: self.is_member(node), is_led, address }
+        Response::Knows { is_member: self.is_member(node), is_led, address }
     }
 }

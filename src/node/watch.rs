@@ -19,7 +19,7 @@ use etcd_projections::Event;
 use super::closing::Closing;
 use super::history::sink::{Found, Replaying};
 use super::history::{Cursor, History, WatchError, wanted};
-use crate::state::published::Reader;
+use crate::state::published::StateReader;
 use crate::state::watch_hub::Listener;
 
 /// Where a watch begins.
@@ -49,7 +49,7 @@ pub struct Watch {
     cursor: Cursor,
     /// Events of a lower index are passed over.
     from_index: Index,
-    published: Reader,
+    published: StateReader,
     listener: Listener,
     history: History,
     replaying: Option<Replaying>,
@@ -60,7 +60,7 @@ impl Watch {
     pub(super) fn new(
         prefix: KeyPath,
         start: Start,
-        published: Reader,
+        published: StateReader,
         history: History,
         closing: Closing,
     ) -> Self {

@@ -11,10 +11,10 @@ use etcd_log::{ClusterId, NodeId};
 use futures_util::FutureExt as _;
 use tokio::io::AsyncReadExt as _;
 
-use super::conversation::{Conversation, Heard};
+use super::conversation::{Conversation, Part};
 use super::error::CallError;
 use super::frame::{Envelope, Kind};
-use super::message::{self, Answer, Question};
+use super::message::{self, Request, Response};
 use super::network::{self, Connect, Stream};
 
 /// How many connections to a machine are kept while nobody uses them.
@@ -91,12 +91,12 @@ impl Peers {
     pub async fn ask(
         &self,
         node: NodeId,
-        question: &Question,
+        request: &Request,
         behind: &[u8],
         limit: Duration,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Response, CallError> {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
-        let body = message::encode(question, behind);
+        let body = message::encode(request, behind);
         let mut sent = false;
         let late = |sent| {
             self.drop_idle(node);
@@ -110,7 +110,7 @@ impl Peers {
         let sending = tokio::time::timeout(limit, self.begin(node, &to, &body, &mut sent)).await;
         let (mut conversation, mut heard) = sending.unwrap_or_else(|_| Err(late(sent)))?;
         loop {
-            if let Heard::Answer(answer) = heard {
+            if let Part::Response(answer) = heard {
                 self.put_back(node, &to, conversation.stream);
                 return Ok(answer);
             }
@@ -119,20 +119,20 @@ impl Peers {
         }
     }
 
-    /// Sends a question, and returns what is heard first.
+    /// Sends a request, and returns what is heard first.
     async fn begin(
         &self,
         node: NodeId,
         to: &Arc<str>,
         body: &[u8],
         sent: &mut bool,
-    ) -> Result<(Conversation, Heard), CallError> {
+    ) -> Result<(Conversation, Part), CallError> {
         let stream = match self.take_idle(node) {
             Some(stream) => stream,
             None => self.connect(to).await?,
         };
         let mut conversation = self.conversation(node, to, stream);
-        conversation.send(Kind::Question, body).await?;
+        conversation.send(Kind::Request, body).await?;
         *sent = true;
         let heard = conversation.next().await?;
         Ok((conversation, heard))
@@ -146,15 +146,15 @@ impl Peers {
     pub async fn ask_at(
         &self,
         address: &str,
-        question: &Question,
+        request: &Request,
         limit: Duration,
-    ) -> Result<(NodeId, Answer), CallError> {
+    ) -> Result<(NodeId, Response), CallError> {
         let to = Arc::<str>::from(address);
-        let body = message::encode(question, &[]);
+        let body = message::encode(request, &[]);
         let asking = async {
             let stream = self.connect(&to).await?;
             let mut conversation = self.conversation(NodeId(0), &to, stream);
-            conversation.send(Kind::Question, &body).await?;
+            conversation.send(Kind::Request, &body).await?;
             let answer = conversation.answer().await?;
             Ok((conversation.envelope.to, answer))
         };
@@ -167,8 +167,8 @@ impl Peers {
 
     /// Returns whether another process of this machine answers at an address.
     pub async fn has_twin_at(&self, address: &str) -> bool {
-        let asked = self.ask_at(address, &Question::Process, TWIN_LIMIT).await;
-        matches!(asked, Ok((node, Answer::Process { number }))
+        let asked = self.ask_at(address, &Request::Process, TWIN_LIMIT).await;
+        matches!(asked, Ok((node, Response::Process { number }))
             if node == self.inner.me && number != self.inner.process)
     }
 
@@ -178,17 +178,17 @@ impl Peers {
     /// # Errors
     ///
     /// If the machine cannot be reached.
-    pub async fn converse(
+    pub async fn open_stream(
         &self,
         node: NodeId,
-        question: &Question,
+        request: &Request,
         limit: Duration,
     ) -> Result<Conversation, CallError> {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
         let stream = self.connect(&to).await?;
         let mut conversation = self.conversation(node, &to, stream);
         conversation.limit = limit;
-        conversation.send(Kind::Question, &message::encode(question, &[])).await?;
+        conversation.send(Kind::Request, &message::encode(request, &[])).await?;
         Ok(conversation)
     }
 

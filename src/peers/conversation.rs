@@ -1,4 +1,4 @@
-//! Conversations: a question, or its answer, that goes on in pieces.
+//! Conversations: a request, or its answer, that goes on in pieces.
 
 use std::fmt;
 use std::io;
@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use super::error::CallError;
 use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES};
-use super::message::{self, Answer};
+use super::message::{self, Response};
 use super::network::Stream;
 
-/// A question or an answer that goes on in pieces.
+/// A request or an answer that goes on in pieces.
 pub struct Conversation {
     pub(super) stream: Box<dyn Stream>,
     pub(super) envelope: Envelope,
@@ -22,7 +22,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Sends a piece of the question.
+    /// Sends a piece of the request.
     ///
     /// # Errors
     ///
@@ -31,7 +31,7 @@ impl Conversation {
         self.send(Kind::Piece, piece).await
     }
 
-    /// Ends the question.
+    /// Ends the request.
     ///
     /// # Errors
     ///
@@ -44,20 +44,20 @@ impl Conversation {
     ///
     /// # Errors
     ///
-    /// If the connection breaks, or the question is refused.
-    pub async fn next(&mut self) -> Result<Heard, CallError> {
+    /// If the connection breaks, or the request is refused.
+    pub async fn next(&mut self) -> Result<Part, CallError> {
         let Frame { kind, envelope, body } = self.receive().await?;
         match kind {
-            Kind::Piece => Ok(Heard::Piece(body)),
-            Kind::Answer => {
+            Kind::Piece => Ok(Part::Piece(body)),
+            Kind::Response => {
                 self.envelope.to = envelope.from;
-                self.decoded(&body).map(Heard::Answer)
+                self.decoded(&body).map(Part::Response)
             }
             Kind::Refusal => {
                 let refusal = self.decoded(&body)?;
                 Err(CallError::Refused { to: Arc::clone(&self.to), refusal })
             }
-            Kind::Question | Kind::End => Err(self.nonsense("a question is no answer")),
+            Kind::Request | Kind::End => Err(self.nonsense("a request is no answer")),
         }
     }
 
@@ -66,15 +66,15 @@ impl Conversation {
     /// # Errors
     ///
     /// As [`Self::next`].
-    pub async fn answer(&mut self) -> Result<Answer, CallError> {
+    pub async fn answer(&mut self) -> Result<Response, CallError> {
         match self.next().await? {
-            Heard::Answer(answer) => Ok(answer),
-            Heard::Piece(_) => Err(self.nonsense("an answer of one piece was expected")),
+            Part::Response(answer) => Ok(answer),
+            Part::Piece(_) => Err(self.nonsense("an answer of one piece was expected")),
         }
     }
 
-    /// Describes that an answer is none to the question.
-    pub fn unexpected(&self, answer: &Answer) -> CallError {
+    /// Describes that an answer is none to the request.
+    pub fn unexpected(&self, answer: &Response) -> CallError {
         self.nonsense(&format!("that is no answer to it: {answer:?}"))
     }
 
@@ -114,9 +114,9 @@ impl fmt::Debug for Conversation {
 
 /// What was heard in a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Part {
     /// A piece, of which more comes.
     Piece(Bytes),
     /// The answer, or the last of it.
-    Answer(Answer),
+    Response(Response),
 }

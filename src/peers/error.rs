@@ -1,4 +1,4 @@
-//! Why a question was not answered.
+//! Why a request was not answered.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::frame::FrameError;
 use super::message::{NotProposed, Refusal};
 
-/// Why a question was not answered.
+/// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody has it: it did not leave this machine whole.

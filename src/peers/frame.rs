@@ -9,7 +9,7 @@
 //! before it as its seed: what a network or a faulty machine has changed must not
 //! become a part of the log. The length is bounded before a byte is allocated.
 //!
-//! A question that is long goes in portions: before the next one is sent, an empty piece
+//! A request that is long goes in portions: before the next one is sent, an empty piece
 //! says that the one before has come. So what else is said on the same link, a leader's
 //! sign of life above all, never waits for more than a portion; and whoever sends knows
 //! soon when nothing arrives any longer.
@@ -54,7 +54,7 @@ const BEGUN_LIMIT: Duration = Duration::from_secs(5);
 /// a cluster can live on.
 const LEAST_RATE: usize = 100_000;
 
-/// How much of a question goes at once. On the slowest link that machines are made for it
+/// How much of a request goes at once. On the slowest link that machines are made for it
 /// takes a second.
 pub(super) const PORTION: usize = 256 << 10;
 
@@ -64,13 +64,13 @@ const COPIED_BYTES: usize = 64 << 10;
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A question.
-    Question = 1,
+    /// A request.
+    Request = 1,
     /// An answer, or the last piece of one.
-    Answer = 2,
-    /// A piece of an answer or of a question, of which more comes.
+    Response = 2,
+    /// A piece of an answer or of a request, of which more comes.
     Piece = 3,
-    /// The end of the pieces of a question.
+    /// The end of the pieces of a request.
     End = 4,
     /// There is no answer, and why.
     Refusal = 5,
@@ -160,7 +160,7 @@ pub(super) async fn write(
 
 /// Returns how much of a body goes at once.
 fn portion(kind: Kind, length: usize) -> usize {
-    if kind == Kind::Question { length.min(PORTION) } else { length }
+    if kind == Kind::Request { length.min(PORTION) } else { length }
 }
 
 /// Waits until the other side says that a portion has come.
@@ -257,8 +257,8 @@ fn read_header(header: &[u8; HEADER]) -> Result<(Kind, Envelope, usize), FrameEr
         return Err(FrameError::Version(header[4]));
     }
     let kind = match header[5] {
-        1 => Kind::Question,
-        2 => Kind::Answer,
+        1 => Kind::Request,
+        2 => Kind::Response,
         3 => Kind::Piece,
         4 => Kind::End,
         5 => Kind::Refusal,
@@ -304,7 +304,7 @@ mod tests {
 
     fn written(body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        now(write(&mut join(empty(), &mut bytes), Kind::Question, ENVELOPE, body)).unwrap();
+        now(write(&mut join(empty(), &mut bytes), Kind::Request, ENVELOPE, body)).unwrap();
         bytes
     }
 
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn frame_is_read_back_as_written() {
         let frame = now(read_back(&written(b"hello"), of_any_length)).unwrap().unwrap();
-        assert_eq!((frame.kind, &frame.body[..]), (Kind::Question, &b"hello"[..]));
+        assert_eq!((frame.kind, &frame.body[..]), (Kind::Request, &b"hello"[..]));
         assert_eq!(frame.envelope.to, NodeId(3));
         assert!(now(read_back(b"", of_any_length)).unwrap().is_none());
     }
@@ -358,7 +358,7 @@ mod tests {
     async fn frame_that_has_begun_has_to_come() {
         let (mut bytes, body) = (Vec::new(), vec![7; 1_000_000]);
         let mut stream = join(empty(), &mut bytes);
-        write(&mut stream, Kind::Answer, Envelope::default(), &body).await.unwrap();
+        write(&mut stream, Kind::Response, Envelope::default(), &body).await.unwrap();
         for cut in [1, HEADER - 1, HEADER, HEADER + 500_000] {
             let (mut here, mut there) = tokio::io::duplex(bytes.len());
             there.write_all(&bytes[..cut]).await.unwrap();
@@ -378,7 +378,7 @@ mod tests {
         let (mut here, there) = tokio::io::duplex(2 * PORTION);
         let writing = {
             let body = body.clone();
-            tokio::spawn(async move { write(&mut here, Kind::Question, ENVELOPE, &body).await })
+            tokio::spawn(async move { write(&mut here, Kind::Request, ENVELOPE, &body).await })
         };
         let mut there = Counted { stream: there, read: 0, most: 0 };
         let frame = read(&mut there, None, of_any_length).await.unwrap().unwrap();
@@ -386,11 +386,11 @@ mod tests {
         assert_eq!(there.most, HEADER + PORTION);
     }
 
-    /// Whoever is silent in the middle of a question is given up.
+    /// Whoever is silent in the middle of a request is given up.
     #[tokio::test(start_paused = true)]
     async fn portion_that_is_not_acknowledged_is_the_last() {
         let (mut here, _there) = tokio::io::duplex(4 * PORTION);
-        let late = write(&mut here, Kind::Question, ENVELOPE, &vec![7; 2 * PORTION]).await;
+        let late = write(&mut here, Kind::Request, ENVELOPE, &vec![7; 2 * PORTION]).await;
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 

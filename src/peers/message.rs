@@ -1,4 +1,4 @@
-//! Messages: the questions that machines ask each other, and the answers.
+//! Messages: the requests that machines ask each other, and the answers.
 //!
 //! A message is JSON; behind that of an append stand the entries as they lie in
 //! the log, so that nothing is lost or added on the way:
@@ -22,7 +22,7 @@ const MOST_ENTRIES: usize = 50_000;
 /// What one machine asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
-pub enum Question {
+pub enum Request {
     /// Append the entries that come with it (Raft, section 5.3).
     Append {
         /// Who leads, and in which term.
@@ -50,7 +50,8 @@ pub enum Question {
     },
     /// Would you vote for the sender? (Raft dissertation, section 9.6.) And who
     /// leads?
-    WouldVote {
+    #[serde(rename = "wouldVote")]
+    PreVote {
         /// Its last entry.
         last: Option<LogId>,
         /// Where it is reached by now.
@@ -95,7 +96,8 @@ pub enum Question {
         machine: Machine,
     },
     /// You have been removed.
-    Farewell,
+    #[serde(rename = "farewell")]
+    Removed,
     /// Do you know this machine as a member of the cluster?
     Knows {
         /// The machine.
@@ -104,9 +106,10 @@ pub enum Question {
     /// Which process are you?
     Process,
     /// How do you stand?
-    Standing,
+    #[serde(rename = "standing")]
+    Status,
     /// What happened? The answer is a stream of events.
-    History(HistoryQuestion),
+    History(HistoryRequest),
     /// Which entries are there? The answer is a stream of entries.
     Entries {
         /// The first one wanted; the oldest there is, if that comes later.
@@ -119,7 +122,7 @@ pub enum Question {
 /// Which events somebody waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HistoryQuestion {
+pub struct HistoryRequest {
     /// The prefix that they lie below.
     pub prefix: KeyPath,
     /// The first event wanted, by number.
@@ -133,7 +136,7 @@ pub struct HistoryQuestion {
 /// What one machine answers another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
-pub enum Answer {
+pub enum Response {
     /// What came of an append.
     Appended(Appended),
     /// A sign of life was heard.
@@ -151,11 +154,12 @@ pub enum Answer {
         granted: bool,
     },
     /// Whether the sender would vote for who asked.
-    WouldVote {
+    #[serde(rename = "wouldVote")]
+    PreVote {
         /// Whether it would.
         granted: bool,
         /// The leader that it hears.
-        following: Option<Following>,
+        following: Option<LeaderHint>,
     },
     /// A checkpoint was taken, or overruled by a later vote.
     Installed {
@@ -163,7 +167,7 @@ pub enum Answer {
         vote: Vote,
     },
     /// Where the commands stand by now, applied.
-    Placed(Placed),
+    Placed(LogPosition),
     /// Up to where the state must be applied.
     Barrier {
         /// The entry.
@@ -175,7 +179,8 @@ pub enum Answer {
         cluster: ClusterId,
     },
     /// How the sender stands.
-    Standing(Standing),
+    #[serde(rename = "standing")]
+    Status(Status),
     /// Whether a machine is a member of the cluster.
     Knows {
         /// Whether the sender knows it as one.
@@ -218,7 +223,7 @@ pub enum Appended {
 /// Whom a machine follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Following {
+pub struct LeaderHint {
     /// The leader.
     pub node: NodeId,
     /// Where it is reached: `host:port`.
@@ -228,7 +233,7 @@ pub struct Following {
 /// Where proposed commands stand in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Placed {
+pub struct LogPosition {
     /// The entry that carries them.
     pub entry: RaftIndex,
     /// How many commands stand before them in it.
@@ -238,7 +243,7 @@ pub struct Placed {
 /// How a machine stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Standing {
+pub struct Status {
     /// Whether it leads.
     pub leads: bool,
     /// The last command that it has applied.
@@ -265,7 +270,7 @@ pub enum NotProposed {
     Unknown,
 }
 
-/// Why a question has no answer.
+/// Why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Refusal {
@@ -302,7 +307,7 @@ pub enum Refusal {
     NotProposed(NotProposed),
     /// It does not lead: ask this one, if one is known.
     #[error("it does not lead")]
-    NotLeader(Option<Following>),
+    NotLeader(Option<LeaderHint>),
     /// The asking machine has been removed from the cluster.
     #[error("this machine was removed from the cluster")]
     Removed,
@@ -336,7 +341,7 @@ fn identified(id: LogId) -> String {
     format!("entry {id} by machine {}", id.node)
 }
 
-impl Question {
+impl Request {
     /// Returns whether a machine that does not know the cluster may ask.
     pub(super) fn is_for_strangers(&self) -> bool {
         matches!(self, Self::Join { .. })
@@ -345,12 +350,12 @@ impl Question {
     /// Returns whether a machine may ask that is no member: one that wants to join, that
     /// may have been removed, or that says so; or another process of this one.
     pub fn is_for_non_members(&self) -> bool {
-        matches!(self, Self::Join { .. } | Self::WouldVote { .. } | Self::Farewell | Self::Process)
+        matches!(self, Self::Join { .. } | Self::PreVote { .. } | Self::Removed | Self::Process)
     }
 
     /// Returns whether whoever stands at an address may answer.
     pub(super) fn is_for_anyone(&self) -> bool {
-        matches!(self, Self::Join { .. } | Self::WouldVote { .. } | Self::Process)
+        matches!(self, Self::Join { .. } | Self::PreVote { .. } | Self::Process)
     }
 }
 
@@ -454,9 +459,9 @@ mod tests {
 
     #[test]
     fn message_is_read_back_with_what_stands_behind() {
-        let question = Question::Leave { name: Arc::from("node1") };
-        let body = encode(&question, b"behind");
-        assert_eq!(decode(&body), Ok((question, &b"behind"[..])));
+        let request = Request::Leave { name: Arc::from("node1") };
+        let body = encode(&request, b"behind");
+        assert_eq!(decode(&body), Ok((request, &b"behind"[..])));
     }
 
     #[test]
@@ -484,10 +489,10 @@ mod tests {
         #[test]
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let _entries = decode_entries(&bytes);
-            let _question = decode::<Question>(&bytes);
+            let _question = decode::<Request>(&bytes);
             let length = u32::try_from(bytes.len()).expect("a few");
             let json = [&length.to_le_bytes()[..], &bytes].concat();
-            let _answer = decode::<Answer>(&json);
+            let _answer = decode::<Response>(&json);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Peers: what the machines of a cluster say to each other, and how.
 //!
 //! ```text
-//! caller ─▶ Peers: address, idle connection ─▶ frame ─▶ server ─▶ Answerer  
+//! caller ─▶ Peers: address, idle connection ─▶ frame ─▶ server ─▶ Handler
 //!        ◀──────────────── one answer, or several ─────────────────┘
 //! ```
 //!
-//! A connection carries one question at a time, and its answer. Whoever asks has
+//! A connection carries one request at a time, and its answer. Whoever asks has
 //! it to himself, so nobody's checkpoint delays another's entries; a connection
-//! whose question was given up is closed, and never used again.
+//! whose request was given up is closed, and never used again.
 //!
 //! Every frame names the cluster, its sender and its receiver: what a stranger
 //! says is refused before it is read. A frame that has begun has to come, and places are
@@ -23,13 +23,13 @@ mod places;
 mod server;
 
 pub use client::Peers;
-pub use conversation::{Conversation, Heard};
+pub use conversation::{Conversation, Part};
 pub use error::CallError;
 pub use frame::{Frame, FrameError, MOST_BYTES};
 pub use message::{
-    Answer, Appended, Following, HistoryQuestion, NotProposed, Placed, Question, Refusal, Standing,
-    decode_entries, encode_entries, split_entries,
+    Appended, HistoryRequest, LeaderHint, LogPosition, NotProposed, Refusal, Request, Response,
+    Status, decode_entries, encode_entries, split_entries,
 };
 pub use network::{Connect, Connecting, Stream, Tcp, travel};
 pub use places::{Place, Places};
-pub use server::{Answerer, Asked, serve, serve_at};
+pub use server::{Handler, Incoming, serve, serve_at};

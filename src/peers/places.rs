@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use etcd_log::NodeId;
 use tokio::sync::Notify;
 
-use crate::util::rate_limit::Seldom;
+use crate::util::rate_limit::RateLimit;
 
 /// How many places strangers have: a few that join, and some that are curious.
 const STRANGERS: usize = 32;
@@ -37,7 +37,7 @@ struct Table {
     next: AtomicU64,
     /// In the order in which they were taken.
     taken: Mutex<Vec<Taken>>,
-    told: Seldom,
+    told: RateLimit,
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Places {
             most,
             next: AtomicU64::new(0),
             taken: Mutex::default(),
-            told: Seldom::default(),
+            told: RateLimit::default(),
         };
         Self { table: Arc::new(table) }
     }

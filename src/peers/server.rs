@@ -8,7 +8,7 @@ use bytes::Bytes;
 use etcd_log::{ClusterId, NodeId};
 
 use super::frame::{self, Envelope, Frame, FrameError, Kind, MOST_BYTES, STRANGERS_BYTES};
-use super::message::{self, Answer, Question, Refusal};
+use super::message::{self, Refusal, Request, Response};
 use super::network::{self, Stream};
 use super::places::{Place, Places};
 
@@ -18,8 +18,8 @@ const STRANGERS_LIMIT: Duration = Duration::from_secs(5);
 /// How often a machine shows that it is still busy with an answer.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 
-/// Who answers the questions of other machines.
-pub trait Answerer: Clone + Send + Sync + 'static {
+/// Who answers the requests of other machines.
+pub trait Handler: Clone + Send + Sync + 'static {
     /// Returns which machine this is, and of which cluster.
     fn identity(&self) -> (NodeId, ClusterId);
 
@@ -27,28 +27,29 @@ pub trait Answerer: Clone + Send + Sync + 'static {
     /// or this one is new and knows nobody.
     fn listens_to(&self, node: NodeId) -> bool;
 
-    /// Answers a question.
+    /// Answers a request.
     ///
     /// # Errors
     ///
     /// With why not.
-    fn answer(&self, asked: Asked<'_>) -> impl Future<Output = Result<Answer, Refusal>> + Send;
+    fn answer(&self, asked: Incoming<'_>)
+    -> impl Future<Output = Result<Response, Refusal>> + Send;
 }
 
-/// A question that came in.
-pub struct Asked<'c> {
+/// A request that came in.
+pub struct Incoming<'c> {
     /// Who asks.
     pub from: NodeId,
     /// What.
-    pub question: Question,
+    pub request: Request,
     /// What stands behind it.
     pub behind: Bytes,
     stream: &'c mut dyn Stream,
     envelope: Envelope,
 }
 
-impl Asked<'_> {
-    /// Waits for the next piece of the question; nothing, at its end.
+impl Incoming<'_> {
+    /// Waits for the next piece of the request; nothing, at its end.
     ///
     /// # Errors
     ///
@@ -91,7 +92,7 @@ impl Asked<'_> {
 /// If the connection breaks, or what comes is not what machines say to each other.
 pub async fn serve(
     stream: Box<dyn Stream>,
-    answerer: impl Answerer,
+    answerer: impl Handler,
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
     let place = Places::without_end().take();
@@ -107,7 +108,7 @@ pub async fn serve(
 pub async fn serve_at(
     place: &Place,
     stream: Box<dyn Stream>,
-    answerer: impl Answerer,
+    answerer: impl Handler,
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
     let mut stream = network::buffered(stream);
@@ -126,7 +127,7 @@ pub async fn serve_at(
         };
         place.set_idle(true);
         if is_refused {
-            // Pieces of the question may still be on their way, which are no questions.
+            // Pieces of the request may still be on their way, which are no requests.
             return Ok(());
         }
     }
@@ -136,7 +137,7 @@ pub async fn serve_at(
 async fn next_frame(
     place: &Place,
     stream: &mut Box<dyn Stream>,
-    answerer: &impl Answerer,
+    answerer: &impl Handler,
 ) -> Result<Option<Frame>, FrameError> {
     let (me, cluster) = answerer.identity();
     let most = |envelope: &Envelope| {
@@ -157,29 +158,29 @@ async fn next_frame(
 /// Answers a frame. Returns whether the answer is a refusal.
 async fn answer(
     stream: &mut Box<dyn Stream>,
-    answerer: &impl Answerer,
+    answerer: &impl Handler,
     frame: &Frame,
 ) -> Result<bool, FrameError> {
     let (me, cluster) = answerer.identity();
     let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
     let answer = match open(frame, me, cluster) {
-        Ok((question, behind)) => {
+        Ok((request, behind)) => {
             let from = frame.envelope.from;
-            let asked = Asked { from, question, behind, stream: &mut *stream, envelope };
+            let asked = Incoming { from, request, behind, stream: &mut *stream, envelope };
             answerer.answer(asked).await
         }
         Err(refusal) => Err(refusal),
     };
     let (kind, body) = match &answer {
-        Ok(answer) => (Kind::Answer, message::encode(answer, &[])),
+        Ok(answer) => (Kind::Response, message::encode(answer, &[])),
         Err(refusal) => (Kind::Refusal, message::encode(refusal, &[])),
     };
     frame::write(stream, kind, envelope, &body).await?;
     Ok(answer.is_err())
 }
 
-/// Opens a frame that is for this machine, and holds a question.
-fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Question, Bytes), Refusal> {
+/// Opens a frame that is for this machine, and holds a request.
+fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Request, Bytes), Refusal> {
     let Envelope { cluster: of, from: _, to } = frame.envelope;
     // Nothing that comes from elsewhere is so much as read, save who asks to join.
     if of != cluster && of != ClusterId(0) {
@@ -188,19 +189,19 @@ fn open(frame: &Frame, me: NodeId, cluster: ClusterId) -> Result<(Question, Byte
     if to != me && to != NodeId(0) {
         return Err(Refusal::OtherMachine(me));
     }
-    if frame.kind != Kind::Question {
-        return Err(Refusal::NotUnderstood("no question was asked".to_owned()));
+    if frame.kind != Kind::Request {
+        return Err(Refusal::NotUnderstood("no request was asked".to_owned()));
     }
-    let (question, behind): (Question, _) =
+    let (request, behind): (Request, _) =
         message::decode(&frame.body).map_err(Refusal::NotUnderstood)?;
-    if of != cluster && !question.is_for_strangers() {
+    if of != cluster && !request.is_for_strangers() {
         return Err(Refusal::OtherCluster(cluster));
     }
-    if to != me && !question.is_for_anyone() {
+    if to != me && !request.is_for_anyone() {
         return Err(Refusal::OtherMachine(me));
     }
     let behind = frame.body.slice_ref(behind);
-    Ok((question, behind))
+    Ok((request, behind))
 }
 
 #[cfg(test)]
@@ -210,9 +211,9 @@ mod tests {
     const ME: NodeId = NodeId(1);
     const CLUSTER: ClusterId = ClusterId(7);
 
-    fn opened(cluster: u64, to: u64, kind: Kind, question: &Question) -> Result<(), Refusal> {
+    fn opened(cluster: u64, to: u64, kind: Kind, request: &Request) -> Result<(), Refusal> {
         let envelope = Envelope { cluster: ClusterId(cluster), from: NodeId(2), to: NodeId(to) };
-        let frame = Frame { kind, envelope, body: message::encode(question, &[]).into() };
+        let frame = Frame { kind, envelope, body: message::encode(request, &[]).into() };
         open(&frame, ME, CLUSTER).map(drop)
     }
 
@@ -226,16 +227,16 @@ mod tests {
             peer_url: "http://h:1".into(),
             client_url: "http://h:2".into(),
         };
-        let join = Question::Join { machine, log_format: 1 };
-        let pre_vote = Question::WouldVote { last: None, address: "h:1".into() };
+        let join = Request::Join { machine, log_format: 1 };
+        let pre_vote = Request::PreVote { last: None, address: "h:1".into() };
         let (ok, other_cluster) = (Ok(()), Err(Refusal::OtherCluster(CLUSTER)));
         let other_machine = Err(Refusal::OtherMachine(ME));
-        for (cluster, to, question, expected) in [
-            (7, 1, &Question::Barrier, &ok),
-            (7, 0, &Question::Barrier, &other_machine),
-            (7, 3, &Question::Barrier, &other_machine),
-            (0, 1, &Question::Barrier, &other_cluster),
-            (8, 1, &Question::Barrier, &other_cluster),
+        for (cluster, to, request, expected) in [
+            (7, 1, &Request::Barrier, &ok),
+            (7, 0, &Request::Barrier, &other_machine),
+            (7, 3, &Request::Barrier, &other_machine),
+            (0, 1, &Request::Barrier, &other_cluster),
+            (8, 1, &Request::Barrier, &other_cluster),
             (7, 0, &pre_vote, &ok),
             (0, 0, &pre_vote, &other_cluster),
             (7, 3, &pre_vote, &other_machine),
@@ -243,10 +244,10 @@ mod tests {
             (0, 3, &join, &other_machine),
             (8, 0, &join, &other_cluster),
         ] {
-            let found = opened(cluster, to, Kind::Question, question);
-            assert_eq!(&found, expected, "{question:?} to {to} of {cluster}");
+            let found = opened(cluster, to, Kind::Request, request);
+            assert_eq!(&found, expected, "{request:?} to {to} of {cluster}");
         }
-        let answer = opened(7, 1, Kind::Answer, &Question::Barrier);
+        let answer = opened(7, 1, Kind::Response, &Request::Barrier);
         assert!(matches!(answer, Err(Refusal::NotUnderstood(_))));
     }
 }

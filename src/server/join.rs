@@ -15,8 +15,8 @@ use std::time::Duration;
 use etcd_log::{ClusterId, LOG_FORMAT, Machine, NodeId};
 use tokio::time::Instant;
 
-use crate::peers::{Answer, CallError, Connect, FrameError, Peers, Question, Refusal};
-use crate::util::error_chain::OneLine;
+use crate::peers::{CallError, Connect, FrameError, Peers, Refusal, Request, Response};
+use crate::util::error_chain::ErrorChain;
 
 /// How long to wait after all have been asked in vain: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -66,12 +66,12 @@ pub async fn join(
     network: Arc<dyn Connect>,
 ) -> Result<ClusterId, JoinRefused> {
     let peers = Peers::new(machine.node, ClusterId(0), network);
-    let question = Question::Join { machine: machine.clone(), log_format: LOG_FORMAT };
+    let request = Request::Join { machine: machine.clone(), log_format: LOG_FORMAT };
     let (mut pause, most) = PAUSES;
     let mut told = None;
     loop {
         for address in through {
-            match ask(&peers, address, &question).await {
+            match ask(&peers, address, &request).await {
                 Ok(cluster) => return Ok(cluster),
                 Err(CallError::Refused { to, refusal: why @ Refusal::Impossible(_) }) => {
                     return Err(JoinRefused::Refused { through: to, why });
@@ -81,7 +81,7 @@ pub async fn join(
                 }
                 Err(error) => {
                     if told.is_none_or(|told: Instant| told.elapsed() > WORD) {
-                        tracing::info!("not joined yet, trying again: {}", OneLine(&error));
+                        tracing::info!("not joined yet, trying again: {}", ErrorChain(&error));
                         told = Some(Instant::now());
                     }
                 }
@@ -93,15 +93,15 @@ pub async fn join(
 }
 
 /// Asks the machine at an address, or the leader that it follows.
-async fn ask(peers: &Peers, address: &str, question: &Question) -> Result<ClusterId, CallError> {
-    let asked = match peers.ask_at(address, question, LIMIT).await {
+async fn ask(peers: &Peers, address: &str, request: &Request) -> Result<ClusterId, CallError> {
+    let asked = match peers.ask_at(address, request, LIMIT).await {
         Err(CallError::Refused { refusal: Refusal::NotLeader(Some(leader)), .. }) => {
-            peers.ask_at(&leader.address, question, LIMIT).await
+            peers.ask_at(&leader.address, request, LIMIT).await
         }
         asked => asked,
     };
     match asked?.1 {
-        Answer::Joined { cluster } => Ok(cluster),
+        Response::Joined { cluster } => Ok(cluster),
         _ => Err(CallError::Refused {
             to: Arc::from(address),
             refusal: Refusal::NotUnderstood("it said something else".to_owned()),
@@ -123,7 +123,7 @@ pub(crate) async fn say_if_elsewhere(
         let mut silent = Vec::new();
         for address in through {
             // Of the same cluster, whoever is asked says only who he is.
-            match peers.ask_at(&address, &Question::Standing, TRY_LIMIT).await {
+            match peers.ask_at(&address, &Request::Status, TRY_LIMIT).await {
                 Err(CallError::Refused { refusal: Refusal::OtherCluster(other), .. }) => {
                     tracing::warn!(
                         "-C {address} is of cluster {other}, but this directory belongs to cluster {cluster}, which it stays in"

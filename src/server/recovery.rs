@@ -9,7 +9,7 @@ use super::error::{ServeError, end_process};
 use super::options::Options;
 use crate::node::Node;
 use crate::storage::data_dir::{DataDir, Identity};
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// Opens the log, and reports what it had to cut off.
 pub(crate) fn open_log(
@@ -93,10 +93,10 @@ fn tell(notice: &Notice) {
             tracing::info!("history up to command {last} is dropped, {files}");
         }
         Notice::Damaged(error) => {
-            tracing::error!("old history is damaged; the state is not: {}", OneLine(error));
+            tracing::error!("old history is damaged; the state is not: {}", ErrorChain(error));
         }
         Notice::NoRoomToSeal(error) => {
-            tracing::warn!("nothing is sealed for want of room: {}", OneLine(error));
+            tracing::warn!("nothing is sealed for want of room: {}", ErrorChain(error));
         }
     }
 }

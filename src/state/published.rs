@@ -37,16 +37,16 @@ pub struct Publisher {
 
 /// The reading end.
 #[derive(Clone, Debug)]
-pub struct Reader {
+pub struct StateReader {
     current: watch::Receiver<Arc<Published>>,
     hub: WatchHub,
 }
 
 /// Makes both ends, around the state that a machine starts from.
-pub fn channel(state: State, applied: Option<LogId>) -> (Publisher, Reader) {
+pub fn channel(state: State, applied: Option<LogId>) -> (Publisher, StateReader) {
     let (sender, receiver) = watch::channel(Arc::new(Published { state, applied }));
     let hub = WatchHub::default();
-    (Publisher { current: sender, hub: hub.clone() }, Reader { current: receiver, hub })
+    (Publisher { current: sender, hub: hub.clone() }, StateReader { current: receiver, hub })
 }
 
 impl Publisher {
@@ -86,7 +86,7 @@ impl Publisher {
     }
 }
 
-impl Reader {
+impl StateReader {
     /// Returns the state as it is now. While somebody has it, what changes in it has to
     /// be copied: whoever waits for something lets go of it first.
     pub fn now(&self) -> Arc<Published> {

@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// The outcomes of the last entries. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
-pub struct Outcomes {
+pub struct RecentOutcomes {
     kept: Arc<Mutex<Kept>>,
 }
 
@@ -33,11 +33,11 @@ struct Kept {
 /// While there is one, outcomes are kept.
 #[derive(Debug)]
 pub struct Ticket {
-    outcomes: Outcomes,
+    outcomes: RecentOutcomes,
     since: u64,
 }
 
-impl Outcomes {
+impl RecentOutcomes {
     /// Begins to keep outcomes.
     pub fn keep(&self) -> Ticket {
         let mut kept = self.lock();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn outcomes_are_kept_while_somebody_waits() {
-        let kept = Outcomes::default();
+        let kept = RecentOutcomes::default();
         kept.note(RaftIndex(1), &outcomes(1, 2));
         let ticket = kept.keep();
         assert_eq!(ticket.of(RaftIndex(1), 0, 1), None);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_any_longer_is_let_go() {
-        let kept = Outcomes::default();
+        let kept = RecentOutcomes::default();
         let first = kept.keep();
         kept.note(RaftIndex(1), &outcomes(1, 1));
         let second = kept.keep();
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn outcomes_of_one_entry_are_kept_however_large() {
-        let kept = Outcomes::default();
+        let kept = RecentOutcomes::default();
         let ticket = kept.keep();
         let count = MOST_BYTES as u64 / 128 + 1;
         kept.note(RaftIndex(1), &outcomes(1, count));
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let kept = Outcomes::default();
+        let kept = RecentOutcomes::default();
         let ticket = kept.keep();
         for entry in 0..600 {
             kept.note(RaftIndex(entry), &outcomes(1, 1000));

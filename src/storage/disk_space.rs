@@ -25,7 +25,7 @@ use std::time::Duration;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::util::blocking::blocking;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How often to look. Even the fastest writers need seconds for the reserve.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -110,7 +110,7 @@ impl DiskRoom {
     fn look(&self, free: io::Result<u64>, reserve: Reserve, ballast: &Ballast) {
         let free = free.unwrap_or_else(|error| {
             // Not to know is no reason to refuse: the log itself is checked.
-            tracing::warn!("the room on the disk is not known: {}", OneLine(&error));
+            tracing::warn!("the room on the disk is not known: {}", ErrorChain(&error));
             u64::MAX
         });
         self.shared.free.store(free, Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl Ballast {
             // A file system that cannot do this has to go without.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
             Err(error) => {
-                tracing::debug!("the ballast cannot be put back: {}", OneLine(&error));
+                tracing::debug!("the ballast cannot be put back: {}", ErrorChain(&error));
                 false
             }
         }
@@ -177,7 +177,7 @@ impl Ballast {
         match fs::remove_file(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("the ballast cannot be let go: {}", OneLine(&error)),
+            Err(error) => tracing::warn!("the ballast cannot be let go: {}", ErrorChain(&error)),
         }
     }
 }

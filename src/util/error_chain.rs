@@ -9,9 +9,9 @@ use super::printable::Escaping;
 /// Shows an error with all its causes: `cannot read x: permission denied`. It stays on
 /// one line, whatever it quotes.
 #[derive(Clone, Copy, Debug)]
-pub struct OneLine<'a>(pub &'a dyn Error);
+pub struct ErrorChain<'a>(pub &'a dyn Error);
 
-impl fmt::Display for OneLine<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = Escaping(f);
         write!(line, "{}", self.0)?;
@@ -27,7 +27,7 @@ impl fmt::Display for OneLine<'_> {
 /// Says on one line why the program ends.
 pub fn complain(error: &dyn Error) {
     // Nobody is left to hear that this failed.
-    let _written = writeln!(io::stderr(), "etcd: {}", OneLine(error));
+    let _written = writeln!(io::stderr(), "etcd: {}", ErrorChain(error));
 }
 
 #[cfg(test)]
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn error_stays_on_one_line_with_its_causes() {
         let inner = io::Error::other("not\u{1b}[1A there\n");
-        let shown = OneLine(&Outer("a\nb", inner)).to_string();
+        let shown = ErrorChain(&Outer("a\nb", inner)).to_string();
         assert_eq!(shown, r"cannot read a\nb: not\u{1b}[1A there\n");
     }
 }

@@ -10,11 +10,11 @@ const INTERVAL: Duration = Duration::from_mins(1);
 
 /// Notes when something was said last.
 #[derive(Debug, Default)]
-pub(crate) struct Seldom {
+pub(crate) struct RateLimit {
     last: Mutex<Option<Instant>>,
 }
 
-impl Seldom {
+impl RateLimit {
     /// Returns whether it is time to say it again, and notes that it is said.
     pub(crate) fn is_due(&self) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

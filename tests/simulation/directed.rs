@@ -147,7 +147,7 @@ fn answers_to_leader_are_lost() {
 
 #[test]
 fn questions_of_leader_are_lost() {
-    endure("questions_of_leader_are_lost", |leader, _| Fault::Loses(Lost::Questions, leader));
+    endure("questions_of_leader_are_lost", |leader, _| Fault::Loses(Lost::Requests, leader));
 }
 
 #[test]

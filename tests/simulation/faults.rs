@@ -36,7 +36,7 @@ pub(crate) enum Fault {
     IsNotHeard(String),
     /// Nothing gets into a machine.
     HearsNothing(String),
-    /// Questions of a machine are lost, or answers to them, on connections that are there.
+    /// Requests of a machine are lost, or answers to them, on connections that are there.
     Loses(Lost, String),
     /// All links carry so many bytes a second.
     NarrowLinks(u32),
@@ -198,7 +198,7 @@ impl Simulation {
             3 => Fault::IsNotHeard(name),
             4 => Fault::HearsNothing(name),
             5 => Fault::Loses(Lost::Answers, name),
-            6 => Fault::Loses(Lost::Questions, name),
+            6 => Fault::Loses(Lost::Requests, name),
             7 => Fault::Liar,
             _ => {
                 let (least, most) = NARROW;

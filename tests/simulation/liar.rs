@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd::node::Node;
-use etcd::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
+use etcd::peers::{Appended, CallError, Peers, Request, Response, encode_entries};
 use etcd_log::{
     Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex,
     Term, Vote,
@@ -55,13 +55,13 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
         let members: Vec<_> = up.iter().map(|(.., consensus)| consensus.me()).collect();
         let as_member = *dice.pick(&members);
         let from = if dice.one_in(3) || as_member == liar.me { STRANGER } else { as_member };
-        let (question, entries) = Liar { from, ..liar }.lie();
+        let (request, entries) = Liar { from, ..liar }.lie();
         let peers = Peers::new(from, CLUSTER, Arc::new(Network::of(&world, NAME)));
         peers.learn(consensus.me(), &world.stored(name).address(name));
         let behind = encode_entries(&entries);
-        let answer = peers.ask(consensus.me(), &question, &behind, LIMIT).await;
+        let answer = peers.ask(consensus.me(), &request, &behind, LIMIT).await;
         if is_believed(&answer) {
-            world.violation(format_args!("{name} believes {question:?} of {from}: {answer:?}"));
+            world.violation(format_args!("{name} believes {request:?} of {from}: {answer:?}"));
         }
         if let Err(CallError::Refused { .. }) = answer {
             world.lie_was_refused();
@@ -70,10 +70,10 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
 }
 
 /// Whether something came of what was said.
-fn is_believed(answer: &Result<Answer, CallError>) -> bool {
+fn is_believed(answer: &Result<Response, CallError>) -> bool {
     match answer {
         Err(_)
-        | Ok(Answer::Appended(Appended::Overruled(_)) | Answer::Voted { granted: false, .. }) => {
+        | Ok(Response::Appended(Appended::Overruled(_)) | Response::Voted { granted: false, .. }) => {
             false
         }
         Ok(_) => true,
@@ -90,14 +90,14 @@ struct Liar<'w> {
 }
 
 impl Liar<'_> {
-    fn lie(&self) -> (Question, Vec<Arc<Entry>>) {
+    fn lie(&self) -> (Request, Vec<Arc<Entry>>) {
         let absurd = leads(*self.dice.pick(&ABSURD), self.from);
         match self.dice.below(9) {
             0 => (stand(absurd), Vec::new()),
             1 => (append(absurd, None), Vec::new()),
             2 => (pulse(absurd), Vec::new()),
             3 => (self.checkpoint(absurd), Vec::new()),
-            4 => (Question::Farewell, Vec::new()),
+            4 => (Request::Removed, Vec::new()),
             5 => self.speak_for_another(),
             6 => self.contradict(),
             7 => self.leave_a_hole(),
@@ -119,31 +119,31 @@ impl Liar<'_> {
         Some((applied, leads(term, self.from)))
     }
 
-    fn speak_for_another(&self) -> (Question, Vec<Arc<Entry>>) {
+    fn speak_for_another(&self) -> (Request, Vec<Arc<Entry>>) {
         let term = Term(1 + self.dice.number() % 50);
         // Nobody speaks for a machine but that machine, and to it nobody does.
         let other = if self.from == STRANGER { NodeId(667) } else { self.me };
         let vote = leads(term, other);
-        let question = match self.dice.below(4) {
+        let request = match self.dice.below(4) {
             0 => stand(vote),
             1 => append(vote, None),
             2 => pulse(vote),
             _ => self.checkpoint(vote),
         };
-        (question, Vec::new())
+        (request, Vec::new())
     }
 
     /// Entries that are others than those that the machine has applied.
-    fn contradict(&self) -> (Question, Vec<Arc<Entry>>) {
-        let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
+    fn contradict(&self) -> (Request, Vec<Arc<Entry>>) {
+        let Some((applied, over)) = self.over() else { return (Request::Removed, Vec::new()) };
         let vote = self.believable().unwrap_or(over);
         let at = RaftIndex(self.dice.number() % (applied.index.0 + 1));
         let previous = at.0.checked_sub(1).map(|index| id(RaftIndex(index), over));
         (append(vote, previous), vec![self.forged(id(at, over))])
     }
 
-    fn leave_a_hole(&self) -> (Question, Vec<Arc<Entry>>) {
-        let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
+    fn leave_a_hole(&self) -> (Request, Vec<Arc<Entry>>) {
+        let Some((applied, over)) = self.over() else { return (Request::Removed, Vec::new()) };
         let vote = self.believable().unwrap_or(over);
         let at = |ahead| self.forged(id(RaftIndex(applied.index.0 + ahead), over));
         let entries = match self.dice.below(3) {
@@ -155,14 +155,14 @@ impl Liar<'_> {
     }
 
     /// A checkpoint that contains other entries than those that are applied.
-    fn checkpoint(&self, vote: Vote) -> Question {
+    fn checkpoint(&self, vote: Vote) -> Request {
         let over = self.over();
         let applied = over.map_or(id(RaftIndex(1000), vote), |(applied, over)| {
             id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
         });
         let number = self.dice.number() % 10_000;
         let (index, event) = (Index(number), EventNumber(number));
-        Question::Checkpoint { vote, applied, index, event, bytes: 100 }
+        Request::Checkpoint { vote, applied, index, event, bytes: 100 }
     }
 
     /// An entry that nobody has written.
@@ -183,15 +183,15 @@ fn id(index: RaftIndex, vote: Vote) -> LogId {
     LogId { term: vote.term, node: vote.node, index }
 }
 
-fn stand(vote: Vote) -> Question {
+fn stand(vote: Vote) -> Request {
     let vote = Vote { committed: false, ..vote };
-    Question::Vote { vote, last: Some(id(RaftIndex(1000), vote)) }
+    Request::Vote { vote, last: Some(id(RaftIndex(1000), vote)) }
 }
 
-fn append(vote: Vote, previous: Option<LogId>) -> Question {
-    Question::Append { vote, previous, committed: None, time: LogTime::default() }
+fn append(vote: Vote, previous: Option<LogId>) -> Request {
+    Request::Append { vote, previous, committed: None, time: LogTime::default() }
 }
 
-fn pulse(vote: Vote) -> Question {
-    Question::Pulse { vote, time: LogTime::default() }
+fn pulse(vote: Vote) -> Request {
+    Request::Pulse { vote, time: LogTime::default() }
 }

@@ -2,7 +2,7 @@
 //! deaf to what it wants lost.
 //!
 //! ```text
-//! question ─▶ lost? ─▶ one piece at a time, as the link has room ─▶ turmoil ─▶ answer …
+//! request ─▶ lost? ─▶ one piece at a time, as the link has room ─▶ turmoil ─▶ answer …
 //! ```
 //!
 //! A link leads from one machine to another, and all connections between the two share
@@ -43,7 +43,7 @@ const BURST: Duration = Duration::from_millis(3);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lost {
     /// What it asks others.
-    Questions,
+    Requests,
     /// What others answer to it.
     Answers,
 }
@@ -185,13 +185,13 @@ impl AsyncRead for Link {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.loses(Lost::Answers) || self.loses(Lost::Questions) {
+        if self.loses(Lost::Answers) || self.loses(Lost::Requests) {
             self.wait(cx);
         }
         if self.loses(Lost::Answers) {
             return Poll::Pending;
         }
-        if !self.loses(Lost::Questions) {
+        if !self.loses(Lost::Requests) {
             // Whoever has asked waits here.
             ready!(self.send_again(cx))?;
         }
@@ -205,7 +205,7 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.loses(Lost::Questions) {
+        if self.loses(Lost::Requests) {
             let room = bytes.len().min(LOST_BYTES.saturating_sub(self.lost.len()));
             self.lost.extend_from_slice(&bytes[..room]);
             self.wait(cx);

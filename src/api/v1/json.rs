@@ -7,7 +7,7 @@ use etcd_projections::{Change, Event, Node};
 use serde::Serialize;
 
 use crate::api::http::escapes::to_vec;
-use crate::node::Listed;
+use crate::node::MemberStatus;
 
 /// One line: an event, or what a key holds.
 #[derive(Serialize)]
@@ -70,8 +70,8 @@ struct MachineLine<'a> {
 }
 
 /// Writes a machine, given the newest command that any machine has applied.
-pub fn machine(listed: &Listed, newest: Index) -> Vec<u8> {
-    let Listed { machine, votes, standing } = listed;
+pub fn machine(listed: &MemberStatus, newest: Index) -> Vec<u8> {
+    let MemberStatus { machine, votes, standing } = listed;
     let role = match standing {
         None => "unreachable",
         Some(standing) if standing.leads => "leader",

@@ -23,7 +23,7 @@ use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
 use crate::api::http::head::number;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -82,7 +82,7 @@ fn problem(error: WatchError) -> Problem {
         WatchError::Gone { cursor, oldest } => Problem::Gone { cursor, oldest },
         WatchError::Closing => Problem::Unavailable(Unavailable::NoLeader),
         WatchError::Log(error) => {
-            tracing::error!("a watch ends: {}", OneLine(&error));
+            tracing::error!("a watch ends: {}", ErrorChain(&error));
             Problem::Unreadable
         }
     }
@@ -156,7 +156,7 @@ impl EventStream {
             // The body has begun: there is no place left to say why it ends.
             Err(WatchError::Closing | WatchError::Gone { .. }) => None,
             Err(error) => {
-                tracing::error!("a stream ends: {}", OneLine(&error));
+                tracing::error!("a stream ends: {}", ErrorChain(&error));
                 None
             }
         }

@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 use super::serve::Oldest;
 use crate::node::Node;
-use crate::peers::{Answer, CallError, Conversation, Heard, Question, Refusal, split_entries};
+use crate::peers::{CallError, Conversation, Part, Refusal, Request, Response, split_entries};
 use crate::storage::backfill::{Fill, FillHistory};
 use crate::util::blocking::blocking;
-use crate::util::error_chain::OneLine;
-use crate::util::rate_limit::Seldom;
+use crate::util::error_chain::ErrorChain;
+use crate::util::rate_limit::RateLimit;
 
 /// How often to look whether something is missing.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ enum BackfillError {
 #[derive(Debug, Default)]
 struct Waiting {
     since: Option<Instant>,
-    told: Seldom,
+    told: RateLimit,
     /// Since when the disk is short.
     short_since: Option<Instant>,
 }
@@ -90,7 +90,7 @@ impl Node {
             };
             match self.fill(filler, &mut waiting).await {
                 Ok(()) => {}
-                Err(error) => tracing::debug!("history did not come: {}", OneLine(&error)),
+                Err(error) => tracing::debug!("history did not come: {}", ErrorChain(&error)),
             }
         }
     }
@@ -132,8 +132,8 @@ impl Node {
         let me = self.inner.consensus.me();
         for machine in machines.iter().filter(|machine| machine.node != me) {
             // Nothing but how far back it goes.
-            let question = Question::Entries { from: upto.next(), upto };
-            match self.ask_entries(machine.node, &question).await {
+            let request = Request::Entries { from: upto.next(), upto };
+            match self.ask_entries(machine.node, &request).await {
                 Ok((_, oldest)) => known.push((machine.node, oldest)),
                 Err(BackfillError::Call(CallError::Refused {
                     refusal: Refusal::Lacking, ..
@@ -147,12 +147,12 @@ impl Node {
     async fn ask_entries(
         &self,
         node: NodeId,
-        question: &Question,
+        request: &Request,
     ) -> Result<(Conversation, Oldest), BackfillError> {
-        let mut conversation = self.inner.peers.converse(node, question, SILENCE).await?;
+        let mut conversation = self.inner.peers.open_stream(node, request, SILENCE).await?;
         let oldest = match conversation.next().await? {
-            Heard::Piece(oldest) => oldest,
-            Heard::Answer(answer) => return Err(conversation.unexpected(&answer).into()),
+            Part::Piece(oldest) => oldest,
+            Part::Response(answer) => return Err(conversation.unexpected(&answer).into()),
         };
         let oldest = serde_json::from_slice(&oldest);
         let oldest = oldest.map_err(|error| BackfillError::Unreadable(error.to_string()))?;
@@ -166,8 +166,8 @@ impl Node {
         mut filler: Box<dyn FillHistory>,
     ) -> Result<(), BackfillError> {
         let (from, upto) = filler.wanted();
-        let question = Question::Entries { from: from.max(oldest.entry), upto };
-        let (mut conversation, _) = self.ask_entries(node, &question).await?;
+        let request = Request::Entries { from: from.max(oldest.entry), upto };
+        let (mut conversation, _) = self.ask_entries(node, &request).await?;
         let begin = move || filler.skip_to(oldest.entry, oldest.before).map(|()| filler);
         let mut filler = blocking(begin).await?;
         let mut is_whole = false;
@@ -176,7 +176,7 @@ impl Node {
                 return Ok(());
             }
             match conversation.next().await? {
-                Heard::Piece(piece) => {
+                Part::Piece(piece) => {
                     let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
                     let entries: Vec<_> = entries.into_iter().map(<[u8]>::to_vec).collect();
                     let filling = move || {
@@ -188,13 +188,13 @@ impl Node {
                     };
                     (filler, is_whole) = blocking(filling).await?;
                 }
-                Heard::Answer(Answer::Done) if is_whole => {
+                Part::Response(Response::Done) if is_whole => {
                     tracing::info!("the history from before the checkpoint has come");
                     return Ok(());
                 }
                 // It has not applied all of it itself: the next try goes on from what is sealed.
-                Heard::Answer(Answer::Done) => return Ok(()),
-                Heard::Answer(other) => return Err(conversation.unexpected(&other).into()),
+                Part::Response(Response::Done) => return Ok(()),
+                Part::Response(other) => return Err(conversation.unexpected(&other).into()),
             }
         }
     }

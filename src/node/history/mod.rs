@@ -33,13 +33,13 @@ use etcd_projections::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 
-use crate::state::published::Reader;
+use crate::state::published::StateReader;
 use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
 use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
-use remote::Elsewhere;
-use sink::{Audience, Found, Replaying, Turn};
+use remote::RemoteHistory;
+use sink::{Found, ReplayBudget, ReplaySink, Replaying};
 
 pub(super) use cursor::wanted;
 pub use cursor::{Cursor, WatchError};
@@ -55,8 +55,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct History {
     log: LogSource,
     checkpoints: CheckpointStore,
-    published: Reader,
-    elsewhere: Elsewhere,
+    published: StateReader,
+    remote: RemoteHistory,
     ring_capacity: usize,
     places: Arc<Semaphore>,
     /// How many replays wait for a place.
@@ -67,13 +67,13 @@ impl History {
     pub(super) fn new(
         log: LogSource,
         checkpoints: CheckpointStore,
-        published: Reader,
-        elsewhere: Elsewhere,
+        published: StateReader,
+        remote: RemoteHistory,
         ring_capacity: usize,
     ) -> Self {
         let places = Arc::new(Semaphore::new(REPLAYS));
         let waiting = Arc::default();
-        Self { log, checkpoints, published, elsewhere, ring_capacity, places, waiting }
+        Self { log, checkpoints, published, remote, ring_capacity, places, waiting }
     }
 
     /// Returns the log that is read.
@@ -106,33 +106,33 @@ impl History {
         from: Index,
         upto: Option<EventNumber>,
     ) -> Replaying {
-        let (audience, replaying) = sink::new(cursor, prefix, from, upto);
+        let (sink, replaying) = sink::new(cursor, prefix, from, upto);
         let history = self.clone();
         tokio::spawn(async move {
             history.waiting.fetch_add(1, Ordering::Relaxed);
             let place = tokio::select! {
                 place = Arc::clone(&history.places).acquire_owned() => place.ok(),
-                () = audience.is_gone() => None,
+                () = sink.is_gone() => None,
             };
             history.waiting.fetch_sub(1, Ordering::Relaxed);
             if let Some(place) = place {
-                spawn_busy(async move { history.run(audience, place).await });
+                spawn_busy(async move { history.run(sink, place).await });
             }
         });
         replaying
     }
 
-    async fn run(&self, audience: Audience, place: OwnedSemaphorePermit) {
-        let failing = audience.clone();
-        if let Err(error) = self.replay_until_ring(audience).await {
+    async fn run(&self, sink: ReplaySink, place: OwnedSemaphorePermit) {
+        let failing = sink.clone();
+        if let Err(error) = self.replay_until_ring(sink).await {
             failing.fail(error).await;
         }
         drop(place);
     }
 
-    async fn replay_until_ring(&self, audience: Audience) -> Result<(), WatchError> {
-        match self.beginning(audience).await? {
-            Some((audience, start)) => self.catch_up(&audience, start).await,
+    async fn replay_until_ring(&self, sink: ReplaySink) -> Result<(), WatchError> {
+        match self.beginning(sink).await? {
+            Some((sink, start)) => self.catch_up(&sink, start).await,
             None => self.pause().await,
         }
     }
@@ -141,32 +141,32 @@ impl History {
     /// machine. Nothing, if that is not to be had at the moment.
     async fn beginning(
         &self,
-        audience: Audience,
-    ) -> Result<Option<(Audience, Checkpoint)>, WatchError> {
-        let start = self.start(audience.cursor, self.applied()).await;
+        sink: ReplaySink,
+    ) -> Result<Option<(ReplaySink, Checkpoint)>, WatchError> {
+        let start = self.start(sink.cursor, self.applied()).await;
         if next_entry(start.applied) >= self.log.first() {
-            return Ok(Some((audience, start)));
+            return Ok(Some((sink, start)));
         }
         let Some(file) = self.first_file() else {
             if self.log.missing().is_some() {
                 // A checkpoint is just being installed.
                 return Ok(None);
             }
-            return Err(WatchError::Gone { cursor: audience.cursor, oldest: self.oldest() });
+            return Err(WatchError::Gone { cursor: sink.cursor, oldest: self.oldest() });
         };
         // Another machine that asks has to ask one that knows.
-        if audience.upto.is_some() || !self.elsewhere.tell(&audience, file.event).await? {
+        if sink.upto.is_some() || !self.remote.tell(&sink, file.event).await? {
             return Ok(None);
         }
         let checkpoints = self.checkpoints.clone();
         let read = blocking(move || checkpoints.read(&file.path)).await;
         // It may have made room for newer ones by now: then another turn is needed.
-        Ok(read.ok().map(|start| (audience.behind(file.event), start)))
+        Ok(read.ok().map(|start| (sink.behind(file.event), start)))
     }
 
     /// Replays until the ring holds what comes next.
-    async fn catch_up(&self, audience: &Audience, start: Checkpoint) -> Result<(), WatchError> {
-        let mut turn = Turn::default();
+    async fn catch_up(&self, sink: &ReplaySink, start: Checkpoint) -> Result<(), WatchError> {
+        let mut turn = ReplayBudget::default();
         let mut next = next_entry(start.applied);
         let mut state = start.state;
         loop {
@@ -176,17 +176,17 @@ impl History {
                 return self.pause().await;
             }
             let mut replay = Replay::new(state, self.log.read(range));
-            match self.show_all(&mut replay, &mut next, audience, &mut turn).await? {
+            match self.show_all(&mut replay, &mut next, sink, &mut turn).await? {
                 // The ring goes on while the reader takes what was found: only when
                 // nothing is left is it known whether the ring holds what comes next.
-                Shown::All if audience.take_all().await => {}
+                Shown::All if sink.take_all().await => {}
                 Shown::All | Shown::Enough => return Ok(()),
                 Shown::Overtaken => return self.pause().await,
             }
             state = replay.into_state();
             let reached = state.position().event;
-            if audience.upto.is_none() && self.is_in_ring(reached.next()) {
-                let _told = audience.tell(Found::Reached(reached)).await;
+            if sink.upto.is_none() && self.is_in_ring(reached.next()) {
+                let _told = sink.tell(Found::Reached(reached)).await;
                 return Ok(());
             }
         }
@@ -197,8 +197,8 @@ impl History {
         &self,
         replay: &mut Replay<S>,
         next: &mut RaftIndex,
-        audience: &Audience,
-        turn: &mut Turn,
+        sink: &ReplaySink,
+        turn: &mut ReplayBudget,
     ) -> Result<Shown, WatchError>
     where
         S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin,
@@ -216,14 +216,14 @@ impl History {
             };
             let position = replay.state().position();
             *next = step.entry.id.index.next();
-            if !audience.show(step.outcomes, position).await {
+            if !sink.show(step.outcomes, position).await {
                 return Ok(Shown::Enough);
             }
-            if let Some(upto) = audience.upto.filter(|upto| position.event >= *upto) {
-                let _told = audience.tell(Found::Reached(upto)).await;
+            if let Some(upto) = sink.upto.filter(|upto| position.event >= *upto) {
+                let _told = sink.tell(Found::Reached(upto)).await;
                 return Ok(Shown::Enough);
             }
-            if turn.is_over(audience.is_reached_by(position)) && self.others_wait() {
+            if turn.is_over(sink.is_reached_by(position)) && self.others_wait() {
                 return Ok(Shown::Enough);
             }
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use etcd_log::{EventNumber, NodeId};
 
 use super::cursor::WatchError;
-use super::sink::{Audience, Found};
-use crate::peers::{Answer, CallError, Heard, Peers, Question, Refusal};
-use crate::state::published::Reader;
-use crate::util::error_chain::OneLine;
+use super::sink::{Found, ReplaySink};
+use crate::peers::{CallError, Part, Peers, Refusal, Request, Response};
+use crate::state::published::StateReader;
+use crate::util::error_chain::ErrorChain;
 
 /// How long to wait before asking again where nobody could answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -19,24 +19,24 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// The way to other machines' history. Cloning gives another handle.
 #[derive(Clone, Debug)]
-pub(in crate::node) struct Elsewhere {
+pub(in crate::node) struct RemoteHistory {
     pub(in crate::node) me: NodeId,
     pub(in crate::node) peers: Peers,
-    pub(in crate::node) published: Reader,
+    pub(in crate::node) published: StateReader,
 }
 
-impl Elsewhere {
-    /// Tells the audience what happened up to an event, from the first machine that
+impl RemoteHistory {
+    /// Tells the sink what happened up to an event, from the first machine that
     /// knows. Returns whether all of it has been told.
     pub(in crate::node) async fn tell(
         &self,
-        audience: &Audience,
+        sink: &ReplaySink,
         upto: EventNumber,
     ) -> Result<bool, WatchError> {
         let machines = self.published.machines();
         let (mut oldest, mut all_answered) = (None, true);
         for machine in machines.iter().filter(|machine| machine.node != self.me) {
-            match self.tell_from(machine.node, audience, upto).await {
+            match self.tell_from(machine.node, sink, upto).await {
                 Ok(told) => return Ok(told),
                 Err(CallError::Refused {
                     refusal: Refusal::NoLongerKept { oldest: is }, ..
@@ -45,12 +45,12 @@ impl Elsewhere {
                 }
                 Err(error) => {
                     all_answered = false;
-                    tracing::debug!("history was not told: {}", OneLine(&error));
+                    tracing::debug!("history was not told: {}", ErrorChain(&error));
                 }
             }
         }
         if let Some(oldest) = oldest.filter(|_| all_answered) {
-            return Err(WatchError::Gone { cursor: audience.cursor, oldest });
+            return Err(WatchError::Gone { cursor: sink.cursor, oldest });
         }
         tokio::time::sleep(PAUSE).await;
         Ok(false)
@@ -60,24 +60,24 @@ impl Elsewhere {
     async fn tell_from(
         &self,
         node: NodeId,
-        audience: &Audience,
+        sink: &ReplaySink,
         upto: EventNumber,
     ) -> Result<bool, CallError> {
-        let question = Question::History(audience.question(upto));
-        let mut conversation = self.peers.converse(node, &question, SILENCE).await?;
+        let request = Request::History(sink.request(upto));
+        let mut conversation = self.peers.open_stream(node, &request, SILENCE).await?;
         let mut told = false;
         loop {
             match conversation.next().await {
                 // It is still looking.
-                Ok(Heard::Piece(event)) if event.is_empty() => {}
-                Ok(Heard::Piece(event)) => {
+                Ok(Part::Piece(event)) if event.is_empty() => {}
+                Ok(Part::Piece(event)) => {
                     let Ok(event) = serde_json::from_slice(&event) else { return Ok(false) };
                     told = true;
-                    if !audience.tell(Found::Event(event)).await {
+                    if !sink.tell(Found::Event(event)).await {
                         return Ok(false);
                     }
                 }
-                Ok(Heard::Answer(Answer::History { .. })) => return Ok(true),
+                Ok(Part::Response(Response::History { .. })) => return Ok(true),
                 // Another machine may know, or be quicker.
                 Err(error) if !told => return Err(error),
                 Ok(_) | Err(_) => return Ok(false),

@@ -12,8 +12,8 @@ use tokio_stream::StreamExt as _;
 use super::cursor::{Cursor, WatchError};
 use super::sink::Found;
 use crate::node::Node;
-use crate::peers::{Answer, Asked, HistoryQuestion, Refusal, encode_entries};
-use crate::util::error_chain::OneLine;
+use crate::peers::{HistoryRequest, Incoming, Refusal, Response, encode_entries};
+use crate::util::error_chain::ErrorChain;
 
 /// How many bytes of entries go in one piece.
 const PIECE_BYTES: usize = 1 << 20;
@@ -29,15 +29,15 @@ impl Node {
     /// Tells the events that somebody watches for, up to one that he has himself.
     pub(in crate::node) async fn tell_history(
         &self,
-        asked: &mut Asked<'_>,
-        question: HistoryQuestion,
-    ) -> Result<Answer, Refusal> {
+        asked: &mut Incoming<'_>,
+        request: HistoryRequest,
+    ) -> Result<Response, Refusal> {
         // Said before a replay takes its place: two machines that both lack it would
         // wait for each other's places.
         if self.inner.history.log().missing().is_some() {
             return Err(Refusal::Lacking);
         }
-        let HistoryQuestion { prefix, number, index, upto } = question;
+        let HistoryRequest { prefix, number, index, upto } = request;
         let cursor = number.map_or(Cursor::Index(index), Cursor::Number);
         let mut replaying = self.inner.history.replay_here(cursor, prefix, index, upto);
         loop {
@@ -55,7 +55,7 @@ impl Node {
                     let text = serde_json::to_vec(&*event).expect("an event is plain data");
                     asked.tell(&text).await.map_err(|_| Refusal::NotReady)?;
                 }
-                Found::Reached(reached) => return Ok(Answer::History { reached }),
+                Found::Reached(reached) => return Ok(Response::History { reached }),
                 Found::GivenUp => return Err(Refusal::NotReady),
             }
         }
@@ -65,10 +65,10 @@ impl Node {
     /// bounded rate. The first piece says what the oldest one is.
     pub(in crate::node) async fn tell_entries(
         &self,
-        asked: &mut Asked<'_>,
+        asked: &mut Incoming<'_>,
         from: RaftIndex,
         upto: RaftIndex,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<Response, Refusal> {
         let source = self.inner.history.log();
         if source.missing().is_some() {
             return Err(Refusal::Lacking);
@@ -91,7 +91,7 @@ impl Node {
             }
         }
         tell_piece(asked, &mut piece).await?;
-        Ok(Answer::Done)
+        Ok(Response::Done)
     }
 }
 
@@ -109,15 +109,15 @@ fn why_not(error: &WatchError) -> Refusal {
     match error {
         WatchError::Gone { oldest, .. } => Refusal::NoLongerKept { oldest: *oldest },
         WatchError::Closing => Refusal::NotReady,
-        WatchError::Log(error) => Refusal::Impossible(OneLine(error).to_string()),
+        WatchError::Log(error) => Refusal::Impossible(ErrorChain(error).to_string()),
     }
 }
 
 fn unreadable(error: &LogError) -> Refusal {
-    Refusal::Impossible(OneLine(error).to_string())
+    Refusal::Impossible(ErrorChain(error).to_string())
 }
 
-async fn tell_piece(asked: &mut Asked<'_>, piece: &mut Vec<Arc<Entry>>) -> Result<u64, Refusal> {
+async fn tell_piece(asked: &mut Incoming<'_>, piece: &mut Vec<Arc<Entry>>) -> Result<u64, Refusal> {
     let bytes = encode_entries(&std::mem::take(piece));
     asked.tell(&bytes).await.map_err(|_| Refusal::NotReady)?;
     Ok(bytes.len() as u64)

@@ -1,4 +1,4 @@
-//! The audience of a replay: who reads what it comes by, and how far ahead it may be.
+//! The sink of a replay: who reads what it comes by, and how far ahead it may be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use etcd_projections::{Event, Outcome, Position, What};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::cursor::{Cursor, WatchError, wanted};
-use crate::peers::HistoryQuestion;
+use crate::peers::HistoryRequest;
 
 /// How many events a replay is ahead of its reader.
 const AHEAD: usize = 256;
@@ -66,7 +66,7 @@ struct Told {
 
 /// Who reads from a replay, and what is of interest to them.
 #[derive(Clone)]
-pub(in crate::node) struct Audience {
+pub(in crate::node) struct ReplaySink {
     sender: mpsc::Sender<Told>,
     /// How many KiB of events more may wait for the reader.
     room: Arc<Semaphore>,
@@ -84,22 +84,22 @@ pub(in crate::node) fn new(
     prefix: KeyPath,
     from: Index,
     upto: Option<EventNumber>,
-) -> (Audience, Replaying) {
+) -> (ReplaySink, Replaying) {
     let (sender, found) = mpsc::channel(AHEAD);
     let passed = Arc::new(AtomicU64::new(0));
     let room = Arc::new(Semaphore::new(AHEAD_KIB));
     let replaying = Replaying { found, passed: Arc::clone(&passed) };
-    (Audience { sender, room, cursor, prefix, from, passed, upto }, replaying)
+    (ReplaySink { sender, room, cursor, prefix, from, passed, upto }, replaying)
 }
 
-impl Audience {
+impl ReplaySink {
     /// Returns which events are of interest.
-    pub(in crate::node) fn question(&self, upto: EventNumber) -> HistoryQuestion {
+    pub(in crate::node) fn request(&self, upto: EventNumber) -> HistoryRequest {
         let number = match self.cursor {
             Cursor::Index(_) => None,
             Cursor::Number(number) => Some(number),
         };
-        HistoryQuestion { prefix: self.prefix.clone(), number, index: self.from, upto }
+        HistoryRequest { prefix: self.prefix.clone(), number, index: self.from, upto }
     }
 
     /// Goes on behind an event.
@@ -173,11 +173,11 @@ impl Audience {
 /// For how long a replay has had its place. The time counts from where its watch
 /// begins, so that each turn brings the watch forward.
 #[derive(Debug, Default)]
-pub(in crate::node) struct Turn {
+pub(in crate::node) struct ReplayBudget {
     begun: Option<Instant>,
 }
 
-impl Turn {
+impl ReplayBudget {
     pub(in crate::node) fn is_over(&mut self, counts: bool) -> bool {
         if counts && self.begun.is_none() {
             self.begun = Some(Instant::now());
@@ -210,16 +210,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_a_reader_is_bounded_by_its_bytes() {
         let cursor = Cursor::Number(EventNumber(1));
-        let (audience, mut replaying) = new(cursor, KeyPath::root(), Index(0), None);
-        assert!(audience.tell(event(1, 600 << 10)).await);
-        assert!(audience.tell(event(2, 400 << 10)).await);
-        assert!(!audience.tell(event(3, 100 << 10)).await, "there is no room for it");
+        let (sink, mut replaying) = new(cursor, KeyPath::root(), Index(0), None);
+        assert!(sink.tell(event(1, 600 << 10)).await);
+        assert!(sink.tell(event(2, 400 << 10)).await);
+        assert!(!sink.tell(event(3, 100 << 10)).await, "there is no room for it");
         assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
-        assert!(audience.tell(event(3, 100 << 10)).await);
+        assert!(sink.tell(event(3, 100 << 10)).await);
         assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
         assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
         // One that is larger than all the room goes alone.
-        assert!(audience.tell(event(4, 3 << 20)).await);
-        assert!(!audience.tell(event(5, 1)).await);
+        assert!(sink.tell(event(4, 3 << 20)).await);
+        assert!(!sink.tell(event(5, 1)).await);
     }
 }

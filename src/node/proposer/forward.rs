@@ -12,10 +12,10 @@ use std::time::Duration;
 use etcd_log::{Command, NodeId};
 use tokio::time::Instant;
 
-use super::{BATCH_LIMIT, OVERRULED_LIMIT, RETRY, Request, Task, Waiting, answer_all, refuse_all};
+use super::{BATCH_LIMIT, OVERRULED_LIMIT, Queued, RETRY, Task, Waiting, answer_all, refuse_all};
 use crate::consensus::{Applied, Consensus};
-use crate::peers::{Answer, CallError, NotProposed, Placed, Question, Refusal, travel};
-use crate::state::published::Reader;
+use crate::peers::{CallError, LogPosition, NotProposed, Refusal, Request, Response, travel};
+use crate::state::published::StateReader;
 use crate::state::recent_outcomes::Ticket;
 
 /// How long a leader may take for its answer, once it has the commands. What waits behind
@@ -28,7 +28,7 @@ impl Task {
         // Another machine took this one for the leader.
         let (groups, own) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(|request| matches!(request, Request::Group { .. }));
+            .partition(|request| matches!(request, Queued::Group { .. }));
         self.waiting = groups;
         self.refuse(NotProposed::NotLeader);
         self.waiting = own;
@@ -39,15 +39,15 @@ impl Task {
         let ticket = self.context.outcomes.keep();
         let count = commands.len();
         let limit = ANSWER_LIMIT + travel(commands.iter().map(Command::written_size).sum());
-        let question = Question::Propose { commands };
-        let asked = self.context.peers.ask(leader, &question, &[], limit);
+        let request = Request::Propose { commands };
+        let asked = self.context.peers.ask(leader, &request, &[], limit);
         let asked = tokio::select! {
             asked = asked => asked.map_err(|error| why_not(&error)),
             // Whether the lost leader had it is not known.
             () = lost(&self.context.consensus, leader) => Err(NotProposed::Unknown),
         };
         match asked {
-            Ok(Answer::Placed(placed)) => {
+            Ok(Response::Placed(placed)) => {
                 let published = self.context.published.clone();
                 tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
             }
@@ -62,13 +62,13 @@ impl Task {
 
 /// Waits until the commands have been applied here, and answers what came of them.
 async fn answer_when_applied(
-    published: Reader,
+    published: StateReader,
     ticket: Ticket,
-    placed: Placed,
+    placed: LogPosition,
     count: usize,
     waiting: Vec<Waiting>,
 ) {
-    let Placed { entry, skip } = placed;
+    let LogPosition { entry, skip } = placed;
     let applied = published.wait_for(|now| now.applied.map(|id| id.index) >= Some(entry));
     let applied = tokio::time::timeout(BATCH_LIMIT, applied).await;
     let outcomes = applied.ok().flatten().and_then(|_| ticket.of(entry, skip, count));

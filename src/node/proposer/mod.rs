@@ -30,10 +30,10 @@ use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError, unavailable};
 use crate::consensus::{Applied, Consensus, ProposeError, Role};
-use crate::peers::{NotProposed, Placed};
+use crate::peers::{LogPosition, NotProposed};
 use context::BATCH_COMMANDS;
 use expiry::{batch_time, due, make_up_for};
-use queue::{Place, Queue, Request, queue};
+use queue::{Place, Queue, Queued, queue};
 
 pub(super) use context::ProposerContext;
 
@@ -81,7 +81,7 @@ pub(super) struct Proposer {
 /// Who waits for what came of a part of a batch.
 enum Waiting {
     Command(oneshot::Sender<Result<Outcome, WriteError>>),
-    Group { count: usize, answer: oneshot::Sender<Result<Placed, NotProposed>> },
+    Group { count: usize, answer: oneshot::Sender<Result<LogPosition, NotProposed>> },
 }
 
 impl Proposer {
@@ -151,7 +151,7 @@ impl Proposer {
     pub(super) async fn propose_group(
         &self,
         commands: Vec<Command>,
-    ) -> Result<Placed, NotProposed> {
+    ) -> Result<LogPosition, NotProposed> {
         let placed = self.queue.enter_group(commands).await?;
         placed.await.unwrap_or(Err(NotProposed::Unknown))
     }
@@ -159,9 +159,9 @@ impl Proposer {
 
 struct Task {
     context: ProposerContext,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<Queued>,
     /// Requests taken from the queue that did not fit into the last batch.
-    waiting: Vec<Request>,
+    waiting: Vec<Queued>,
 }
 
 impl Task {
@@ -184,8 +184,8 @@ impl Task {
             match self.context.consensus.role() {
                 Role::Leader => self.lead(is_due).await,
                 Role::Follower(leader) => self.forward(leader).await,
-                Role::Lost => self.refuse(NotProposed::NotLeader),
-                Role::Cut => self.refuse(NotProposed::NoMajority),
+                Role::NoLeader => self.refuse(NotProposed::NotLeader),
+                Role::LeaderWithoutQuorum => self.refuse(NotProposed::NoMajority),
             }
         }
     }
@@ -217,16 +217,16 @@ impl Task {
         for request in self.waiting.drain(..fitting) {
             let counts = request.counts_in(term);
             match request {
-                Request::Command { answer, .. } if !counts => {
+                Queued::Command { answer, .. } if !counts => {
                     let _gone = answer.send(Err(Unavailable::NoLeader.into()));
                 }
-                Request::Command { claim, answer, .. } => {
+                Queued::Command { claim, answer, .. } => {
                     if let Some(command) = claim.take() {
                         packed.push(command);
                         waiting.push(Waiting::Command(answer));
                     }
                 }
-                Request::Group { commands, answer, .. } => {
+                Queued::Group { commands, answer, .. } => {
                     waiting.push(Waiting::Group { count: commands.len(), answer });
                     packed.extend(commands);
                 }
@@ -239,7 +239,7 @@ impl Task {
     /// case.
     fn fitting(&self) -> usize {
         let (mut commands, mut bytes) = (0, 0);
-        let fits = |request: &&Request| {
+        let fits = |request: &&Queued| {
             let (more_commands, more_bytes) = request.size();
             let is_first = commands == 0;
             (commands, bytes) = (commands + more_commands, bytes + more_bytes);
@@ -299,10 +299,10 @@ impl Task {
     fn refuse(&mut self, why: NotProposed) {
         for request in self.waiting.drain(..) {
             match request {
-                Request::Command { answer, .. } => {
+                Queued::Command { answer, .. } => {
                     let _gone = answer.send(Err(why.into()));
                 }
-                Request::Group { answer, .. } => {
+                Queued::Group { answer, .. } => {
                     let _gone = answer.send(Err(why));
                 }
             }
@@ -325,7 +325,7 @@ fn answer_all(waiting: Vec<Waiting>, applied: Applied) {
             }
             Waiting::Group { count, answer } => {
                 outcomes.by_ref().take(count).for_each(drop);
-                let _gone = answer.send(Ok(Placed { entry, skip }));
+                let _gone = answer.send(Ok(LogPosition { entry, skip }));
                 skip += count;
             }
         }

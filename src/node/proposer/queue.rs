@@ -16,7 +16,7 @@ use etcd_projections::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::node::error::{Unavailable, WriteError};
-use crate::peers::{NotProposed, Placed};
+use crate::peers::{LogPosition, NotProposed};
 
 /// How many requests may wait. Beyond it, requests wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -76,7 +76,7 @@ impl Drop for Place {
 
 /// What waits to be proposed.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(super) enum Queued {
     /// A command of this machine's.
     Command {
         /// The command, unless it has been given up.
@@ -97,11 +97,11 @@ pub(super) enum Request {
         /// Their room in the queue.
         _room: OwnedSemaphorePermit,
         /// Who waits.
-        answer: oneshot::Sender<Result<Placed, NotProposed>>,
+        answer: oneshot::Sender<Result<LogPosition, NotProposed>>,
     },
 }
 
-impl Request {
+impl Queued {
     /// Returns whether it may be proposed by who leads in this term, if anybody does.
     pub(super) fn counts_in(&self, term: Option<Term>) -> bool {
         match self {
@@ -122,12 +122,12 @@ impl Request {
 /// The entrance of the queue. Cloning gives another handle.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
 }
 
 /// Makes a queue: its entrance, and its exit.
-pub(super) fn queue() -> (Queue, mpsc::Receiver<Request>) {
+pub(super) fn queue() -> (Queue, mpsc::Receiver<Queued>) {
     let (requests, exit) = mpsc::channel(QUEUE);
     (Queue { requests, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }, exit)
 }
@@ -148,7 +148,7 @@ impl Queue {
         let claim = Arc::new(Claim { waits: Mutex::new(Some(Waits { command, _room: room })) });
         let place = Place { claim: Arc::clone(&claim) };
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Command { claim, bytes, only_in, answer };
+        let request = Queued::Command { claim, bytes, only_in, answer };
         // The queue and the answer end only with the proposer's task.
         self.requests.send(request).await.map_err(|_| Unavailable::NoLeader)?;
         Ok((place, outcome))
@@ -162,12 +162,12 @@ impl Queue {
     pub(super) async fn enter_group(
         &self,
         commands: Vec<Command>,
-    ) -> Result<oneshot::Receiver<Result<Placed, NotProposed>>, NotProposed> {
+    ) -> Result<oneshot::Receiver<Result<LogPosition, NotProposed>>, NotProposed> {
         let bytes = commands.iter().map(Command::written_size).sum();
         let room = tokio::time::timeout(ROOM_LIMIT, self.room(bytes)).await;
         let room = room.map_err(|_| NotProposed::NoMajority)?;
         let (answer, placed) = oneshot::channel();
-        let request = Request::Group { commands, bytes, _room: room, answer };
+        let request = Queued::Group { commands, bytes, _room: room, answer };
         self.requests.send(request).await.map_err(|_| NotProposed::NotLeader)?;
         Ok(placed)
     }
@@ -191,10 +191,10 @@ mod tests {
         Command::Set { key, value: "v".repeat(bytes).into(), ttl: None }
     }
 
-    fn claim(request: Request) -> Arc<Claim> {
+    fn claim(request: Queued) -> Arc<Claim> {
         match request {
-            Request::Command { claim, .. } => claim,
-            Request::Group { .. } => panic!("a command of this machine's was expected"),
+            Queued::Command { claim, .. } => claim,
+            Queued::Group { .. } => panic!("a command of this machine's was expected"),
         }
     }
 

@@ -20,7 +20,7 @@ use etcd_log::{EventNumber, Index, IoError, RaftIndex, sync_dir, write_durably};
 use super::file::{self, Checkpoint, CheckpointError};
 use super::name::{CheckpointFile, parse_name};
 use super::thinning::superfluous;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// What the name of a checkpoint ends with that has come from another machine, and
 /// does not count yet.
@@ -171,7 +171,7 @@ impl CheckpointStore {
             match self.read(&file.path) {
                 Ok(checkpoint) => return Ok(Some((checkpoint, file))),
                 Err(error @ CheckpointError::NewerFormat { .. }) => return Err(error),
-                Err(error) => tracing::warn!("checkpoint skipped: {}", OneLine(&error)),
+                Err(error) => tracing::warn!("checkpoint skipped: {}", ErrorChain(&error)),
             }
         }
         Ok(None)

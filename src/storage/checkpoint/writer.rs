@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, NEWEST};
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
-use crate::util::error_chain::OneLine;
+use crate::util::error_chain::ErrorChain;
 
 /// How much room must be left besides.
 const MARGIN: u64 = 16 << 20;
@@ -52,7 +52,7 @@ impl CheckpointWriter {
                         bytes.store(length, Ordering::Relaxed);
                         tracing::debug!("checkpoint at {} written", file.index);
                     }
-                    Err(error) => tracing::warn!("no checkpoint written: {}", OneLine(&error)),
+                    Err(error) => tracing::warn!("no checkpoint written: {}", ErrorChain(&error)),
                 }
             }
         });
@@ -87,7 +87,7 @@ fn write(
     let thinned = store.thin_out(log.first());
     let kept = thinned.or_else(|error| {
         // What is too much costs room; what is not noted would stop the log from sealing.
-        tracing::warn!("old checkpoints cannot be removed: {}", OneLine(&error));
+        tracing::warn!("old checkpoints cannot be removed: {}", ErrorChain(&error));
         store.list()
     });
     note(log, &kept?);
