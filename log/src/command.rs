@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, Digest, EventNumber, Index, KeyPath, LogTime, NodeId, RaftIndex};
+use crate::key_path::KeyPath;
+use crate::numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex};
 
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;

@@ -13,9 +13,13 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::disk::Disk as _;
+use crate::entry::{Entry, Vote};
+use crate::numbers::{RaftIndex, Term};
+use crate::retention::Retain;
 use crate::simulated_disk::{Crash, Image, RecordingDisk, Step};
+use crate::storage::{LogStorage as _, Write};
 use crate::testing::{self, NODE};
-use crate::{Entry, LogStorage as _, RaftIndex, Retain, Term, Vote, Wal, WalOptions, Write};
+use crate::wal::{Wal, WalOptions};
 
 /// So small that the workload fills many segments.
 const SEGMENT_BYTES: u32 = 2048;

@@ -12,8 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::error::LogError;
+use crate::scan::Recovered;
 use crate::simulated_disk::{Crash, Image, RecordingDisk};
-use crate::{LogError, Recovered, Wal, WalOptions};
+use crate::wal::{Wal, WalOptions};
 
 /// The disk under the log of a directory.
 #[derive(Debug)]

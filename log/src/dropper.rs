@@ -12,12 +12,16 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
-use crate::retention::{Aged, Now};
+use crate::entry::LogId;
+use crate::error::LogError;
+use crate::files::IoError;
+use crate::notice::Notice;
+use crate::numbers::{LogTime, RaftIndex};
+use crate::reader::LogReader;
+use crate::retention::{Aged, Now, Retain};
 use crate::sealed::Sealed;
-use crate::wal::Submitter;
-use crate::{
-    IoError, LogError, LogId, LogReader, LogTime, Notice, OnNotice, RaftIndex, Retain, Write,
-};
+use crate::storage::Write;
+use crate::wal::{OnNotice, Submitter};
 
 /// This machine's time: what the clock said once, and the time since. It goes on evenly,
 /// whatever happens to the clock.

@@ -11,10 +11,13 @@
 
 use crate::archive::Archive;
 use crate::dropper::Dropper;
+use crate::entry::{Entry, LogId};
+use crate::error::LogError;
 use crate::frame::EntryHead;
+use crate::numbers::{Index, RaftIndex};
 use crate::sealed::{self, Predecessor, SealedWriter};
+use crate::storage::Write;
 use crate::wal::Submitter;
-use crate::{Entry, Index, LogError, LogId, RaftIndex, Write};
 
 /// How many bytes of entries go into a file.
 const FILE_BYTES: usize = 8 << 20;
@@ -232,8 +235,11 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::entry::Payload;
+    use crate::retention::Retain;
+    use crate::storage::LogStorage as _;
     use crate::testing::{entry, options, write};
-    use crate::{LogStorage as _, Retain, Wal};
+    use crate::wal::{Wal, WalOptions};
 
     /// A log that goes on behind a checkpoint of these entries.
     fn installed(upto: u64) -> (TempDir, Wal) {
@@ -338,8 +344,7 @@ mod tests {
     #[test]
     fn no_more_is_filled_in_than_is_kept() {
         let dir = TempDir::new().unwrap();
-        let options =
-            crate::WalOptions { retain: Retain::Bytes(2000), ..options(dir.path(), 1024) };
+        let options = WalOptions { retain: Retain::Bytes(2000), ..options(dir.path(), 1024) };
         let (wal, _) = Wal::open(&options).unwrap();
         install(&wal, 50);
         let mut filler = wal.filler().unwrap();
@@ -361,7 +366,7 @@ mod tests {
         for index in 0..=2 {
             let id = entry(index, 1, "").id;
             let mut bytes = Vec::new();
-            Entry { id, payload: crate::Payload::Blank }.encode(&mut bytes);
+            Entry { id, payload: Payload::Blank }.encode(&mut bytes);
             assert_eq!(filler.push(bytes).unwrap(), index == 2);
         }
         assert_eq!((wal.state().missing, wal.first()), (None, RaftIndex(3)));

@@ -27,7 +27,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
+use crate::entry::{Entry, LogId, Vote};
+use crate::numbers::{Index, NodeId, RaftIndex, Term};
 
 /// The length of a frame without its payload, in bytes.
 pub(crate) const HEADER: usize = 40;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::{Index, LogError};
+use crate::error::LogError;
+use crate::numbers::Index;
 
 /// Something that happened in the log, and that people may want to know.
 #[derive(Debug)]

@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use crate::disk::Disk;
+use crate::error::LogError;
+use crate::files::IoError;
 use crate::scan::{Scanned, WholeSegment};
-use crate::{IoError, LogError, segment};
+use crate::segment;
 
 /// Makes the segments such that okaywal sees whole commits only, all that it sees
 /// is on disk, and not too many are kept to be used again.

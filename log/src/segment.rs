@@ -17,8 +17,9 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::error::LogError;
+use crate::files::IoError;
 use crate::frame;
-use crate::{IoError, LogError};
 
 /// What okaywal stores as the version of every segment.
 pub(crate) const VERSION: &[u8] = b"etcd";

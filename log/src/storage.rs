@@ -4,7 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Entry, Index, LogError, LogId, RaftIndex, Vote};
+use crate::entry::{Entry, LogId, Vote};
+use crate::error::LogError;
+use crate::numbers::{Index, RaftIndex};
 
 /// What the log holds besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,7 +70,7 @@ pub enum Write {
 
 /// Called once what was written is safe on disk, or cannot be written any more.
 /// Dropped without a call if the disk fails: that is told to
-/// [`OnFatal`](crate::OnFatal).
+/// [`OnFatal`](crate::wal::OnFatal).
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A log that a Raft engine can run on.

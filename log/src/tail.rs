@@ -18,9 +18,10 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use crate::frame::Truncation;
+use crate::entry::{Entry, LogId, Vote};
+use crate::frame::{Base, Truncation};
+use crate::numbers::{Index, NodeId, RaftIndex, Term};
 use crate::storage::{LogState, Write};
-use crate::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
 /// Where a frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl Tail {
     }
 
     /// Starts from what a segment says came before it.
-    pub(crate) fn start_from(&mut self, base: &crate::frame::Base) {
+    pub(crate) fn start_from(&mut self, base: &Base) {
         self.vote = base.vote;
         self.committed = base.committed;
         self.index_before = base.index;

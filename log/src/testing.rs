@@ -4,10 +4,14 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::{
-    Batch, Command, Entry, KeyPath, LogError, LogId, LogStorage as _, LogTime, NodeId, Payload,
-    RaftIndex, Retain, Term, Wal, WalOptions, Write,
-};
+use crate::command::{Batch, Command};
+use crate::entry::{Entry, LogId, Payload};
+use crate::error::LogError;
+use crate::key_path::KeyPath;
+use crate::numbers::{LogTime, NodeId, RaftIndex, Term};
+use crate::retention::Retain;
+use crate::storage::{LogStorage as _, Write};
+use crate::wal::{Wal, WalOptions};
 
 /// Whose log it is.
 pub(crate) const NODE: NodeId = NodeId(0xa1);

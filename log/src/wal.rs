@@ -21,17 +21,21 @@ use std::thread::{self, JoinHandle};
 use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
 use crate::dropper::{Dropper, EvenClock};
+use crate::entry::{Entry, LogId};
+use crate::error::LogError;
+use crate::files::IoError;
+use crate::fill::Filler;
 use crate::keeper::{Covered, Keeper};
+use crate::notice::Notice;
+use crate::numbers::{NodeId, RaftIndex};
+use crate::reader::LogReader;
 use crate::repair::repair;
-use crate::scan::{self, Scanned};
+use crate::retention::Retain;
+use crate::scan::{self, Recovered, Scanned};
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::watchdog::Watchdog;
 use crate::witness::Witness;
 use crate::writer::{Request, Writer, Written};
-use crate::{
-    Entry, Filler, IoError, LogError, LogId, LogReader, NodeId, Notice, RaftIndex, Recovered,
-    Retain,
-};
 
 /// Called with the error that ended the log, on a thread of the log's. Whoever
 /// opens a log for good ends the process here.

@@ -9,7 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{IoError, LogError, Notice, OnFatal, OnNotice};
+use crate::error::LogError;
+use crate::files::IoError;
+use crate::notice::Notice;
+use crate::wal::{OnFatal, OnNotice};
 
 /// How long a write may take: longer than any disk that still works needs.
 const LIMIT: Duration = Duration::from_mins(1);

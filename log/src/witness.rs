@@ -19,8 +19,9 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::disk::{Disk, DiskFile};
+use crate::error::LogError;
+use crate::files::IoError;
 use crate::frame::Chain;
-use crate::{IoError, LogError};
 
 /// How long the file is, in bytes.
 const LENGTH: usize = 16;

@@ -22,14 +22,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::disk::{Disk, SegmentSize, Segments};
-use crate::frame::{Base, Chain, Encoder, FORMAT, Installed, Truncation};
+use crate::entry::Entry;
+use crate::error::LogError;
+use crate::files::IoError;
+use crate::frame::{Base, Chain, Encoder, FORMAT, Installed, Record, Truncation};
 use crate::keeper::{FullSegment, Keeper};
-use crate::segment::{BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
-use crate::storage::Done;
+use crate::numbers::{Index, NodeId};
+use crate::reader::LogReader;
+use crate::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
+use crate::storage::{Done, LogState, Write};
 use crate::tail::{Place, Tail};
+use crate::wal::OnFatal;
 use crate::watchdog::Watchdog;
 use crate::witness::Witness;
-use crate::{Entry, IoError, LogError, LogReader, LogState, NodeId, Record, Write, segment};
 
 /// The most bytes of entries that go into one commit together.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -75,14 +80,14 @@ pub(crate) struct Writer {
     pub(crate) written: Written,
     pub(crate) buffer: Vec<u8>,
     pub(crate) watchdog: Watchdog,
-    pub(crate) on_fatal: crate::OnFatal,
+    pub(crate) on_fatal: OnFatal,
 }
 
 /// What a log holds at some point: what a base frame says.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Written {
     pub(crate) state: LogState,
-    pub(crate) index: crate::Index,
+    pub(crate) index: Index,
 }
 
 impl Written {

@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{END, FORMAT, HEADER, MAGIC, MOST_BLOCK_BYTES, TRAILER};
-use crate::error::Damage;
+use crate::command::Check;
+use crate::entry::{LogId, Membership};
+use crate::error::{Damage, LogError};
+use crate::files::IoError;
 use crate::frame;
-use crate::{Check, Digest, Index, IoError, LogError, LogId, LogTime, Membership, RaftIndex};
+use crate::numbers::{Digest, Index, LogTime, RaftIndex};
 
 /// The longest footer: bounds what a reader allocates.
 const MOST_FOOTER_BYTES: usize = 64 << 20;

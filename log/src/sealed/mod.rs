@@ -24,9 +24,10 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::error::Damage;
+use crate::entry::Membership;
+use crate::error::{Damage, LogError};
 use crate::frame::MAX_PAYLOAD;
-use crate::{Digest, Index, LogError, LogTime, Membership, RaftIndex};
+use crate::numbers::{Digest, Index, LogTime, RaftIndex};
 
 use footer::Footer;
 pub(crate) use reader::SealedReader;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::footer::{Block, Footer};
-use crate::error::Damage;
+use crate::entry::Entry;
+use crate::error::{Damage, LogError};
+use crate::files::IoError;
 use crate::frame::{self, EntryHead};
-use crate::{Digest, Entry, Index, IoError, LogError, RaftIndex};
+use crate::numbers::{Digest, Index, RaftIndex};
 
 /// A file that is open for reading.
 #[derive(Debug)]
