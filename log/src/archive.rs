@@ -18,11 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::Disk;
-use crate::entry::{Entry, LogId};
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
-use crate::numbers::{Index, RaftIndex};
 use crate::sealed::{self, Predecessor, Sealed, SealedReader};
+use crate::types::{Entry, Index, LogId, RaftIndex};
 
 /// How many files are kept open for readers.
 const OPEN_FILES: usize = 4;

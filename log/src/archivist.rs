@@ -19,13 +19,12 @@ use std::time::{Duration, Instant};
 
 use crate::disk::Disk;
 use crate::dropper::Dropper;
-use crate::entry::LogId;
 use crate::error::LogError;
 use crate::keeper::{FullSegment, Keeper};
 use crate::notice::Notice;
-use crate::numbers::RaftIndex;
 use crate::reader::LogReader;
 use crate::sealed::{self, Predecessor, Sealed, SealedWriter};
+use crate::types::{LogId, RaftIndex};
 use crate::wal::{OnFatal, OnNotice};
 
 /// How often to look whether there is something to do, if nobody says so.
@@ -209,11 +208,11 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::entry::Vote;
     use crate::retention::Retain;
     use crate::storage::{LogStorage as _, Write};
     use crate::testing::{entry, options, write};
-    use crate::wal::Wal;
+    use crate::types::{Batch, Entry, LogTime, Payload, Vote};
+    use crate::wal::{Wal, WalOptions};
 
     /// A log of so many entries, each in a commit of its own, five to a segment.
     fn filled(entries: u64) -> (TempDir, Wal) {
@@ -264,8 +263,8 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
         let blank = |index: u64| {
-            let payload = crate::entry::Payload::Blank;
-            Arc::new(crate::entry::Entry { id: entry(index, 1, "").id, payload })
+            let payload = Payload::Blank;
+            Arc::new(Entry { id: entry(index, 1, "").id, payload })
         };
         for index in 0..20 {
             write(&wal, Write::Append(vec![blank(index)])).unwrap();
@@ -279,8 +278,7 @@ mod tests {
     #[test]
     fn what_a_checkpoint_needs_after_it_is_not_dropped() {
         let dir = TempDir::new().unwrap();
-        let options =
-            crate::wal::WalOptions { retain: Retain::Bytes(0), ..options(dir.path(), 1024) };
+        let options = WalOptions { retain: Retain::Bytes(0), ..options(dir.path(), 1024) };
         let (wal, _) = Wal::open(&options).unwrap();
         for index in 0..40 {
             write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
@@ -305,21 +303,18 @@ mod tests {
     fn only_what_was_written_long_ago_is_dropped_for_its_age() {
         let dir = TempDir::new().unwrap();
         let retain = Retain::Age(Duration::from_hours(30 * 24));
-        let options = crate::wal::WalOptions { retain, ..options(dir.path(), 1024) };
+        let options = WalOptions { retain, ..options(dir.path(), 1024) };
         let (wal, _) = Wal::open(&options).unwrap();
         // All of it is from 1970, but for the last entry.
         let write_at = |index, time| {
             let mut last = (*entry(index, 1, "v")).clone();
-            last.payload = crate::entry::Payload::Batch(Arc::new(crate::command::Batch::new(
-                time,
-                Vec::new(),
-            )));
+            last.payload = Payload::Batch(Arc::new(Batch::new(time, Vec::new())));
             write(&wal, Write::Append(vec![Arc::new(last)])).unwrap();
         };
         for index in 0..40 {
             write(&wal, Write::Append(vec![entry(index, 1, "v")])).unwrap();
         }
-        write_at(40, crate::numbers::LogTime(1_800_000_000_000_000_000));
+        write_at(40, LogTime(1_800_000_000_000_000_000));
         let last = entry(40, 1, "").id;
         wal.note_committed(last);
         write(&wal, Write::Purge { upto: last }).unwrap();

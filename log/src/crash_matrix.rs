@@ -13,12 +13,11 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::disk::Disk as _;
-use crate::entry::{Entry, Vote};
-use crate::numbers::{RaftIndex, Term};
 use crate::retention::Retain;
 use crate::simulated_disk::{Crash, Image, RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::{self, NODE};
+use crate::types::{Entry, RaftIndex, Term, Vote};
 use crate::wal::{Wal, WalOptions};
 
 /// So small that the workload fills many segments.

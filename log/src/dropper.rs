@@ -12,15 +12,14 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::disk::Disk;
-use crate::entry::LogId;
 use crate::error::LogError;
 use crate::files::IoError;
 use crate::notice::Notice;
-use crate::numbers::{LogTime, RaftIndex};
 use crate::reader::LogReader;
 use crate::retention::{Aged, Now, Retain};
 use crate::sealed::Sealed;
 use crate::storage::Write;
+use crate::types::{LogId, LogTime, RaftIndex};
 use crate::wal::{OnNotice, Submitter};
 
 /// This machine's time: what the clock said once, and the time since. It goes on evenly,

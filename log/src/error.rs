@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::files::IoError;
-use crate::numbers::{Index, NodeId, RaftIndex};
+use crate::types::{Index, NodeId, RaftIndex};
 
 /// A failure of the log. Whoever writes stops the node; whoever reads may go on
 /// without what cannot be read.

@@ -11,12 +11,11 @@
 
 use crate::archive::Archive;
 use crate::dropper::Dropper;
-use crate::entry::{Entry, LogId};
 use crate::error::LogError;
 use crate::frame::EntryHead;
-use crate::numbers::{Index, RaftIndex};
 use crate::sealed::{self, Predecessor, SealedWriter};
 use crate::storage::Write;
+use crate::types::{Entry, Index, LogId, RaftIndex};
 use crate::wal::Submitter;
 
 /// How many bytes of entries go into a file.
@@ -235,10 +234,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::entry::Payload;
     use crate::retention::Retain;
     use crate::storage::LogStorage as _;
     use crate::testing::{entry, options, write};
+    use crate::types::Payload;
     use crate::wal::{Wal, WalOptions};
 
     /// A log that goes on behind a checkpoint of these entries.

@@ -27,8 +27,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, LogId, Vote};
-use crate::numbers::{Index, NodeId, RaftIndex, Term};
+use crate::types::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
 /// The length of a frame without its payload, in bytes.
 pub(crate) const HEADER: usize = 40;

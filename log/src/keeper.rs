@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::numbers::RaftIndex;
+use crate::types::RaftIndex;
 
 /// A segment that is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,6 @@
 
 mod archive;
 mod archivist;
-mod command;
 #[cfg(test)]
 mod crash_matrix;
 #[cfg(feature = "simulated-disk")]
@@ -28,16 +27,13 @@ mod crash_matrix;
 pub mod crashing;
 mod disk;
 mod dropper;
-mod entry;
 mod error;
 mod files;
 mod fill;
 mod frame;
 mod keeper;
-mod key_path;
 mod memory;
 mod notice;
-mod numbers;
 #[cfg(test)]
 mod okaywal_hazards;
 mod okaywal_segments;
@@ -57,24 +53,25 @@ mod storage;
 mod tail;
 #[cfg(test)]
 mod testing;
+mod types;
 mod wal;
 mod watchdog;
 mod witness;
 mod writer;
 
-pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
-pub use entry::{Entry, LogId, Membership, Payload, Vote};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
 pub use fill::{FillError, Filler};
 pub use frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
-pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
 pub use notice::Notice;
-pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use retention::{InvalidRetain, Retain};
 pub use scan::{Recovered, TornTail, Visit};
 pub use storage::{Done, LogState, LogStorage, Write};
+pub use types::{
+    Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
+    LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
+};
 pub use wal::{OnFatal, OnNotice, Wal, WalOptions};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::LogError;
-use crate::numbers::Index;
+use crate::types::Index;
 
 /// Something that happened in the log, and that people may want to know.
 #[derive(Debug)]

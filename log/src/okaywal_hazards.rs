@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
 use crate::error::LogError;
 use crate::keeper::Keeper;
-use crate::numbers::RaftIndex;
 use crate::segment;
 use crate::simulated_disk::{RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::{entry, eventually, options, write};
+use crate::types::RaftIndex;
 use crate::wal::{Wal, WalOptions};
 
 /// The value of most entries.

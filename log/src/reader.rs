@@ -22,15 +22,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::archive::Archive;
-use crate::entry::{Entry, LogId, Membership};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
 use crate::frame::{self, EntryHead, HEADER, Record};
-use crate::numbers::{Index, RaftIndex};
 use crate::scan::{self, Recovered, Scanned, Visit};
 use crate::segment;
 use crate::storage::LogState;
 use crate::tail::{Found, Place, Tail};
+use crate::types::{Entry, Index, LogId, Membership, RaftIndex};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::numbers::LogTime;
+use crate::types::LogTime;
 
 /// How much of history is kept: `10GiB` of sealed files, `30d`, or `forever`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,15 +25,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::archive::Archive;
-use crate::entry::LogId;
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
 use crate::frame::{Chain, Record};
 use crate::keeper::FullSegment;
-use crate::numbers::{Index, NodeId, RaftIndex};
 use crate::segment::{self, SegmentFile};
 use crate::segment_scan::SegmentScan;
 use crate::tail::Tail;
+use crate::types::{Index, LogId, NodeId, RaftIndex};
 use crate::witness::{self, Testimony};
 
 /// The largest file that can be a segment: full, and gone over by the largest

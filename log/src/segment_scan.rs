@@ -5,10 +5,10 @@ use std::num::NonZeroU64;
 
 use crate::error::{Damage, Gap, LogError};
 use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header, Installed, Record};
-use crate::numbers::{Index, RaftIndex};
 use crate::scan::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
 use crate::segment::{self, SegmentFile};
 use crate::tail::Place;
+use crate::types::{Index, RaftIndex};
 
 /// The scan of one segment.
 pub(crate) struct SegmentScan<'a> {

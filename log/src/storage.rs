@@ -4,9 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::entry::{Entry, LogId, Vote};
 use crate::error::LogError;
-use crate::numbers::{Index, RaftIndex};
+use crate::types::{Entry, Index, LogId, RaftIndex, Vote};
 
 /// What the log holds besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

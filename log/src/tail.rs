@@ -18,10 +18,9 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use crate::entry::{Entry, LogId, Vote};
 use crate::frame::{Base, Truncation};
-use crate::numbers::{Index, NodeId, RaftIndex, Term};
 use crate::storage::{LogState, Write};
+use crate::types::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
 /// Where a frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::command::{Batch, Command};
-use crate::entry::{Entry, LogId, Payload};
 use crate::error::LogError;
-use crate::key_path::KeyPath;
-use crate::numbers::{LogTime, NodeId, RaftIndex, Term};
 use crate::retention::Retain;
 use crate::storage::{LogStorage as _, Write};
+use crate::types::{
+    Batch, Command, Entry, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex, Term,
+};
 use crate::wal::{Wal, WalOptions};
 
 /// Whose log it is.

@@ -22,16 +22,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::disk::{Disk, SegmentSize, Segments};
-use crate::entry::Entry;
 use crate::error::LogError;
 use crate::files::IoError;
 use crate::frame::{Base, Chain, Encoder, FORMAT, Installed, Record, Truncation};
 use crate::keeper::{FullSegment, Keeper};
-use crate::numbers::{Index, NodeId};
 use crate::reader::LogReader;
 use crate::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::storage::{Done, LogState, Write};
 use crate::tail::{Place, Tail};
+use crate::types::{Entry, Index, NodeId};
 use crate::wal::OnFatal;
 use crate::watchdog::Watchdog;
 use crate::witness::Witness;

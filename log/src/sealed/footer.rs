@@ -10,12 +10,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{END, FORMAT, HEADER, MAGIC, MOST_BLOCK_BYTES, TRAILER};
-use crate::command::Check;
-use crate::entry::{LogId, Membership};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
 use crate::frame;
-use crate::numbers::{Digest, Index, LogTime, RaftIndex};
+use crate::types::{Check, Digest, Index, LogId, LogTime, Membership, RaftIndex};
 
 /// The longest footer: bounds what a reader allocates.
 const MOST_FOOTER_BYTES: usize = 64 << 20;

@@ -24,10 +24,9 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::entry::Membership;
 use crate::error::{Damage, LogError};
 use crate::frame::MAX_PAYLOAD;
-use crate::numbers::{Digest, Index, LogTime, RaftIndex};
+use crate::types::{Digest, Index, LogTime, Membership, RaftIndex};
 
 use footer::Footer;
 pub(crate) use reader::SealedReader;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::footer::{Block, Footer};
-use crate::entry::Entry;
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
 use crate::frame::{self, EntryHead};
-use crate::numbers::{Digest, Index, RaftIndex};
+use crate::types::{Digest, Entry, Index, RaftIndex};
 
 /// A file that is open for reading.
 #[derive(Debug)]

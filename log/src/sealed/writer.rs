@@ -8,13 +8,11 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::footer::{Block, Footer};
 use super::{BLOCK_BYTES, END, FORMAT, HEADER, MAGIC, Predecessor, Sealed, draft, path};
-use crate::command::Check;
 use crate::disk::{Disk, DiskFile};
-use crate::entry::{LogId, Membership};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
 use crate::frame::{self, EntryHead};
-use crate::numbers::{Digest, Index, LogTime, RaftIndex};
+use crate::types::{Check, Digest, Index, LogId, LogTime, Membership, RaftIndex};
 
 /// How hard zstd tries. Beyond it the gain in room is small, and the cost is not.
 const LEVEL: i32 = 1;

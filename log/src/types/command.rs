@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::key_path::KeyPath;
-use crate::numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex};
+use super::key_path::KeyPath;
+use super::numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex};
 
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;

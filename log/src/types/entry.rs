@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Batch;
-use crate::numbers::{NodeId, RaftIndex, Term};
+use super::command::Batch;
+use super::numbers::{NodeId, RaftIndex, Term};
 
 /// Which entry stands at an index: two logs with the same id there are equal up
 /// to it (Raft, section 5.3, the log matching property).
