@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 use crate::disk::Disk;
 use crate::dropper::Dropper;
 use crate::error::LogError;
-use crate::keeper::{FullSegment, Keeper};
 use crate::notice::Notice;
 use crate::reader::LogReader;
 use crate::sealed::{self, Predecessor, Sealed, SealedWriter};
+use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::types::{LogId, RaftIndex};
 use crate::wal::{OnFatal, OnNotice};
 

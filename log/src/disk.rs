@@ -16,8 +16,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::keeper::Keeper;
 use crate::okaywal_segments::OkaywalSegments;
+use crate::segments::full_segments::Keeper;
 
 /// What the log asks of a disk.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {

@@ -12,8 +12,8 @@
 use crate::archive::Archive;
 use crate::dropper::Dropper;
 use crate::error::LogError;
-use crate::frame::EntryHead;
 use crate::sealed::{self, Predecessor, SealedWriter};
+use crate::segments::frame::EntryHead;
 use crate::storage::Write;
 use crate::types::{Entry, Index, LogId, RaftIndex};
 use crate::wal::Submitter;

@@ -30,8 +30,6 @@ mod dropper;
 mod error;
 mod files;
 mod fill;
-mod frame;
-mod keeper;
 mod memory;
 mod notice;
 #[cfg(test)]
@@ -43,14 +41,13 @@ mod repair;
 mod retention;
 mod scan;
 mod sealed;
-mod segment;
 mod segment_scan;
+mod segments;
 #[cfg(any(test, feature = "simulated-disk"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
 #[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
 mod simulated_disk;
 mod storage;
-mod tail;
 #[cfg(test)]
 mod testing;
 mod types;
@@ -62,13 +59,13 @@ mod writer;
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
 pub use fill::{FillError, Filler};
-pub use frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use memory::MemoryLog;
 pub use notice::Notice;
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use retention::{InvalidRetain, Retain};
 pub use scan::{Recovered, TornTail, Visit};
+pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};
 pub use types::{
     Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::LogError;
+use crate::segments::tail::{Found, Tail};
 use crate::storage::{Done, LogState, LogStorage, Write};
-use crate::tail::{Found, Tail};
 use crate::types::{Entry, LogId, RaftIndex};
 
 /// A Raft log in memory. What is written to it is safe at once, and gone with

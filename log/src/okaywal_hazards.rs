@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
 use crate::error::LogError;
-use crate::keeper::Keeper;
-use crate::segment;
+use crate::segments::full_segments::Keeper;
+use crate::segments::segment;
 use crate::simulated_disk::{RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::{entry, eventually, options, write};

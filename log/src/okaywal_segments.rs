@@ -16,8 +16,8 @@ use okaywal::{
 };
 
 use crate::disk::{SegmentSize, Segments};
-use crate::keeper::Keeper;
-use crate::segment;
+use crate::segments::full_segments::Keeper;
+use crate::segments::segment;
 
 /// How much okaywal gathers before it calls the operating system. A segment keeps
 /// its buffer, so it is small.

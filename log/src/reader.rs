@@ -24,11 +24,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::archive::Archive;
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
-use crate::frame::{self, EntryHead, HEADER, Record};
 use crate::scan::{self, Recovered, Scanned, Visit};
-use crate::segment;
+use crate::segments::frame::{self, EntryHead, HEADER, Record};
+use crate::segments::segment;
+use crate::segments::tail::{Found, Place, Tail};
 use crate::storage::LogState;
-use crate::tail::{Found, Place, Tail};
 use crate::types::{Entry, Index, LogId, Membership, RaftIndex};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.

@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::files::IoError;
 use crate::scan::{Scanned, WholeSegment};
-use crate::segment;
+use crate::segments::segment;
 
 /// Makes the segments such that okaywal sees whole commits only, all that it sees
 /// is on disk, and not too many are kept to be used again.

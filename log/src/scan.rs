@@ -27,11 +27,11 @@ use std::path::{Path, PathBuf};
 use crate::archive::Archive;
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
-use crate::frame::{Chain, Record};
-use crate::keeper::FullSegment;
-use crate::segment::{self, SegmentFile};
 use crate::segment_scan::SegmentScan;
-use crate::tail::Tail;
+use crate::segments::frame::{Chain, Record};
+use crate::segments::full_segments::FullSegment;
+use crate::segments::segment::{self, SegmentFile};
+use crate::segments::tail::Tail;
 use crate::types::{Index, LogId, NodeId, RaftIndex};
 use crate::witness::{self, Testimony};
 

@@ -4,10 +4,12 @@
 use std::num::NonZeroU64;
 
 use crate::error::{Damage, Gap, LogError};
-use crate::frame::{self, Base, Chain, EntryHead, FORMAT, HEADER, Header, Installed, Record};
 use crate::scan::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
-use crate::segment::{self, SegmentFile};
-use crate::tail::Place;
+use crate::segments::frame::{
+    self, Base, Chain, EntryHead, FORMAT, HEADER, Header, Installed, Record,
+};
+use crate::segments::segment::{self, SegmentFile};
+use crate::segments::tail::Place;
 use crate::types::{Index, RaftIndex};
 
 /// The scan of one segment.

@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
-use crate::keeper::Keeper;
-use crate::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
+use crate::segments::full_segments::Keeper;
+use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 
 /// Something that was done to a disk.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Disk, DiskFile};
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::frame::Chain;
+use crate::segments::frame::Chain;
 
 /// How long the file is, in bytes.
 const LENGTH: usize = 16;

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{END, FORMAT, HEADER, MAGIC, MOST_BLOCK_BYTES, TRAILER};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
-use crate::frame;
+use crate::segments::frame;
 use crate::types::{Check, Digest, Index, LogId, LogTime, Membership, RaftIndex};
 
 /// The longest footer: bounds what a reader allocates.

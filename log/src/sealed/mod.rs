@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Damage, LogError};
-use crate::frame::MAX_PAYLOAD;
+use crate::segments::frame::MAX_PAYLOAD;
 use crate::types::{Digest, Index, LogTime, Membership, RaftIndex};
 
 use footer::Footer;

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::footer::{Block, Footer};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
-use crate::frame::{self, EntryHead};
+use crate::segments::frame::{self, EntryHead};
 use crate::types::{Digest, Entry, Index, RaftIndex};
 
 /// A file that is open for reading.

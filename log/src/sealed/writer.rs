@@ -11,7 +11,7 @@ use super::{BLOCK_BYTES, END, FORMAT, HEADER, MAGIC, Predecessor, Sealed, draft,
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
-use crate::frame::{self, EntryHead};
+use crate::segments::frame::{self, EntryHead};
 use crate::types::{Check, Digest, Index, LogId, LogTime, Membership, RaftIndex};
 
 /// How hard zstd tries. Beyond it the gain in room is small, and the cost is not.

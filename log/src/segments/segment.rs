@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::frame;
+use crate::segments::frame;
 
 /// What okaywal stores as the version of every segment.
 pub(crate) const VERSION: &[u8] = b"etcd";

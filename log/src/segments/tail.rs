@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use crate::frame::{Base, Truncation};
+use crate::segments::frame::{Base, Truncation};
 use crate::storage::{LogState, Write};
 use crate::types::{Entry, Index, LogId, NodeId, RaftIndex, Term, Vote};
 
