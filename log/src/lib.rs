@@ -34,7 +34,6 @@ mod memory;
 mod notice;
 #[cfg(test)]
 mod okaywal_hazards;
-mod okaywal_segments;
 mod reader;
 mod recording;
 mod repair;

@@ -146,7 +146,7 @@ fn newest_segment_empty_or_zero_is_removed() {
 
 #[test]
 fn rollback_is_never_called() {
-    let source = include_str!("okaywal_segments.rs");
+    let source = include_str!("disk/okaywal.rs");
     assert!(!source.contains(".rollback("));
     // Dropping a writer rolls back as well.
     assert!(source.contains("ManuallyDrop::new(entry)"));
@@ -283,7 +283,7 @@ fn recovered_pages_are_synced_before_anything_is_built_on_them() {
 
 #[test]
 fn checkpoint_active_is_never_called() {
-    assert!(!include_str!("okaywal_segments.rs").contains("checkpoint_active"));
+    assert!(!include_str!("disk/okaywal.rs").contains("checkpoint_active"));
 }
 
 #[test]

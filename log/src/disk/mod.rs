@@ -10,13 +10,15 @@
 //! Reading is not part of it: what can be read is what has been written, synced
 //! or not.
 
+pub(crate) mod okaywal;
+
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::okaywal_segments::OkaywalSegments;
+use crate::disk::okaywal::OkaywalSegments;
 use crate::segments::full_segments::Keeper;
 
 /// What the log asks of a disk.
