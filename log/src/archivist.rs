@@ -17,12 +17,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::archive::sealed::{self, Predecessor, Sealed, SealedWriter};
 use crate::disk::Disk;
 use crate::dropper::Dropper;
 use crate::error::LogError;
 use crate::notice::Notice;
 use crate::reader::LogReader;
-use crate::sealed::{self, Predecessor, Sealed, SealedWriter};
 use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::types::{LogId, RaftIndex};
 use crate::wal::{OnFatal, OnNotice};
@@ -208,7 +208,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::retention::Retain;
+    use crate::archive::retention::Retain;
     use crate::storage::{LogStorage as _, Write};
     use crate::testing::{entry, options, write};
     use crate::types::{Batch, Entry, LogTime, Payload, Vote};

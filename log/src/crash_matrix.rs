@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use crate::archive::retention::Retain;
 use crate::disk::Disk as _;
-use crate::retention::Retain;
 use crate::simulated_disk::{Crash, Image, RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::{self, NODE};

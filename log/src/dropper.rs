@@ -11,13 +11,13 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::archive::retention::{Aged, Now, Retain};
+use crate::archive::sealed::Sealed;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::files::IoError;
 use crate::notice::Notice;
 use crate::reader::LogReader;
-use crate::retention::{Aged, Now, Retain};
-use crate::sealed::Sealed;
 use crate::storage::Write;
 use crate::types::{LogId, LogTime, RaftIndex};
 use crate::wal::{OnNotice, Submitter};

@@ -10,9 +10,9 @@
 //! archivist waits meanwhile: what it seals must follow the last file.
 
 use crate::archive::Archive;
+use crate::archive::sealed::{self, Predecessor, SealedWriter};
 use crate::dropper::Dropper;
 use crate::error::LogError;
-use crate::sealed::{self, Predecessor, SealedWriter};
 use crate::segments::frame::EntryHead;
 use crate::storage::Write;
 use crate::types::{Entry, Index, LogId, RaftIndex};
@@ -234,7 +234,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::retention::Retain;
+    use crate::archive::retention::Retain;
     use crate::storage::LogStorage as _;
     use crate::testing::{entry, options, write};
     use crate::types::Payload;

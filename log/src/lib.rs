@@ -37,9 +37,7 @@ mod okaywal_hazards;
 mod reader;
 mod recording;
 mod repair;
-mod retention;
 mod scan;
-mod sealed;
 mod segment_scan;
 mod segments;
 #[cfg(any(test, feature = "simulated-disk"))]
@@ -55,6 +53,7 @@ mod watchdog;
 mod witness;
 mod writer;
 
+pub use archive::retention::{InvalidRetain, Retain};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
 pub use fill::{FillError, Filler};
@@ -62,7 +61,6 @@ pub use memory::MemoryLog;
 pub use notice::Notice;
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
-pub use retention::{InvalidRetain, Retain};
 pub use scan::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};

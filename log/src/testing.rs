@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use crate::archive::retention::Retain;
 use crate::error::LogError;
-use crate::retention::Retain;
 use crate::storage::{LogStorage as _, Write};
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex, Term,

@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::archive::retention::Retain;
 use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
 use crate::dropper::{Dropper, EvenClock};
@@ -27,7 +28,6 @@ use crate::fill::Filler;
 use crate::notice::Notice;
 use crate::reader::LogReader;
 use crate::repair::repair;
-use crate::retention::Retain;
 use crate::scan::{self, Recovered, Scanned};
 use crate::segments::full_segments::{Covered, Keeper};
 use crate::storage::{Done, LogState, LogStorage, Write};

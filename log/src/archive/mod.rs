@@ -10,6 +10,9 @@
 //! before it, so that a file that is missing, swapped or doubled is noticed at
 //! every start. A copy of the directory is a backup.
 
+pub(crate) mod retention;
+pub(crate) mod sealed;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs;
@@ -17,10 +20,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::sealed::{Predecessor, Sealed, SealedReader};
 use crate::disk::Disk;
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
-use crate::sealed::{self, Predecessor, Sealed, SealedReader};
 use crate::types::{Entry, Index, LogId, RaftIndex};
 
 /// How many files are kept open for readers.
