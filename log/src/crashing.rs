@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::LogError;
-use crate::scan::Recovered;
+use crate::recovery::scan::Recovered;
 use crate::simulated_disk::{Crash, Image, RecordingDisk};
 use crate::wal::{Wal, WalOptions};
 

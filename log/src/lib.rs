@@ -36,9 +36,7 @@ mod notice;
 mod okaywal_hazards;
 mod reader;
 mod recording;
-mod repair;
-mod scan;
-mod segment_scan;
+mod recovery;
 mod segments;
 #[cfg(any(test, feature = "simulated-disk"))]
 #[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
@@ -50,7 +48,6 @@ mod testing;
 mod types;
 mod wal;
 mod watchdog;
-mod witness;
 mod writer;
 
 pub use archive::retention::{InvalidRetain, Retain};
@@ -61,7 +58,7 @@ pub use memory::MemoryLog;
 pub use notice::Notice;
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
-pub use scan::{Recovered, TornTail, Visit};
+pub use recovery::scan::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};
 pub use types::{

@@ -136,7 +136,7 @@ fn commit_is_one_chunk_however_large() {
 fn newest_segment_empty_or_zero_is_removed() {
     for zeros in [0, 9, 4096] {
         let dir = written(64 << 10, 3);
-        let last = crate::scan::scan(&dir.path().join("wal"), 0, None).unwrap().commit;
+        let last = crate::recovery::scan::scan(&dir.path().join("wal"), 0, None).unwrap().commit;
         let next = segment::path(&dir.path().join("wal"), last + 1);
         fs::write(&next, vec![0; zeros]).unwrap();
         assert_eq!(entries(dir.path()).unwrap(), 3, "{zeros} bytes");

@@ -24,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::archive::Archive;
 use crate::error::{Damage, LogError};
 use crate::files::IoError;
-use crate::scan::{self, Recovered, Scanned, Visit};
+use crate::recovery::scan::{self, Recovered, Scanned, Visit};
 use crate::segments::frame::{self, EntryHead, HEADER, Record};
 use crate::segments::segment;
 use crate::segments::tail::{Found, Place, Tail};

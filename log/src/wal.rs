@@ -27,13 +27,13 @@ use crate::files::IoError;
 use crate::fill::Filler;
 use crate::notice::Notice;
 use crate::reader::LogReader;
-use crate::repair::repair;
-use crate::scan::{self, Recovered, Scanned};
+use crate::recovery::high_water::Witness;
+use crate::recovery::repair::repair;
+use crate::recovery::scan::{self, Recovered, Scanned};
 use crate::segments::full_segments::{Covered, Keeper};
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::types::{Entry, LogId, NodeId, RaftIndex};
 use crate::watchdog::Watchdog;
-use crate::witness::Witness;
 use crate::writer::{Request, Writer, Written};
 
 /// Called with the error that ended the log, on a thread of the log's. Whoever

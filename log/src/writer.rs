@@ -25,6 +25,7 @@ use crate::disk::{Disk, SegmentSize, Segments};
 use crate::error::LogError;
 use crate::files::IoError;
 use crate::reader::LogReader;
+use crate::recovery::high_water::Witness;
 use crate::segments::frame::{Base, Chain, Encoder, FORMAT, Installed, Record, Truncation};
 use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
@@ -33,7 +34,6 @@ use crate::storage::{Done, LogState, Write};
 use crate::types::{Entry, Index, NodeId};
 use crate::wal::OnFatal;
 use crate::watchdog::Watchdog;
-use crate::witness::Witness;
 
 /// The most bytes of entries that go into one commit together.
 const COMMIT_BYTES: usize = 8 << 20;

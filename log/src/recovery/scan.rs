@@ -27,13 +27,14 @@ use std::path::{Path, PathBuf};
 use crate::archive::Archive;
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
-use crate::segment_scan::SegmentScan;
+use crate::recovery::high_water as witness;
+use crate::recovery::high_water::Testimony;
+use crate::recovery::segment_scan::SegmentScan;
 use crate::segments::frame::{Chain, Record};
 use crate::segments::full_segments::FullSegment;
 use crate::segments::segment::{self, SegmentFile};
 use crate::segments::tail::Tail;
 use crate::types::{Index, LogId, NodeId, RaftIndex};
-use crate::witness::{self, Testimony};
 
 /// The largest file that can be a segment: full, and gone over by the largest
 /// commit. Bounds what a scan has in memory.
