@@ -19,17 +19,14 @@
 //! is the business of the crate `etcd-projections`.
 
 mod archive;
-mod archivist;
 #[cfg(test)]
 mod crash_matrix;
 #[cfg(feature = "simulated-disk")]
 #[doc(hidden)]
 pub mod crashing;
 mod disk;
-mod dropper;
 mod error;
 mod files;
-mod fill;
 mod memory;
 mod notice;
 #[cfg(test)]
@@ -47,13 +44,10 @@ mod storage;
 mod testing;
 mod types;
 mod wal;
-mod watchdog;
-mod writer;
 
 pub use archive::retention::{InvalidRetain, Retain};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
-pub use fill::{FillError, Filler};
 pub use memory::MemoryLog;
 pub use notice::Notice;
 pub use reader::LogReader;
@@ -65,4 +59,5 @@ pub use types::{
     Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
     LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
 };
+pub use wal::backfill::{FillError, Filler};
 pub use wal::{OnFatal, OnNotice, Wal, WalOptions};

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 
 use crate::archive::sealed::{self, Predecessor, Sealed, SealedWriter};
 use crate::disk::Disk;
-use crate::dropper::Dropper;
 use crate::error::LogError;
 use crate::notice::Notice;
 use crate::reader::LogReader;
 use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::types::{LogId, RaftIndex};
+use crate::wal::pruner::Dropper;
 use crate::wal::{OnFatal, OnNotice};
 
 /// How often to look whether there is something to do, if nobody says so.

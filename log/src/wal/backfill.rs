@@ -11,12 +11,12 @@
 
 use crate::archive::Archive;
 use crate::archive::sealed::{self, Predecessor, SealedWriter};
-use crate::dropper::Dropper;
 use crate::error::LogError;
 use crate::segments::frame::EntryHead;
 use crate::storage::Write;
 use crate::types::{Entry, Index, LogId, RaftIndex};
 use crate::wal::Submitter;
+use crate::wal::pruner::Dropper;
 
 /// How many bytes of entries go into a file.
 const FILE_BYTES: usize = 8 << 20;

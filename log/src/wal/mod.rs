@@ -10,6 +10,12 @@
 //! Opening reads and checks all segments before okaywal may touch one (`scan`),
 //! and the footers of all sealed files (`archive`).
 
+mod archiver;
+pub(crate) mod backfill;
+mod pruner;
+mod watchdog;
+mod writer;
+
 use std::fmt;
 use std::fs;
 use std::ops::Range;
@@ -19,12 +25,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::archive::retention::Retain;
-use crate::archivist::Archivist;
 use crate::disk::{Disk, RealDisk, SegmentSize};
-use crate::dropper::{Dropper, EvenClock};
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::fill::Filler;
 use crate::notice::Notice;
 use crate::reader::LogReader;
 use crate::recovery::high_water::Witness;
@@ -33,8 +36,11 @@ use crate::recovery::scan::{self, Recovered, Scanned};
 use crate::segments::full_segments::{Covered, Keeper};
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::types::{Entry, LogId, NodeId, RaftIndex};
-use crate::watchdog::Watchdog;
-use crate::writer::{Request, Writer, Written};
+use crate::wal::archiver::Archivist;
+use crate::wal::backfill::Filler;
+use crate::wal::pruner::{Dropper, EvenClock};
+use crate::wal::watchdog::Watchdog;
+use crate::wal::writer::{Request, Writer, Written};
 
 /// Called with the error that ended the log, on a thread of the log's. Whoever
 /// opens a log for good ends the process here.

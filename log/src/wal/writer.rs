@@ -33,7 +33,7 @@ use crate::segments::tail::{Place, Tail};
 use crate::storage::{Done, LogState, Write};
 use crate::types::{Entry, Index, NodeId};
 use crate::wal::OnFatal;
-use crate::watchdog::Watchdog;
+use crate::wal::watchdog::Watchdog;
 
 /// The most bytes of entries that go into one commit together.
 const COMMIT_BYTES: usize = 8 << 20;
