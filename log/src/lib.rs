@@ -19,28 +19,18 @@
 //! is the business of the crate `etcd-projections`.
 
 mod archive;
-#[cfg(test)]
-mod crash_matrix;
-#[cfg(feature = "simulated-disk")]
-#[doc(hidden)]
-pub mod crashing;
 mod disk;
 mod error;
 mod files;
 mod memory;
 mod notice;
-#[cfg(test)]
-mod okaywal_hazards;
 mod reader;
 mod recording;
 mod recovery;
 mod segments;
-#[cfg(any(test, feature = "simulated-disk"))]
-#[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
-#[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
-mod simulated_disk;
 mod storage;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulated-disk"))]
+#[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
 mod testing;
 mod types;
 mod wal;
@@ -55,6 +45,9 @@ pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use recovery::scan::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};
+#[cfg(feature = "simulated-disk")]
+#[doc(hidden)]
+pub use testing::crashing;
 pub use types::{
     Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
     LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,

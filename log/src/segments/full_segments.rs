@@ -117,7 +117,9 @@ impl Keeper {
     pub(crate) fn wait_for_archivist(&self) {
         // The round that is under way may have begun before.
         let rounds = self.lock().rounds + 2;
-        crate::testing::eventually("the archivist has looked", || self.lock().rounds >= rounds);
+        crate::testing::fixtures::eventually("the archivist has looked", || {
+            self.lock().rounds >= rounds
+        });
     }
 
     /// Asks the archivist to end.

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::archive::retention::Retain;
     use crate::storage::{LogStorage as _, Write};
-    use crate::testing::{entry, options, write};
+    use crate::testing::fixtures::{entry, options, write};
     use crate::types::{Batch, Entry, LogTime, Payload, Vote};
     use crate::wal::{Wal, WalOptions};
 

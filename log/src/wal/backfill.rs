@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::archive::retention::Retain;
     use crate::storage::LogStorage as _;
-    use crate::testing::{entry, options, write};
+    use crate::testing::fixtures::{entry, options, write};
     use crate::types::Payload;
     use crate::wal::{Wal, WalOptions};
 

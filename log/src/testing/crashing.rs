@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::LogError;
 use crate::recovery::scan::Recovered;
-use crate::simulated_disk::{Crash, Image, RecordingDisk};
+use crate::testing::simulated_disk::{Crash, Image, RecordingDisk};
 use crate::wal::{Wal, WalOptions};
 
 /// The disk under the log of a directory.

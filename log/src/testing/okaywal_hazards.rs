@@ -12,9 +12,9 @@ use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
 use crate::error::LogError;
 use crate::segments::full_segments::Keeper;
 use crate::segments::segment;
-use crate::simulated_disk::{RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
-use crate::testing::{entry, eventually, options, write};
+use crate::testing::fixtures::{entry, eventually, options, write};
+use crate::testing::simulated_disk::{RecordingDisk, Step};
 use crate::types::RaftIndex;
 use crate::wal::{Wal, WalOptions};
 
@@ -146,7 +146,7 @@ fn newest_segment_empty_or_zero_is_removed() {
 
 #[test]
 fn rollback_is_never_called() {
-    let source = include_str!("disk/okaywal.rs");
+    let source = include_str!("../disk/okaywal.rs");
     assert!(!source.contains(".rollback("));
     // Dropping a writer rolls back as well.
     assert!(source.contains("ManuallyDrop::new(entry)"));
@@ -283,7 +283,7 @@ fn recovered_pages_are_synced_before_anything_is_built_on_them() {
 
 #[test]
 fn checkpoint_active_is_never_called() {
-    assert!(!include_str!("disk/okaywal.rs").contains("checkpoint_active"));
+    assert!(!include_str!("../disk/okaywal.rs").contains("checkpoint_active"));
 }
 
 #[test]

@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::archive::retention::Retain;
 use crate::disk::Disk as _;
-use crate::simulated_disk::{Crash, Image, RecordingDisk, Step};
 use crate::storage::{LogStorage as _, Write};
-use crate::testing::{self, NODE};
+use crate::testing::fixtures::{self, NODE};
+use crate::testing::simulated_disk::{Crash, Image, RecordingDisk, Step};
 use crate::types::{Entry, RaftIndex, Term, Vote};
 use crate::wal::{Wal, WalOptions};
 
@@ -62,7 +62,7 @@ struct Workload {
 }
 
 fn options(dir: &Path) -> WalOptions {
-    WalOptions { retain: RETAIN, ..testing::options(dir, SEGMENT_BYTES) }
+    WalOptions { retain: RETAIN, ..fixtures::options(dir, SEGMENT_BYTES) }
 }
 
 fn dirs(dir: &Path) -> [PathBuf; 3] {
@@ -87,7 +87,7 @@ impl Workload {
         let mut model = self.models.last().unwrap().clone();
         model.apply(&write);
         self.models.push(model);
-        testing::write(&self.wal, write).unwrap();
+        fixtures::write(&self.wal, write).unwrap();
         self.disk.acknowledge(self.models.len() - 1);
     }
 
@@ -146,13 +146,13 @@ impl Workload {
             numbers.retain(|number| *number <= released);
             numbers.is_empty() && self.wal.reader().archived().1 <= 2000
         };
-        testing::eventually("all is settled", is_settled);
+        fixtures::eventually("all is settled", is_settled);
         self.disk.observe(&dir);
     }
 }
 
 fn entry(index: u64, term: u64) -> Arc<Entry> {
-    testing::entry(index, term, &format!("{index} of {term} {}", "v".repeat(100)))
+    fixtures::entry(index, term, &format!("{index} of {term} {}", "v".repeat(100)))
 }
 
 /// Everything that a log does: votes, entries over several segments, a conflict,
@@ -189,7 +189,7 @@ fn check(found: &BTreeMap<PathBuf, Vec<u8>>, root: &Path, models: &[Model]) -> R
         let (wal, _) = Wal::open(&options(dir.path())).map_err(|error| error.to_string())?;
         let added = entry(next.entries.len() as u64, 1000);
         next.apply(&Write::Append(vec![Arc::clone(&added)]));
-        testing::write(&wal, Write::Append(vec![added])).map_err(|error| error.to_string())?;
+        fixtures::write(&wal, Write::Append(vec![added])).map_err(|error| error.to_string())?;
         wal.close().map_err(|error| error.to_string())?;
         next = compare(dir.path(), &[next])?;
     }
