@@ -11,31 +11,9 @@ use std::sync::Arc;
 
 use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
 
-use crate::{Change, KeyTree, Node, Rejection, machines};
-
-/// Where the system keeps its own keys: readable by all, written by no client.
-const SYSTEM_KEY: &str = "/_etcd";
-
-/// The key that holds the identity of the cluster.
-pub const CLUSTER_KEY: &str = "/_etcd/cluster";
-
-/// The directory with a key for each machine.
-pub(crate) const MACHINES_KEY: &str = "/_etcd/machines";
-
-/// Returns whether only the system may write a key.
-pub fn is_reserved(key: &KeyPath) -> bool {
-    key.as_str()
-        .strip_prefix(SYSTEM_KEY)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Returns the key that describes a machine; none, if the name is not one part of
-/// a key.
-pub fn machine_key(name: &str) -> Option<KeyPath> {
-    let key = KeyPath::clean(&format!("{MACHINES_KEY}/{name}")).ok()?;
-    let length = MACHINES_KEY.len() + 1 + name.len();
-    (key.name() == name && key.as_str().len() == length).then_some(key)
-}
+use crate::machines;
+use crate::system_keys::{cluster_key, is_reserved, machine_key};
+use crate::{Change, KeyTree, Node, Rejection};
 
 /// Decides what a command does to the tree at a logged time.
 ///
@@ -52,9 +30,7 @@ pub fn decide(
         Command::TestAndSet(command) => test_and_set(tree, command, time),
         Command::Delete { key } => delete(tree, key),
         Command::DeleteDir { key } => delete_dir(tree, key),
-        Command::Sync { cluster } => {
-            Ok(overwrite(tree, system_key(CLUSTER_KEY), cluster.to_string()))
-        }
+        Command::Sync { cluster } => Ok(overwrite(tree, cluster_key(), cluster.to_string())),
         Command::Join(machine) => join(tree, machine),
         Command::Leave { name } => leave(tree, name),
     }
@@ -157,8 +133,4 @@ fn overwrite(tree: &KeyTree, key: KeyPath, value: String) -> (KeyPath, Change) {
 
 fn deadline(ttl: Option<Ttl>, time: LogTime) -> Option<LogTime> {
     ttl.map(|ttl| time.plus_seconds(ttl.get()))
-}
-
-fn system_key(path: &str) -> KeyPath {
-    KeyPath::clean(path).expect("the system's keys are short")
 }

@@ -27,10 +27,11 @@ mod machines;
 mod outcome;
 mod snapshot;
 mod state;
+mod system_keys;
 mod trail;
 mod watch_ring;
 
-pub use decide::{CLUSTER_KEY, decide, is_reserved, machine_key};
+pub use decide::decide;
 pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, Node};
@@ -38,4 +39,5 @@ pub use machines::Machines;
 pub use outcome::{Outcome, Position, Projection, Rejection, What};
 pub use snapshot::{Piece, RestoreError, Summary};
 pub use state::{Diverged, State};
+pub use system_keys::{CLUSTER_KEY, is_reserved, machine_key};
 pub use watch_ring::WatchRing;

@@ -12,7 +12,7 @@ use etcd_log::{Digest, Index, KeyPath, LogTime};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digester;
-use crate::machines::is_machine;
+use crate::system_keys::is_machine;
 use crate::{Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
 
 /// A state in a few numbers: what the pieces that follow must add up to.
