@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
 
+use crate::event::Change;
+use crate::key_tree::{KeyTree, Node};
 use crate::machines;
+use crate::outcome::Rejection;
 use crate::system_keys::{cluster_key, is_reserved, machine_key};
-use crate::{Change, KeyTree, Node, Rejection};
 
 /// Decides what a command does to the tree at a logged time.
 ///

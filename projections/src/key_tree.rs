@@ -30,7 +30,8 @@ use etcd_log::{KeyPath, LogTime};
 use imbl::OrdMap;
 
 use crate::directories::Directories;
-use crate::{Change, Outcome, Position, Projection, What};
+use crate::event::Change;
+use crate::outcome::{Outcome, Position, Projection, What};
 
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use etcd_log::{KeyPath, Machine};
 
+use crate::event::Change;
+use crate::outcome::{Outcome, Position, Projection, What};
 use crate::system_keys::is_machine;
-use crate::{Change, Outcome, Position, Projection, What};
 
 /// The machines of the cluster, by name.
 #[derive(Clone, Debug, Default)]

@@ -12,8 +12,14 @@ use etcd_log::{Digest, Index, KeyPath, LogTime};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digester;
+use crate::event::Event;
+use crate::expiry::ExpiryIndex;
+use crate::key_tree::{KeyTree, Node};
+use crate::machines::Machines;
+use crate::outcome::Position;
+use crate::state::State;
 use crate::system_keys::is_machine;
-use crate::{Event, ExpiryIndex, KeyTree, Machines, Node, Position, State, WatchRing};
+use crate::watch_ring::WatchRing;
 
 /// A state in a few numbers: what the pieces that follow must add up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
