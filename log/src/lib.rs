@@ -6,43 +6,66 @@
 //!                                                └─ checksummed, chained
 //! ```
 //!
-//! The modules, in reading order: the words ([`Index`], [`KeyPath`], [`Command`],
-//! [`Entry`]), how an entry lies on disk (`frame`, `segment`), how a directory of
-//! segments is checked (`scan`, `segment_scan`, `witness`, `repair`), how it is
-//! written and read (`wal`, `tail`, `writer`, `watchdog`, `reader`), how what is
-//! settled moves to the archive and out of it (`sealed`, `archive`, `archivist`,
-//! `keeper`, `retention`, `notice`), the border to the disk (`disk`,
-//! `okaywal_segments`), the in-memory twin for tests, and the recorded form
-//! (`recording`).
+//! The modules, in reading order. Each imports only those before it, but for its tests:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `types` | the words: [`Index`], [`KeyPath`], [`Command`], [`Batch`], [`Entry`] |
+//! | `files`, `error` | what can go wrong, and with which file |
+//! | `storage` | what a Raft engine needs of a log: [`LogStorage`], and what can be written |
+//! | `notice` | what happens in a log, for people to know |
+//! | `recording` | a log as text, for tests that outlive a format |
+//! | `segments` | how an entry lies in a segment, which entries the log holds, which segments are full |
+//! | `memory` | [`MemoryLog`], which holds nothing but the tail |
+//! | `disk` | the border to the disk, and okaywal's side of the segments |
+//! | `archive` | settled history, in sealed files, and how much of it is kept |
+//! | `recovery` | a directory of segments judged before any is used: `scan`, `high_water`, `repair` |
+//! | `reader` | [`LogReader`]: one stream of entries from archive, segments and memory |
+//! | `wal` | [`Wal`]: the threads that write, seal, and drop |
+//! | `testing` | disks that crash, and what the tests share |
 //!
 //! Deliberately not here: whether a command may run, and what comes of it. That
 //! is the business of the crate `etcd-projections`.
 
-mod archive;
-mod disk;
-mod error;
+// In reading order; a blank line keeps rustfmt from another.
+mod types;
+
 mod files;
-mod memory;
-mod notice;
-mod reader;
-mod recording;
-mod recovery;
-mod segments;
+
+mod error;
+
 mod storage;
+
+mod notice;
+
+mod recording;
+
+mod segments;
+
+mod memory;
+
+mod disk;
+
+mod archive;
+
+mod recovery;
+
+mod reader;
+
+mod wal;
+
 #[cfg(any(test, feature = "simulated-disk"))]
 #[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
 mod testing;
-mod types;
-mod wal;
 
 pub use archive::retention::{InvalidRetain, Retain};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
 pub use memory::MemoryLog;
-pub use notice::Notice;
+pub use notice::{Notice, OnFatal, OnNotice};
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
-pub use recovery::scan::{Recovered, TornTail, Visit};
+pub use recovery::scanned::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};
 #[cfg(feature = "simulated-disk")]
@@ -52,5 +75,6 @@ pub use types::{
     Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
     LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
 };
+pub use wal::Wal;
 pub use wal::backfill::{FillError, Filler};
-pub use wal::{OnFatal, OnNotice, Wal, WalOptions};
+pub use wal::options::WalOptions;

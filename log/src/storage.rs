@@ -69,7 +69,7 @@ pub enum Write {
 
 /// Called once what was written is safe on disk, or cannot be written any more.
 /// Dropped without a call if the disk fails: that is told to
-/// [`OnFatal`](crate::wal::OnFatal).
+/// [`OnFatal`](crate::notice::OnFatal).
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A log that a Raft engine can run on.

@@ -10,15 +10,13 @@
 //! Reading is not part of it: what can be read is what has been written, synced
 //! or not.
 
-pub(crate) mod okaywal;
+mod okaywal;
+pub(crate) mod real;
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use crate::disk::okaywal::OkaywalSegments;
 use crate::segments::full_segments::Keeper;
 
 /// What the log asks of a disk.
@@ -81,54 +79,5 @@ impl SegmentSize {
     /// stay within what is allocated.
     pub(crate) fn full(self) -> u64 {
         u64::from(self.allocated - self.allocated / 16)
-    }
-}
-
-/// The disk of this machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct RealDisk;
-
-impl Disk for RealDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File::create(path)?))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().write(true).open(path)?))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
-    }
-
-    fn segments(
-        &self,
-        dir: &Path,
-        size: SegmentSize,
-        keeper: Keeper,
-    ) -> io::Result<Box<dyn Segments>> {
-        Ok(Box::new(OkaywalSegments::open(dir, size, keeper)?))
-    }
-}
-
-impl DiskFile for File {
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn set_len(&mut self, length: u64) -> io::Result<()> {
-        File::set_len(self, length)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.sync_all()
     }
 }

@@ -15,7 +15,7 @@ use okaywal::{
     Configuration, Entry, EntryId, EntryWriter, LogManager, SegmentReader, WriteAheadLog,
 };
 
-use crate::disk::{SegmentSize, Segments};
+use super::{SegmentSize, Segments};
 use crate::segments::full_segments::Keeper;
 use crate::segments::segment;
 

@@ -4,4 +4,5 @@
 pub(crate) mod high_water;
 pub(crate) mod repair;
 pub(crate) mod scan;
+pub(crate) mod scanned;
 mod segment_scan;

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::recovery::scan::{Scanned, WholeSegment};
+use crate::recovery::scanned::{Scanned, WholeSegment};
 use crate::segments::segment;
 
 /// Makes the segments such that okaywal sees whole commits only, all that it sees

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use crate::error::{Damage, Gap, LogError};
-use crate::recovery::scan::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
+use crate::recovery::scanned::{Scanned, Shown, TornTail, Visit, Visitor, WholeSegment};
 use crate::segments::frame::{
     self, Base, Chain, EntryHead, FORMAT, HEADER, Header, Installed, Record,
 };

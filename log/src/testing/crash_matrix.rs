@@ -18,7 +18,8 @@ use crate::storage::{LogStorage as _, Write};
 use crate::testing::fixtures::{self, NODE};
 use crate::testing::simulated_disk::{Crash, Image, RecordingDisk, Step};
 use crate::types::{Entry, RaftIndex, Term, Vote};
-use crate::wal::{Wal, WalOptions};
+use crate::wal::Wal;
+use crate::wal::options::WalOptions;
 
 /// So small that the workload fills many segments.
 const SEGMENT_BYTES: u32 = 2048;

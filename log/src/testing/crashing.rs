@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::LogError;
-use crate::recovery::scan::Recovered;
+use crate::recovery::scanned::Recovered;
 use crate::testing::simulated_disk::{Crash, Image, RecordingDisk};
-use crate::wal::{Wal, WalOptions};
+use crate::wal::Wal;
+use crate::wal::options::WalOptions;
 
 /// The disk under the log of a directory.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use crate::storage::{LogStorage as _, Write};
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex, Term,
 };
-use crate::wal::{Wal, WalOptions};
+use crate::wal::Wal;
+use crate::wal::options::WalOptions;
 
 /// Whose log it is.
 pub(crate) const NODE: NodeId = NodeId(0xa1);
@@ -39,6 +40,13 @@ pub(crate) fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
     let (sender, done) = mpsc::channel();
     wal.write(write, Box::new(move |result| drop(sender.send(result))));
     done.recv_timeout(PATIENCE).unwrap_or(Err(LogError::Closed))
+}
+
+/// Waits until all is sealed that can be by now.
+pub(crate) fn wait_for_archivist(wal: &Wal) {
+    // The round that is under way may have begun before.
+    let rounds = wal.archivist_rounds() + 2;
+    eventually("the archivist has looked", || wal.archivist_rounds() >= rounds);
 }
 
 /// Waits until something is so.

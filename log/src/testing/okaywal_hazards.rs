@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tempfile::TempDir;
 
-use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, DiskFile, SegmentSize, Segments};
 use crate::error::LogError;
 use crate::segments::full_segments::Keeper;
 use crate::segments::segment;
@@ -16,7 +17,8 @@ use crate::storage::{LogStorage as _, Write};
 use crate::testing::fixtures::{entry, eventually, options, write};
 use crate::testing::simulated_disk::{RecordingDisk, Step};
 use crate::types::RaftIndex;
-use crate::wal::{Wal, WalOptions};
+use crate::wal::Wal;
+use crate::wal::options::WalOptions;
 
 /// The value of most entries.
 fn value() -> String {

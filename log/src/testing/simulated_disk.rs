@@ -22,7 +22,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskFile, RealDisk, SegmentSize, Segments};
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, DiskFile, SegmentSize, Segments};
 use crate::segments::full_segments::Keeper;
 use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 

@@ -20,12 +20,11 @@ use std::time::{Duration, Instant};
 use crate::archive::sealed::{self, Predecessor, Sealed, SealedWriter};
 use crate::disk::Disk;
 use crate::error::LogError;
-use crate::notice::Notice;
+use crate::notice::{Notice, OnFatal, OnNotice};
 use crate::reader::LogReader;
 use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::types::{LogId, RaftIndex};
 use crate::wal::pruner::Dropper;
-use crate::wal::{OnFatal, OnNotice};
 
 /// How often to look whether there is something to do, if nobody says so.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -210,9 +209,10 @@ mod tests {
     use super::*;
     use crate::archive::retention::Retain;
     use crate::storage::{LogStorage as _, Write};
-    use crate::testing::fixtures::{entry, options, write};
+    use crate::testing::fixtures::{entry, options, wait_for_archivist, write};
     use crate::types::{Batch, Entry, LogTime, Payload, Vote};
-    use crate::wal::{Wal, WalOptions};
+    use crate::wal::Wal;
+    use crate::wal::options::WalOptions;
 
     /// A log of so many entries, each in a commit of its own, five to a segment.
     fn filled(entries: u64) -> (TempDir, Wal) {
@@ -226,7 +226,7 @@ mod tests {
 
     /// The last entry that is sealed, once the archivist has looked.
     fn sealed(wal: &Wal) -> Option<RaftIndex> {
-        wal.wait_for_archivist();
+        wait_for_archivist(wal);
         wal.reader().last_archived().map(|id| id.index)
     }
 
@@ -289,12 +289,12 @@ mod tests {
         sealed(&wal).unwrap();
         assert_eq!(wal.first(), RaftIndex(0));
         wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(17)));
-        wal.wait_for_archivist();
+        wait_for_archivist(&wal);
         let first = wal.first();
         assert!((RaftIndex(1)..=RaftIndex(18)).contains(&first), "{first}");
         // All but the newest file, if nothing is needed.
         wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(39)));
-        wal.wait_for_archivist();
+        wait_for_archivist(&wal);
         assert_eq!(wal.reader().archived().0, 1);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         wal.note_committed(last);
         write(&wal, Write::Purge { upto: last }).unwrap();
         wal.note_checkpoints(Some(last.index), Some(last.index));
-        wal.wait_for_archivist();
+        wait_for_archivist(&wal);
         assert_eq!(wal.first(), RaftIndex(0));
         let files = wal.reader().archive().sealed();
         assert!(files.len() > 3, "{} files", files.len());
@@ -327,7 +327,7 @@ mod tests {
             let file = std::fs::File::options().write(true).open(&file.path).unwrap();
             file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         }
-        wal.wait_for_archivist();
+        wait_for_archivist(&wal);
         assert_eq!(wal.first(), files[2].footer.first);
     }
 }

@@ -15,8 +15,8 @@ use crate::error::LogError;
 use crate::segments::frame::EntryHead;
 use crate::storage::Write;
 use crate::types::{Entry, Index, LogId, RaftIndex};
-use crate::wal::Submitter;
 use crate::wal::pruner::Dropper;
+use crate::wal::writer::Submitter;
 
 /// How many bytes of entries go into a file.
 const FILE_BYTES: usize = 8 << 20;
@@ -238,7 +238,8 @@ mod tests {
     use crate::storage::LogStorage as _;
     use crate::testing::fixtures::{entry, options, write};
     use crate::types::Payload;
-    use crate::wal::{Wal, WalOptions};
+    use crate::wal::Wal;
+    use crate::wal::options::WalOptions;
 
     /// A log that goes on behind a checkpoint of these entries.
     fn installed(upto: u64) -> (TempDir, Wal) {

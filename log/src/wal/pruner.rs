@@ -16,11 +16,11 @@ use crate::archive::sealed::Sealed;
 use crate::disk::Disk;
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::notice::Notice;
+use crate::notice::{Notice, OnNotice};
 use crate::reader::LogReader;
 use crate::storage::Write;
 use crate::types::{LogId, LogTime, RaftIndex};
-use crate::wal::{OnNotice, Submitter};
+use crate::wal::writer::Submitter;
 
 /// This machine's time: what the clock said once, and the time since. It goes on evenly,
 /// whatever happens to the clock.

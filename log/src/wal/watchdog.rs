@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::LogError;
 use crate::files::IoError;
-use crate::notice::Notice;
-use crate::wal::{OnFatal, OnNotice};
+use crate::notice::{Notice, OnFatal, OnNotice};
 
 /// How long a write may take: longer than any disk that still works needs.
 const LIMIT: Duration = Duration::from_mins(1);

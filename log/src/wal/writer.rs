@@ -17,29 +17,26 @@
 use std::mem;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::disk::{Disk, SegmentSize, Segments};
 use crate::error::LogError;
 use crate::files::IoError;
+use crate::notice::OnFatal;
 use crate::reader::LogReader;
 use crate::recovery::high_water::Witness;
-use crate::segments::frame::{Base, Chain, Encoder, FORMAT, Installed, Record, Truncation};
+use crate::recovery::scanned::Scanned;
+use crate::segments::frame::{Base, Chain, Encoder, FORMAT, Record};
 use crate::segments::full_segments::{FullSegment, Keeper};
 use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
-use crate::segments::tail::{Place, Tail};
+use crate::segments::tail::Place;
 use crate::storage::{Done, LogState, Write};
-use crate::types::{Entry, Index, NodeId};
-use crate::wal::OnFatal;
+use crate::types::NodeId;
+use crate::wal::group::{Group, Item, Written};
+use crate::wal::options::WalOptions;
 use crate::wal::watchdog::Watchdog;
-
-/// The most bytes of entries that go into one commit together.
-const COMMIT_BYTES: usize = 8 << 20;
-
-/// The most records that go into one commit together.
-const COMMIT_RECORDS: usize = 4096;
 
 /// How long a lazily noted commit point may wait for a write to go with.
 const IDLE: Duration = Duration::from_secs(1);
@@ -55,54 +52,135 @@ pub(crate) enum Request {
     Close(Done),
 }
 
+/// Hands what is to be written to the writer. Cloning gives another handle.
+#[derive(Clone)]
+pub(crate) struct Submitter {
+    reader: LogReader,
+    requests: Arc<Mutex<Sender<Request>>>,
+}
+
 /// The state of the writer's thread.
 pub(crate) struct Writer {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) segments: Box<dyn Segments>,
-    pub(crate) size: SegmentSize,
-    pub(crate) witness: Witness,
-    pub(crate) keeper: Keeper,
-    pub(crate) requests: Receiver<Request>,
-    pub(crate) reader: LogReader,
-    pub(crate) dir: PathBuf,
-    pub(crate) node: NodeId,
-    pub(crate) chain: Chain,
-    pub(crate) salt: u64,
+    disk: Arc<dyn Disk>,
+    segments: Box<dyn Segments>,
+    size: SegmentSize,
+    witness: Witness,
+    keeper: Keeper,
+    requests: Receiver<Request>,
+    reader: LogReader,
+    dir: PathBuf,
+    node: NodeId,
+    chain: Chain,
+    salt: u64,
     /// The number of the last commit.
-    pub(crate) commit: u64,
+    commit: u64,
     /// The number in the segment's name, and how much of it is written; `None`
     /// if the next commit begins a segment.
-    pub(crate) segment: Option<(u64, u64)>,
+    segment: Option<(u64, u64)>,
     /// The segment before, if the next commit begins one.
-    pub(crate) full: Option<FullSegment>,
+    full: Option<FullSegment>,
     /// What the log holds as far as it is written, for base frames.
-    pub(crate) written: Written,
-    pub(crate) buffer: Vec<u8>,
-    pub(crate) watchdog: Watchdog,
-    pub(crate) on_fatal: OnFatal,
+    written: Written,
+    buffer: Vec<u8>,
+    watchdog: Watchdog,
+    on_fatal: OnFatal,
 }
 
-/// What a log holds at some point: what a base frame says.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Written {
-    pub(crate) state: LogState,
-    pub(crate) index: Index,
-}
+impl Submitter {
+    /// Makes a handle, and what the writer receives from it.
+    pub(crate) fn new(reader: &LogReader) -> (Self, Receiver<Request>) {
+        let (requests, receiver) = mpsc::channel();
+        let requests = Arc::new(Mutex::new(requests));
+        (Self { reader: reader.clone(), requests }, receiver)
+    }
 
-impl Written {
-    pub(crate) fn of(tail: &Tail) -> Self {
-        Self { state: tail.state(), index: tail.index() }
+    /// Writes to the tail at once, and to disk when its turn comes; see
+    /// [`LogStorage::write`](crate::storage::LogStorage::write).
+    pub(crate) fn write(&self, write: Write, done: Done) {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.reader.tail();
+        tail.apply(&write);
+        let after = Box::new(Written::of(&tail));
+        // Sent while the tail is locked: the disk sees writes in the tail's order.
+        let sent = requests.send(Request::Write { write, after, done });
+        drop(tail);
+        if let Err(mpsc::SendError(Request::Write { done, .. })) = sent {
+            done(Err(LogError::Closed));
+        }
+    }
+
+    /// Writes, and waits until it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// If the log is closed, or fails.
+    pub(crate) fn write_and_wait(&self, write: Write) -> Result<(), LogError> {
+        let (sender, written) = mpsc::channel();
+        self.write(write, Box::new(move |result| drop(sender.send(result))));
+        written.recv().unwrap_or(Err(LogError::Closed))
+    }
+
+    /// Puts a request behind those that wait.
+    pub(crate) fn send(&self, request: Request) -> Result<(), LogError> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|_| LogError::Closed)
     }
 }
 
 impl Writer {
+    /// Makes the state of the writer's thread, which goes on where the scan ended.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system refuses.
+    pub(crate) fn new(
+        options: &WalOptions,
+        disk: &Arc<dyn Disk>,
+        scanned: &Scanned,
+        reader: &LogReader,
+        keeper: &Keeper,
+        requests: Receiver<Request>,
+    ) -> Result<Self, LogError> {
+        let (dir, size) = (&options.dir, options.segment_size());
+        let segments = disk.segments(dir, size, keeper.clone());
+        let active = scanned.active();
+        let (on_fatal, on_notice) = (&options.on_fatal, &options.on_notice);
+        Ok(Self {
+            segments: segments.map_err(IoError::at("open the segments of", dir))?,
+            size,
+            witness: Witness::open(&**disk, dir)?,
+            disk: Arc::clone(disk),
+            keeper: keeper.clone(),
+            requests,
+            written: Written::of(&reader.tail()),
+            reader: reader.clone(),
+            dir: dir.clone(),
+            node: options.node,
+            chain: scanned.chain,
+            salt: scanned.salt,
+            commit: scanned.commit,
+            segment: active.map(|active| (active.file.first_commit, active.length as u64)),
+            full: None,
+            buffer: Vec::new(),
+            watchdog: Watchdog::start(dir.clone(), Arc::clone(on_fatal), Arc::clone(on_notice))?,
+            on_fatal: Arc::clone(on_fatal),
+        })
+    }
+
     /// Begins a log that is empty with a base frame: a log that was ever opened is
     /// not empty, and one that is has been lost.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails.
     pub(crate) fn begin(&mut self) -> Result<(), LogError> {
         if self.segment.is_some() {
             return Ok(());
         }
-        self.write(&mut Group { begins: true, after: self.written, ..Group::default() })
+        self.watchdog.begin();
+        self.write(&mut Group { begins: true, ..Group::after(self.written) })?;
+        self.watchdog.end();
+        Ok(())
     }
 
     /// Serves requests until told to close, or until the disk fails.
@@ -129,24 +207,16 @@ impl Writer {
 
     /// Takes what waits, up to the bounds of a commit; the last one may go over.
     fn collect(&self, mut next: Option<Request>) -> Group {
-        let mut group = Group { after: self.written, ..Group::default() };
+        let mut group = Group::after(self.written);
         while let Some(request) = next {
             match request {
-                Request::Write { write, after, done } => {
-                    group.bytes += size(&write);
-                    push_items(write, &after, &mut group.items);
-                    let committed = group.after.state.committed;
-                    group.after = *after;
-                    group.after.state.committed = committed;
-                    group.dones.push(done);
-                }
+                Request::Write { write, after, done } => group.push(write, *after, done),
                 Request::Close(done) => {
                     group.close = Some(done);
                     break;
                 }
             }
-            let full = group.bytes >= COMMIT_BYTES || group.items.len() >= COMMIT_RECORDS;
-            next = if full { None } else { self.requests.try_recv().ok() };
+            next = if group.is_full() { None } else { self.requests.try_recv().ok() };
         }
         self.note_committed(&mut group);
         group
@@ -259,57 +329,6 @@ impl Writer {
     }
 }
 
-/// What goes to disk with one fsync.
-#[derive(Default)]
-struct Group {
-    items: Vec<Item>,
-    dones: Vec<Done>,
-    /// What the log holds after it.
-    after: Written,
-    bytes: usize,
-    /// Whether it begins the log, with a base frame alone.
-    begins: bool,
-    /// Set if the log closes behind it.
-    close: Option<Done>,
-}
-
-/// What becomes one frame.
-enum Item {
-    Record(Record),
-    Entry(Arc<Entry>),
-}
-
 fn random_salt() -> u64 {
     getrandom::u64().expect("the operating system gives random numbers")
-}
-
-fn size(write: &Write) -> usize {
-    match write {
-        Write::Append(entries) => entries.iter().map(|entry| entry.size()).sum(),
-        Write::Vote(_)
-        | Write::Truncate { .. }
-        | Write::Purge { .. }
-        | Write::Install { .. }
-        | Write::Fill { .. }
-        | Write::Forget { .. } => 0,
-    }
-}
-
-/// Adds what a write puts down. `after` is what the log holds then.
-fn push_items(write: Write, after: &Written, items: &mut Vec<Item>) {
-    match write {
-        Write::Append(entries) => items.extend(entries.into_iter().map(Item::Entry)),
-        Write::Vote(vote) => items.push(Item::Record(Record::Vote(vote))),
-        Write::Truncate { since } => {
-            let (last, index) = (after.state.last, after.index);
-            let truncation = Truncation { since, last, index };
-            items.push(Item::Record(Record::Truncate(truncation)));
-        }
-        Write::Purge { upto } => items.push(Item::Record(Record::Purge { upto })),
-        Write::Install { upto, index } => {
-            items.push(Item::Record(Record::Install(Installed { upto, index })));
-        }
-        Write::Fill { upto } => items.push(Item::Record(Record::Filled { upto })),
-        Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
-    }
 }
