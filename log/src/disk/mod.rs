@@ -3,8 +3,8 @@
 //! a disk in its place that loses what was not synced.
 //!
 //! ```text
-//! writer ─▶ Segments ─▶ okaywal ─┐
-//! witness, archivist, repair ────┴─▶ Disk ─▶ the operating system
+//! writer ─▶ Segments ─▶ okaywal ──┐
+//! high water, archiver, repair ───┴─▶ Disk ─▶ the operating system
 //! ```
 //!
 //! Reading is not part of it: what can be read is what has been written, synced

@@ -1,4 +1,5 @@
-//! The witness: a file beside the segments that says how far the log went.
+//! The high-water mark: a file beside the segments, `witness`, that says how far the
+//! log went.
 //!
 //! ```text
 //!  0        8                12
@@ -8,7 +9,7 @@
 //! It is written after each commit's fsync and before anybody is told, and is
 //! never synced itself. So it is never ahead of what is on disk; and a process
 //! that is killed leaves it exact. A log that ends before it has lost what was
-//! acknowledged: without a witness, a damaged last commit could not be told from
+//! acknowledged: without the mark, a damaged last commit could not be told from
 //! one that a crash cut short.
 //!
 //! *Limits*: after a power failure it may be up to half a minute old, or gone, and
@@ -28,30 +29,31 @@ const LENGTH: usize = 16;
 
 /// How far the log went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Testimony {
+pub(crate) struct HighWaterMark {
     /// The number of the last commit.
     pub(crate) commit: u64,
     /// The CRC of its last frame.
     pub(crate) crc: u32,
 }
 
-/// What there is of a witness.
+/// What there is of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// No file.
     Nothing,
     /// A file that says nothing.
     Unreadable,
-    Testimony(Testimony),
+    /// A file that says how far.
+    Mark(HighWaterMark),
 }
 
-/// The witness of a log that is being written.
-pub(crate) struct Witness {
+/// The file of a log that is being written.
+pub(crate) struct HighWaterFile {
     file: Box<dyn DiskFile>,
     path: PathBuf,
 }
 
-impl Witness {
+impl HighWaterFile {
     pub(crate) fn open(disk: &dyn Disk, dir: &Path) -> Result<Self, IoError> {
         let path = path(dir);
         let file = if path.exists() { disk.open(&path) } else { disk.create(&path) };
@@ -63,12 +65,12 @@ impl Witness {
 
     /// Writes how far the log goes.
     pub(crate) fn write(&mut self, commit: u64, chain: Chain) -> Result<(), IoError> {
-        let bytes = Testimony { commit, crc: chain.crc }.to_bytes();
+        let bytes = HighWaterMark { commit, crc: chain.crc }.to_bytes();
         self.file.write_at(&bytes, 0).map_err(IoError::at("write", &self.path))
     }
 }
 
-impl Testimony {
+impl HighWaterMark {
     fn to_bytes(self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[0..8].copy_from_slice(&self.commit.to_le_bytes());
@@ -87,12 +89,12 @@ impl Testimony {
     }
 }
 
-/// Returns where the witness of a directory of segments lies.
+/// Returns where the mark of a directory of segments lies.
 pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("witness")
 }
 
-/// Reads what the witness says.
+/// Reads what the mark says.
 pub(crate) fn read(dir: &Path) -> Result<Found, LogError> {
     let path = path(dir);
     // One byte more than there should be: enough to see that it is too long.
@@ -101,7 +103,7 @@ pub(crate) fn read(dir: &Path) -> Result<Found, LogError> {
         .and_then(|file| file.take(LENGTH as u64 + 1).read_to_end(&mut bytes).map(|_| bytes));
     match read {
         Ok(bytes) if bytes.is_empty() => Ok(Found::Nothing),
-        Ok(bytes) => Ok(Testimony::from_bytes(&bytes).map_or(Found::Unreadable, Found::Testimony)),
+        Ok(bytes) => Ok(HighWaterMark::from_bytes(&bytes).map_or(Found::Unreadable, Found::Mark)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
         Err(error) => Err(IoError::at("read", &path)(error).into()),
     }

@@ -11,7 +11,7 @@
 //!                                                           for 9 came after; nothing starts
 //! ```
 //!
-//! Nor is a broken commit a torn tail if the witness says that it was
+//! Nor is a broken commit a torn tail if the high-water mark says that it was
 //! acknowledged. What stands behind the last commit may be the frames of an older
 //! life of the segment: those are of lower commits, and prove nothing.
 //!
@@ -26,8 +26,7 @@ use std::path::Path;
 use crate::archive::Archive;
 use crate::error::{Damage, Gap, LogError};
 use crate::files::IoError;
-use crate::recovery::high_water as witness;
-use crate::recovery::high_water::Testimony;
+use crate::recovery::high_water::{self, HighWaterMark};
 use crate::recovery::scanned::{Recovered, Scanned, Shown, Visitor};
 use crate::recovery::segment_scan::SegmentScan;
 use crate::segments::frame::Chain;
@@ -76,21 +75,21 @@ pub(crate) fn scan(
         scan.run(&mut visit)?;
     }
     scanned.tail.clamp_committed();
-    scanned.check_witness(dir)?;
+    scanned.check_high_water(dir)?;
     Ok(scanned)
 }
 
 impl Scanned {
-    /// A log that ends before its witness has lost what was acknowledged.
-    fn check_witness(&mut self, dir: &Path) -> Result<(), LogError> {
-        let path = witness::path(dir);
-        let Testimony { commit, crc } = match witness::read(dir)? {
-            witness::Found::Nothing => return Ok(()),
-            witness::Found::Unreadable => {
-                self.recovered.unreadable_witness = Some(path);
+    /// A log that ends before its high-water mark has lost what was acknowledged.
+    fn check_high_water(&mut self, dir: &Path) -> Result<(), LogError> {
+        let path = high_water::path(dir);
+        let HighWaterMark { commit, crc } = match high_water::read(dir)? {
+            high_water::Found::Nothing => return Ok(()),
+            high_water::Found::Unreadable => {
+                self.recovered.unreadable_high_water = Some(path);
                 return Ok(());
             }
-            witness::Found::Testimony(testimony) => testimony,
+            high_water::Found::Mark(mark) => mark,
         };
         let as_it_was = commit < self.commit || (commit, crc) == (self.commit, self.chain.crc);
         if as_it_was {

@@ -56,9 +56,9 @@ pub struct Recovered {
     pub frames: u64,
     /// The torn end, if there is one.
     pub torn: Option<TornTail>,
-    /// The witness, if it says nothing: a damaged last commit cannot be told from
+    /// The high-water mark, if it says nothing: a damaged last commit cannot be told from
     /// a torn one without it.
-    pub unreadable_witness: Option<PathBuf>,
+    pub unreadable_high_water: Option<PathBuf>,
 }
 
 /// Where a scan has got to: all that is needed to write on.

@@ -1,7 +1,7 @@
 //! The writer: one thread, and one fsync for all that waits.
 //!
 //! ```text
-//! requests ─▶ all that wait ─▶ frames, one chunk ─▶ okaywal entry, fsync ─▶ witness ─▶ done, done
+//! requests ─▶ all that wait ─▶ frames, one chunk ─▶ okaywal entry, fsync ─▶ mark ─▶ done, done
 //! ```
 //!
 //! * A commit is encoded whole before okaywal sees a byte: nothing is ever
@@ -26,7 +26,7 @@ use crate::error::LogError;
 use crate::files::IoError;
 use crate::notice::OnFatal;
 use crate::reader::LogReader;
-use crate::recovery::high_water::Witness;
+use crate::recovery::high_water::HighWaterFile;
 use crate::recovery::scanned::Scanned;
 use crate::segments::frame::{Base, Chain, Encoder, FORMAT, Record};
 use crate::segments::full_segments::{FullSegment, Keeper};
@@ -64,7 +64,7 @@ pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     segments: Box<dyn Segments>,
     size: SegmentSize,
-    witness: Witness,
+    high_water: HighWaterFile,
     keeper: Keeper,
     requests: Receiver<Request>,
     reader: LogReader,
@@ -148,7 +148,7 @@ impl Writer {
         Ok(Self {
             segments: segments.map_err(IoError::at("open the segments of", dir))?,
             size,
-            witness: Witness::open(&**disk, dir)?,
+            high_water: HighWaterFile::open(&**disk, dir)?,
             disk: Arc::clone(disk),
             keeper: keeper.clone(),
             requests,
@@ -257,7 +257,7 @@ impl Writer {
             // those that it has renamed.
             self.disk.sync_dir(&self.dir).map_err(IoError::at("sync", &self.dir))?;
         }
-        self.witness.write(self.commit, self.chain)?;
+        self.high_water.write(self.commit, self.chain)?;
         let end = offset + (BEFORE_FRAMES + self.buffer.len() + BEHIND_FRAMES) as u64;
         self.segment = Some((segment, end));
         self.note_places(&group.items, &places, segment, offset);
