@@ -17,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use crate::segments::full_segments::Keeper;
+use crate::segments::full_segments::FullSegments;
 
 /// What the log asks of a disk.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
@@ -41,7 +41,7 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
         &self,
         dir: &Path,
         size: SegmentSize,
-        keeper: Keeper,
+        full_segments: FullSegments,
     ) -> io::Result<Box<dyn Segments>>;
 }
 

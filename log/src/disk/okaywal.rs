@@ -16,7 +16,7 @@ use okaywal::{
 };
 
 use super::{SegmentSize, Segments};
-use crate::segments::full_segments::Keeper;
+use crate::segments::full_segments::FullSegments;
 use crate::segments::segment;
 
 /// How much okaywal gathers before it calls the operating system. A segment keeps
@@ -30,13 +30,17 @@ pub(crate) struct OkaywalSegments {
 }
 
 impl OkaywalSegments {
-    pub(crate) fn open(dir: &Path, size: SegmentSize, keeper: Keeper) -> io::Result<Self> {
+    pub(crate) fn open(
+        dir: &Path,
+        size: SegmentSize,
+        full_segments: FullSegments,
+    ) -> io::Result<Self> {
         let mut configuration = Configuration::default_for(dir)
             .preallocate_bytes(size.allocated)
             .checkpoint_after_bytes(size.full())
             .buffer_bytes(BUFFER_BYTES);
         configuration.version_info = Arc::new(segment::VERSION.to_vec());
-        Ok(Self { wal: configuration.open(Manager { keeper, dir: dir.to_owned() })? })
+        Ok(Self { wal: configuration.open(Manager { full_segments, dir: dir.to_owned() })? })
     }
 }
 
@@ -76,7 +80,7 @@ fn write_chunk(entry: EntryWriter<'_>, number: u64, chunk: &[u8]) -> io::Result<
 /// What okaywal asks about its segments.
 #[derive(Debug)]
 struct Manager {
-    keeper: Keeper,
+    full_segments: FullSegments,
     dir: PathBuf,
 }
 
@@ -112,7 +116,7 @@ impl LogManager for Manager {
         _entries: &mut SegmentReader,
         _wal: &WriteAheadLog,
     ) -> io::Result<()> {
-        if self.keeper.wait_until_released(last.0) {
+        if self.full_segments.wait_until_released(last.0) {
             return self.empty_if_spare();
         }
         // Success would let okaywal write over the segment.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::okaywal::OkaywalSegments;
 use super::{Disk, DiskFile, SegmentSize, Segments};
-use crate::segments::full_segments::Keeper;
+use crate::segments::full_segments::FullSegments;
 
 /// The disk of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,9 +38,9 @@ impl Disk for RealDisk {
         &self,
         dir: &Path,
         size: SegmentSize,
-        keeper: Keeper,
+        full_segments: FullSegments,
     ) -> io::Result<Box<dyn Segments>> {
-        Ok(Box::new(OkaywalSegments::open(dir, size, keeper)?))
+        Ok(Box::new(OkaywalSegments::open(dir, size, full_segments)?))
     }
 }
 

@@ -1,11 +1,11 @@
-//! The keeper: what is known about full segments, and which of them may go.
+//! The full segments: what is known about them, and which of them may go.
 //!
 //! ```text
-//! writer: segment 7 is full ─▶ keeper ◀─ shell: a checkpoint covers entry 900
-//!                                │
-//!          archivist: seals what both allow, and releases the segment
-//!                                │
-//!          okaywal's thread ◀────┘ waits here, then writes over it
+//! writer: segment 7 is full ─▶ full segments ◀─ shell: a checkpoint covers entry 900
+//!                                    │
+//!            archiver: seals what both allow, and releases the segment
+//!                                    │
+//!            okaywal's thread ◀──────┘ waits here, then writes over it
 //! ```
 
 use std::collections::VecDeque;
@@ -32,9 +32,9 @@ pub(crate) struct Covered {
     pub(crate) all: Option<RaftIndex>,
 }
 
-/// The keeper of full segments. Cloning gives another handle.
+/// The segments that are full. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct FullSegments {
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -44,21 +44,21 @@ struct State {
     covered: Covered,
     /// The segments up to this commit may go.
     released: u64,
-    /// Whether there is something that the archivist has not looked at yet.
+    /// Whether there is something that the archiver has not looked at yet.
     news: bool,
-    /// Whether the archivist is to end.
+    /// Whether the archiver is to end.
     stopped: bool,
     /// Whether nothing is let go any more. Later than `stopped`: while the writer
     /// writes, okaywal's thread must live.
     closed: bool,
-    /// How often the archivist has found nothing more to do.
+    /// How often the archiver has found nothing more to do.
     #[cfg(test)]
     rounds: u64,
 }
 
-impl Keeper {
+impl FullSegments {
     /// Notes that a segment is full.
-    pub(crate) fn filled(&self, segment: FullSegment) {
+    pub(crate) fn push(&self, segment: FullSegment) {
         self.change(|state| state.full.push_back(segment));
     }
 
@@ -68,7 +68,7 @@ impl Keeper {
     }
 
     /// Returns the full segments, oldest first.
-    pub(crate) fn full(&self) -> Vec<FullSegment> {
+    pub(crate) fn all(&self) -> Vec<FullSegment> {
         self.lock().full.iter().copied().collect()
     }
 
@@ -112,18 +112,18 @@ impl Keeper {
         waited.unwrap_or_else(PoisonError::into_inner).0.news = false;
     }
 
-    /// Returns how often the archivist has found nothing more to do.
+    /// Returns how often the archiver has found nothing more to do.
     #[cfg(test)]
     pub(crate) fn rounds(&self) -> u64 {
         self.lock().rounds
     }
 
-    /// Asks the archivist to end.
+    /// Asks the archiver to end.
     pub(crate) fn stop(&self) {
         self.change(|state| state.stopped = true);
     }
 
-    /// Returns whether the archivist is to end.
+    /// Returns whether the archiver is to end.
     pub(crate) fn is_stopped(&self) -> bool {
         self.lock().stopped
     }

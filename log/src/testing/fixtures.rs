@@ -43,10 +43,10 @@ pub(crate) fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
 }
 
 /// Waits until all is sealed that can be by now.
-pub(crate) fn wait_for_archivist(wal: &Wal) {
+pub(crate) fn wait_for_archiver(wal: &Wal) {
     // The round that is under way may have begun before.
-    let rounds = wal.archivist_rounds() + 2;
-    eventually("the archivist has looked", || wal.archivist_rounds() >= rounds);
+    let rounds = wal.archiver_rounds() + 2;
+    eventually("the archiver has looked", || wal.archiver_rounds() >= rounds);
 }
 
 /// Waits until something is so.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile, SegmentSize, Segments};
 use crate::error::LogError;
-use crate::segments::full_segments::Keeper;
+use crate::segments::full_segments::FullSegments;
 use crate::segments::segment;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::fixtures::{entry, eventually, options, write};
@@ -203,9 +203,9 @@ impl Disk for FailingDisk {
         &self,
         dir: &Path,
         size: SegmentSize,
-        keeper: Keeper,
+        full_segments: FullSegments,
     ) -> std::io::Result<Box<dyn Segments>> {
-        let segments = RealDisk.segments(dir, size, keeper)?;
+        let segments = RealDisk.segments(dir, size, full_segments)?;
         Ok(Box::new(FailingSegments { segments, from_commit: self.from_commit }))
     }
 }
@@ -290,14 +290,14 @@ fn checkpoint_active_is_never_called() {
 
 #[test]
 fn checkpoint_to_fails_only_when_the_log_closes() {
-    let keeper = Keeper::default();
-    let (waiting, (sender, released)) = (keeper.clone(), mpsc::channel());
+    let full_segments = FullSegments::default();
+    let (waiting, (sender, released)) = (full_segments.clone(), mpsc::channel());
     let waiter = std::thread::spawn(move || sender.send(waiting.wait_until_released(5)));
-    keeper.stop();
-    // The archivist's end is not the log's.
+    full_segments.stop();
+    // The archiver's end is not the log's.
     let while_stopped = released.recv_timeout(std::time::Duration::from_millis(50));
     assert_eq!(while_stopped, Err(mpsc::RecvTimeoutError::Timeout));
-    keeper.close();
+    full_segments.close();
     assert_eq!(released.recv(), Ok(false));
     waiter.join().unwrap().unwrap();
 }

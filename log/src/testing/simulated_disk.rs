@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile, SegmentSize, Segments};
-use crate::segments::full_segments::Keeper;
+use crate::segments::full_segments::FullSegments;
 use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 
 /// Something that was done to a disk.
@@ -167,11 +167,11 @@ impl Disk for RecordingDisk {
         &self,
         dir: &Path,
         size: SegmentSize,
-        keeper: Keeper,
+        full_segments: FullSegments,
     ) -> io::Result<Box<dyn Segments>> {
         let mut steps = self.lock();
         *self.segments.lock().unwrap_or_else(PoisonError::into_inner) = read_segments(dir);
-        let segments = RealDisk.segments(dir, size, keeper)?;
+        let segments = RealDisk.segments(dir, size, full_segments)?;
         self.note_segments(dir, None, &mut steps);
         Ok(Box::new(RecordingSegments { disk: self.clone(), dir: dir.to_owned(), segments }))
     }

@@ -1,4 +1,4 @@
-//! The archivist: a thread that moves what is settled from full segments into
+//! The archiver: a thread that moves what is settled from full segments into
 //! sealed files, and drops the oldest of them.
 //!
 //! ```text
@@ -22,9 +22,9 @@ use crate::disk::Disk;
 use crate::error::LogError;
 use crate::notice::{Notice, OnFatal, OnNotice};
 use crate::reader::LogReader;
-use crate::segments::full_segments::{FullSegment, Keeper};
+use crate::segments::full_segments::{FullSegment, FullSegments};
 use crate::types::{LogId, RaftIndex};
-use crate::wal::pruner::Dropper;
+use crate::wal::pruner::Pruner;
 
 /// How often to look whether there is something to do, if nobody says so.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,11 +33,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_hours(1);
 
 /// The thread's state.
-pub(crate) struct Archivist {
+pub(crate) struct Archiver {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) reader: LogReader,
-    pub(crate) keeper: Keeper,
-    pub(crate) dropper: Dropper,
+    pub(crate) full_segments: FullSegments,
+    pub(crate) pruner: Pruner,
     pub(crate) on_fatal: OnFatal,
     pub(crate) on_notice: OnNotice,
 }
@@ -58,11 +58,11 @@ struct Settled {
     segment: FullSegment,
 }
 
-impl Archivist {
+impl Archiver {
     /// Works until the log closes, or fails.
     pub(crate) fn run(self) {
         let (mut inspection, mut waits_for_room) = (Inspection::default(), false);
-        while !self.keeper.is_stopped() {
+        while !self.full_segments.is_stopped() {
             match self.work() {
                 Ok(()) => waits_for_room = false,
                 // A checkpoint came from another machine, and the log goes on behind it.
@@ -76,7 +76,7 @@ impl Archivist {
                 }
                 Err(error) => return (self.on_fatal)(error),
             }
-            self.keeper.wait_for_news(INTERVAL);
+            self.full_segments.wait_for_news(INTERVAL);
             if inspection.next.is_none_or(|next| next <= Instant::now()) {
                 self.inspect(&mut inspection);
             }
@@ -90,7 +90,7 @@ impl Archivist {
             *inspection = Inspection { last: None, next: Some(Instant::now() + REST) };
             return;
         };
-        if let Err(error) = file.verify(|| self.keeper.is_stopped()) {
+        if let Err(error) = file.verify(|| self.full_segments.is_stopped()) {
             (self.on_notice)(Notice::Damaged(error));
         }
         let next = Some(Instant::now() + INTERVAL);
@@ -112,11 +112,11 @@ impl Archivist {
     /// sealed go at once.
     fn next_settled(&self) -> Option<Settled> {
         let committed = self.reader.state().committed?.index;
-        let settled = committed.min(self.keeper.covered().newest?);
+        let settled = committed.min(self.full_segments.covered().newest?);
         if !self.reader.goes_on_from_archive() {
             return None;
         }
-        for segment in self.keeper.full() {
+        for segment in self.full_segments.all() {
             let tail = self.reader.tail();
             let first = tail.first();
             let Some((last, index)) = tail.last_in(segment.first_commit) else {
@@ -169,7 +169,7 @@ impl Archivist {
     fn write_sealed(&self, settled: &Settled, from: Predecessor) -> Result<Sealed, LogError> {
         let mut file = SealedWriter::create(&*self.disk, self.reader.archive().dir(), from)?;
         for index in settled.first.0..=settled.last.index.0 {
-            if self.keeper.is_stopped() {
+            if self.full_segments.is_stopped() {
                 return Err(LogError::Closed);
             }
             file.push(&self.reader.read_payload(RaftIndex(index))?)?;
@@ -179,12 +179,12 @@ impl Archivist {
 
     fn let_go(&self, segment: FullSegment) {
         self.reader.close_segment(segment.first_commit);
-        self.keeper.release(segment);
+        self.full_segments.release(segment);
     }
 
     /// Drops the oldest files while there are more than is wanted.
     fn drop_oldest(&self) -> Result<(), LogError> {
-        let Some(covered) = self.keeper.covered().all else { return Ok(()) };
+        let Some(covered) = self.full_segments.covered().all else { return Ok(()) };
         // What Raft has not forgotten it may still want to send to another machine.
         let Some(purged) = self.reader.tail().state().purged else { return Ok(()) };
         let superfluous = covered.min(purged.index);
@@ -193,7 +193,7 @@ impl Archivist {
         }
         let archive = self.reader.archive();
         let _sealing = archive.sealing();
-        self.dropper.drop_excess(superfluous)
+        self.pruner.drop_excess(superfluous)
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::archive::retention::Retain;
     use crate::storage::{LogStorage as _, Write};
-    use crate::testing::fixtures::{entry, options, wait_for_archivist, write};
+    use crate::testing::fixtures::{entry, options, wait_for_archiver, write};
     use crate::types::{Batch, Entry, LogTime, Payload, Vote};
     use crate::wal::Wal;
     use crate::wal::options::WalOptions;
@@ -224,9 +224,9 @@ mod tests {
         (dir, wal)
     }
 
-    /// The last entry that is sealed, once the archivist has looked.
+    /// The last entry that is sealed, once the archiver has looked.
     fn sealed(wal: &Wal) -> Option<RaftIndex> {
-        wait_for_archivist(wal);
+        wait_for_archiver(wal);
         wal.reader().last_archived().map(|id| id.index)
     }
 
@@ -289,12 +289,12 @@ mod tests {
         sealed(&wal).unwrap();
         assert_eq!(wal.first(), RaftIndex(0));
         wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(17)));
-        wait_for_archivist(&wal);
+        wait_for_archiver(&wal);
         let first = wal.first();
         assert!((RaftIndex(1)..=RaftIndex(18)).contains(&first), "{first}");
         // All but the newest file, if nothing is needed.
         wal.note_checkpoints(Some(RaftIndex(39)), Some(RaftIndex(39)));
-        wait_for_archivist(&wal);
+        wait_for_archiver(&wal);
         assert_eq!(wal.reader().archived().0, 1);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         wal.note_committed(last);
         write(&wal, Write::Purge { upto: last }).unwrap();
         wal.note_checkpoints(Some(last.index), Some(last.index));
-        wait_for_archivist(&wal);
+        wait_for_archiver(&wal);
         assert_eq!(wal.first(), RaftIndex(0));
         let files = wal.reader().archive().sealed();
         assert!(files.len() > 3, "{} files", files.len());
@@ -327,7 +327,7 @@ mod tests {
             let file = std::fs::File::options().write(true).open(&file.path).unwrap();
             file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         }
-        wait_for_archivist(&wal);
+        wait_for_archiver(&wal);
         assert_eq!(wal.first(), files[2].footer.first);
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What has been filled in stays over a crash, and filling goes on behind it. The
-//! archivist waits meanwhile: what it seals must follow the last file.
+//! archiver waits meanwhile: what it seals must follow the last file.
 
 use crate::archive::Archive;
 use crate::archive::sealed::{self, Predecessor, SealedWriter};
@@ -15,7 +15,7 @@ use crate::error::LogError;
 use crate::segments::frame::EntryHead;
 use crate::storage::Write;
 use crate::types::{Entry, Index, LogId, RaftIndex};
-use crate::wal::pruner::Dropper;
+use crate::wal::pruner::Pruner;
 use crate::wal::writer::Submitter;
 
 /// How many bytes of entries go into a file.
@@ -23,7 +23,7 @@ const FILE_BYTES: usize = 8 << 20;
 
 /// Fills in the history that is missing.
 pub struct Filler {
-    dropper: Dropper,
+    pruner: Pruner,
     submitter: Submitter,
     upto: LogId,
     /// The last entry in the archive, which the next file goes on from.
@@ -65,8 +65,8 @@ pub enum FillError {
 
 impl Filler {
     /// Makes what fills in the history that is missing, if any is.
-    pub(crate) fn new(dropper: Dropper, submitter: Submitter) -> Option<Self> {
-        let reader = &dropper.reader;
+    pub(crate) fn new(pruner: Pruner, submitter: Submitter) -> Option<Self> {
+        let reader = &pruner.reader;
         let upto = reader.tail().missing()?;
         let newest = reader.archive().newest();
         let (next, before) = newest.as_ref().map_or_else(
@@ -77,7 +77,7 @@ impl Filler {
         let (ready, trailing, bytes) = (Vec::new(), Vec::new(), 0);
         let file_bytes = FILE_BYTES;
         let filler = Self {
-            dropper,
+            pruner,
             submitter,
             upto,
             behind,
@@ -123,7 +123,7 @@ impl Filler {
         let _sealing = archive.sealing();
         // Which term the last forgotten entry was of is not known, and not asked.
         let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
-        self.dropper.forget(upto).map_err(FillError::Log)?;
+        self.pruner.forget(upto).map_err(FillError::Log)?;
         (self.next, self.before, self.behind) = (next, before, None);
         self.ready.clear();
         self.trailing.clear();
@@ -139,7 +139,7 @@ impl Filler {
     /// If it is not the next one, or cannot be sealed.
     pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
         let found = Entry::decode(&entry).map_err(FillError::Foreign)?;
-        if self.dropper.reader.tail().missing() != Some(self.upto) {
+        if self.pruner.reader.tail().missing() != Some(self.upto) {
             return Err(FillError::Overtaken);
         }
         if found.id.index != self.next {
@@ -183,7 +183,7 @@ impl Filler {
         // What lies before the hole is of no use.
         let archive = self.archive();
         let _sealing = archive.sealing();
-        self.dropper.forget(self.upto).map_err(FillError::Log)?;
+        self.pruner.forget(self.upto).map_err(FillError::Log)?;
         self.finish()
     }
 
@@ -192,7 +192,7 @@ impl Filler {
     }
 
     fn archive(&self) -> Archive {
-        self.dropper.reader.archive().clone()
+        self.pruner.reader.archive().clone()
     }
 
     /// Seals what is ready, and drops what is more than is to be kept.
@@ -204,10 +204,10 @@ impl Filler {
         }
         self.write_sealed(&archive).inspect_err(|_| {
             // A draft takes room that the log may need.
-            let _removed = self.dropper.disk.remove(&sealed::draft(archive.dir()));
+            let _removed = self.pruner.disk.remove(&sealed::draft(archive.dir()));
         })?;
         // The checkpoint that was installed contains it all.
-        Ok(self.dropper.drop_excess(self.upto.index)?)
+        Ok(self.pruner.drop_excess(self.upto.index)?)
     }
 
     fn write_sealed(&mut self, archive: &Archive) -> Result<(), LogError> {
@@ -215,7 +215,7 @@ impl Filler {
         let from =
             from.unwrap_or_else(|| Predecessor { before: self.before, ..Predecessor::default() });
         let mut commands = 0;
-        let mut file = SealedWriter::create(&*self.dropper.disk, archive.dir(), from)?;
+        let mut file = SealedWriter::create(&*self.pruner.disk, archive.dir(), from)?;
         for entry in self.ready.drain(..) {
             let head = EntryHead::read(&entry).expect("it was read when it came");
             commands += u64::from(head.commands);

@@ -4,7 +4,7 @@
 //! ```text
 //! write(…) ─▶ tail, in memory ─▶ writer's thread ─▶ segments ─▶ fsync ─▶ done(…)
 //!                  ▲                                   │ full, committed, in a checkpoint
-//! entries(…) ──────┴ or the segments, or the archive ◀─┘ the archivist's thread
+//! entries(…) ──────┴ or the segments, or the archive ◀─┘ the archiver's thread
 //! ```
 //!
 //! Opening reads and checks all segments before okaywal may touch one (`scan`),
@@ -26,10 +26,10 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use self::archiver::Archivist;
+use self::archiver::Archiver;
 use self::backfill::Filler;
 use self::options::WalOptions;
-use self::pruner::{Dropper, EvenClock};
+use self::pruner::{EvenClock, Pruner};
 use self::writer::{Request, Submitter, Writer};
 use crate::disk::Disk;
 use crate::disk::real::RealDisk;
@@ -39,7 +39,7 @@ use crate::reader::LogReader;
 use crate::recovery::repair::repair;
 use crate::recovery::scan;
 use crate::recovery::scanned::{Recovered, Scanned};
-use crate::segments::full_segments::{Covered, Keeper};
+use crate::segments::full_segments::{Covered, FullSegments};
 use crate::storage::{Done, LogState, LogStorage, Write};
 use crate::types::{Entry, LogId, RaftIndex};
 
@@ -48,23 +48,23 @@ use crate::types::{Entry, LogId, RaftIndex};
 #[derive(Clone)]
 pub struct Wal {
     reader: LogReader,
-    keeper: Keeper,
+    full_segments: FullSegments,
     submitter: Submitter,
-    dropper: Dropper,
+    pruner: Pruner,
     threads: Arc<Threads>,
 }
 
 /// The threads of a log.
 struct Threads {
-    keeper: Keeper,
+    full_segments: FullSegments,
     submitter: Submitter,
     writer: Mutex<Option<JoinHandle<()>>>,
-    archivist: Mutex<Option<JoinHandle<()>>>,
+    archiver: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Wal {
     /// Opens a log: checks every segment and the archive, cuts off a torn tail, and
-    /// starts the writer and the archivist.
+    /// starts the writer and the archiver.
     ///
     /// # Errors
     ///
@@ -104,10 +104,10 @@ impl Wal {
         scanned: &Scanned,
         reader: LogReader,
     ) -> Result<Self, LogError> {
-        let keeper = Keeper::default();
-        scanned.full().for_each(|segment| keeper.filled(segment));
+        let full_segments = FullSegments::default();
+        scanned.full().for_each(|segment| full_segments.push(segment));
         let (submitter, receiver) = Submitter::new(&reader);
-        let dropper = Dropper {
+        let pruner = Pruner {
             disk: Arc::clone(disk),
             reader: reader.clone(),
             submitter: submitter.clone(),
@@ -115,23 +115,23 @@ impl Wal {
             clock: EvenClock::start(),
             on_notice: Arc::clone(&options.on_notice),
         };
-        let archivist = Archivist {
+        let archiver = Archiver {
             disk: Arc::clone(disk),
             reader: reader.clone(),
-            keeper: keeper.clone(),
-            dropper: dropper.clone(),
+            full_segments: full_segments.clone(),
+            pruner: pruner.clone(),
             on_fatal: Arc::clone(&options.on_fatal),
             on_notice: Arc::clone(&options.on_notice),
         };
-        let mut writer = Writer::new(options, disk, scanned, &reader, &keeper, receiver)?;
-        writer.begin().inspect_err(|_| keeper.close())?;
+        let mut writer = Writer::new(options, disk, scanned, &reader, &full_segments, receiver)?;
+        writer.begin().inspect_err(|_| full_segments.close())?;
         let threads = Threads {
-            keeper: keeper.clone(),
+            full_segments: full_segments.clone(),
             submitter: submitter.clone(),
-            writer: spawn("log-writer", options, &keeper, move || writer.run())?,
-            archivist: spawn("log-archivist", options, &keeper, move || archivist.run())?,
+            writer: spawn("log-writer", options, &full_segments, move || writer.run())?,
+            archiver: spawn("log-archiver", options, &full_segments, move || archiver.run())?,
         };
-        Ok(Self { reader, keeper, submitter, dropper, threads: Arc::new(threads) })
+        Ok(Self { reader, full_segments, submitter, pruner, threads: Arc::new(threads) })
     }
 
     /// Returns a reader of this log.
@@ -141,20 +141,20 @@ impl Wal {
 
     /// Returns what fills in the history that is missing; nothing, if none is.
     pub fn filler(&self) -> Option<Filler> {
-        Filler::new(self.dropper.clone(), self.submitter.clone())
+        Filler::new(self.pruner.clone(), self.submitter.clone())
     }
 
-    /// Returns how often the archivist has found nothing more to do.
+    /// Returns how often the archiver has found nothing more to do.
     #[cfg(test)]
-    pub(crate) fn archivist_rounds(&self) -> u64 {
-        self.keeper.rounds()
+    pub(crate) fn archiver_rounds(&self) -> u64 {
+        self.full_segments.rounds()
     }
 
     /// Returns the commit up to which segments have been let go, once none is left
     /// that can be.
     #[cfg(test)]
     pub(crate) fn released(&self) -> Option<u64> {
-        self.keeper.full().is_empty().then(|| self.keeper.released())
+        self.full_segments.all().is_empty().then(|| self.full_segments.released())
     }
 
     /// Writes what waits, and closes the log. Later writes fail.
@@ -180,21 +180,21 @@ fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<(), LogError> {
 fn spawn(
     name: &str,
     options: &WalOptions,
-    keeper: &Keeper,
+    full_segments: &FullSegments,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<Mutex<Option<JoinHandle<()>>>, LogError> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
     // okaywal's thread would wait for ever.
-    let thread = thread.inspect_err(|_| keeper.close());
+    let thread = thread.inspect_err(|_| full_segments.close());
     Ok(Mutex::new(Some(thread.map_err(IoError::at("start a thread for", &options.dir))?)))
 }
 
 impl Threads {
     fn close(&self) -> Result<(), LogError> {
-        self.keeper.stop();
-        // The archivist may wait for the writer, and never the other way round.
-        if let Some(archivist) = take(&self.archivist) {
-            archivist.join().map_err(|_| LogError::Closed)?;
+        self.full_segments.stop();
+        // The archiver may wait for the writer, and never the other way round.
+        if let Some(archiver) = take(&self.archiver) {
+            archiver.join().map_err(|_| LogError::Closed)?;
         }
         let Some(writer) = take(&self.writer) else { return Ok(()) };
         let (sender, closed) = mpsc::channel();
@@ -239,7 +239,7 @@ impl LogStorage for Wal {
     }
 
     fn note_checkpoints(&self, newest: Option<RaftIndex>, all: Option<RaftIndex>) {
-        self.keeper.cover(Covered { newest, all });
+        self.full_segments.cover(Covered { newest, all });
     }
 
     fn note_committed(&self, upto: LogId) {

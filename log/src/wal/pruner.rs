@@ -1,4 +1,4 @@
-//! The dropper: lets go of history that is not kept any longer, and of its files.
+//! The pruner: lets go of history that is not kept any longer, and of its files.
 //!
 //! ```text
 //! the log says that it is forgotten ─▶ durable ─▶ no reader finds it ─▶ its files go
@@ -32,7 +32,7 @@ pub(crate) struct EvenClock {
 
 /// Drops the oldest history. Cloning gives another handle.
 #[derive(Clone)]
-pub(crate) struct Dropper {
+pub(crate) struct Pruner {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) reader: LogReader,
     pub(crate) submitter: Submitter,
@@ -41,7 +41,7 @@ pub(crate) struct Dropper {
     pub(crate) on_notice: OnNotice,
 }
 
-impl Dropper {
+impl Pruner {
     /// Forgets the history up to an entry. Returns how many files it was.
     ///
     /// # Errors

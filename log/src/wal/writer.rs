@@ -29,7 +29,7 @@ use crate::reader::LogReader;
 use crate::recovery::high_water::HighWaterFile;
 use crate::recovery::scanned::Scanned;
 use crate::segments::frame::{Base, Chain, Encoder, FORMAT, Record};
-use crate::segments::full_segments::{FullSegment, Keeper};
+use crate::segments::full_segments::{FullSegment, FullSegments};
 use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 use crate::segments::tail::Place;
 use crate::storage::{Done, LogState, Write};
@@ -65,7 +65,7 @@ pub(crate) struct Writer {
     segments: Box<dyn Segments>,
     size: SegmentSize,
     high_water: HighWaterFile,
-    keeper: Keeper,
+    full_segments: FullSegments,
     requests: Receiver<Request>,
     reader: LogReader,
     dir: PathBuf,
@@ -138,11 +138,11 @@ impl Writer {
         disk: &Arc<dyn Disk>,
         scanned: &Scanned,
         reader: &LogReader,
-        keeper: &Keeper,
+        full_segments: &FullSegments,
         requests: Receiver<Request>,
     ) -> Result<Self, LogError> {
         let (dir, size) = (&options.dir, options.segment_size());
-        let segments = disk.segments(dir, size, keeper.clone());
+        let segments = disk.segments(dir, size, full_segments.clone());
         let active = scanned.active();
         let (on_fatal, on_notice) = (&options.on_fatal, &options.on_notice);
         Ok(Self {
@@ -150,7 +150,7 @@ impl Writer {
             size,
             high_water: HighWaterFile::open(&**disk, dir)?,
             disk: Arc::clone(disk),
-            keeper: keeper.clone(),
+            full_segments: full_segments.clone(),
             requests,
             written: Written::of(&reader.tail()),
             reader: reader.clone(),
@@ -265,7 +265,7 @@ impl Writer {
         if let Some(full) = self.full.take() {
             // Only now: this commit begins with a base frame, which says all that
             // the segment before is needed for besides its entries.
-            self.keeper.filled(full);
+            self.full_segments.push(full);
         }
         if end >= self.size.full() {
             self.segment = None;
@@ -321,7 +321,7 @@ impl Writer {
     }
 
     fn close(self, done: Option<Done>) {
-        self.keeper.close();
+        self.full_segments.close();
         self.segments.close();
         if let Some(done) = done {
             done(Ok(()));

@@ -13,7 +13,7 @@
 //!   the whole archive, of which each link vouches for all of its file.
 //! * Nothing is decompressed before its hash was found right.
 //!
-//! Deliberately not here: which entries are settled (`archivist`), and how files
+//! Deliberately not here: which entries are settled (`archiver`), and how files
 //! follow each other (`archive`).
 
 mod footer;
