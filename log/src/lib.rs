@@ -76,5 +76,5 @@ pub use types::{
     LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
 };
 pub use wal::Wal;
-pub use wal::backfill::{FillError, Filler};
+pub use wal::backfill::{Backfill, BackfillError};
 pub use wal::options::WalOptions;

@@ -56,7 +56,7 @@ pub enum Write {
         index: Index,
     },
     /// The history that was missing has come.
-    Fill {
+    Backfill {
         /// The last entry that it was missing up to.
         upto: LogId,
     },

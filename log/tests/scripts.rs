@@ -292,7 +292,7 @@ impl Runner {
                 Record::Install(Installed { upto, index }) => {
                     format!("install up to {upto}, command {index}")
                 }
-                Record::Filled { upto } => format!("filled up to {upto}"),
+                Record::Backfilled { upto } => format!("backfilled up to {upto}"),
             };
             writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{FillError, Filler, Index, NodeId, RaftIndex};
+use etcd_log::{Backfill, Index, NodeId, RaftIndex};
 use tokio::time::Instant;
 
 use super::Node;
@@ -39,36 +39,36 @@ const WORD: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Fill(pub Arc<dyn Fn() -> Option<Box<dyn FillHistory>> + Send + Sync>);
 
-/// What fills in missing history: see [`Filler`], which does so in a log on disk.
+/// What fills in missing history: see [`Backfill`], which does so in a log on disk.
 #[expect(clippy::missing_errors_doc, reason = "they are those of the filler of the log")]
 pub trait FillHistory: Send {
     /// Returns the entries that are still wanted: the first, and the last.
     fn wanted(&self) -> (RaftIndex, RaftIndex);
 
     /// Begins with a later entry than was wanted.
-    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError>;
+    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), etcd_log::BackfillError>;
 
     /// Takes the next entry. Returns whether it was the last one.
-    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError>;
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, etcd_log::BackfillError>;
 
     /// Notes that there is nothing more to come.
-    fn give_up(&mut self) -> Result<(), FillError>;
+    fn give_up(&mut self) -> Result<(), etcd_log::BackfillError>;
 }
 
-impl FillHistory for Filler {
+impl FillHistory for Backfill {
     fn wanted(&self) -> (RaftIndex, RaftIndex) {
         Self::wanted(self)
     }
 
-    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
+    fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), etcd_log::BackfillError> {
         Self::skip_to(self, next, before)
     }
 
-    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, etcd_log::BackfillError> {
         Self::push(self, entry)
     }
 
-    fn give_up(&mut self) -> Result<(), FillError> {
+    fn give_up(&mut self) -> Result<(), etcd_log::BackfillError> {
         Self::give_up(self)
     }
 }
@@ -85,7 +85,7 @@ enum BackfillError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
-    Fill(#[from] FillError),
+    Fill(#[from] etcd_log::BackfillError),
     #[error("what was sent cannot be read: {0}")]
     Unreadable(String),
 }
@@ -228,7 +228,7 @@ impl Node {
                         for entry in entries {
                             is_last = filler.push(entry)?;
                         }
-                        Ok::<_, FillError>((filler, is_last))
+                        Ok::<_, etcd_log::BackfillError>((filler, is_last))
                     };
                     (filler, is_whole) = blocking(filling).await?;
                 }

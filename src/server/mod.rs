@@ -262,7 +262,7 @@ impl Server {
             machine,
             founds: !identity.joined,
             log: wal.clone(),
-            fill: Fill(Arc::new(move || Some(Box::new(filled.filler()?)))),
+            fill: Fill(Arc::new(move || Some(Box::new(filled.backfill()?)))),
             starts_behind: applied.min(reader.last_archived().max(reader.state().purged)),
             checkpoints: checkpoints.clone(),
             start,

@@ -189,7 +189,7 @@ impl SegmentScan<'_> {
             Record::Committed { upto } => self.scanned.tail.set_committed(upto),
             Record::Forgotten { upto } => self.scanned.tail.forget(upto),
             Record::Install(Installed { upto, index }) => self.scanned.tail.install(upto, index),
-            Record::Filled { upto } => self.scanned.tail.fill(upto),
+            Record::Backfilled { upto } => self.scanned.tail.backfill(upto),
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ pub enum Record {
     /// The log goes on behind a checkpoint from another machine.
     Install(Installed),
     /// The history that was missing has come.
-    Filled {
+    Backfilled {
         /// The last entry that it was missing up to.
         upto: LogId,
     },
@@ -214,7 +214,7 @@ impl Encoder<'_> {
             Record::Committed { upto } => self.write_frame(COMMITTED, left, &[], upto),
             Record::Forgotten { upto } => self.write_frame(FORGOTTEN, left, &[], upto),
             Record::Install(installed) => self.write_frame(INSTALL, left, &[], installed),
-            Record::Filled { upto } => self.write_frame(FILLED, left, &[], upto),
+            Record::Backfilled { upto } => self.write_frame(BACKFILLED, left, &[], upto),
         }
     }
 
@@ -278,7 +278,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
     if found != header.crc {
         return Err(format!("frame has checksum {found:08x}, expected {:08x}", header.crc));
     }
-    if bytes[13] != 0 || !(BASE..=FILLED).contains(&header.kind) {
+    if bytes[13] != 0 || !(BASE..=BACKFILLED).contains(&header.kind) {
         return Err(format!("frame is of unknown kind {}", header.kind));
     }
     Ok(header)
@@ -289,7 +289,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Header, String> {
 pub(crate) fn is_plausible(bytes: &[u8]) -> bool {
     bytes.first_chunk::<HEADER>().is_some_and(|header| {
         header[13] == 0
-            && (BASE..=FILLED).contains(&header[12])
+            && (BASE..=BACKFILLED).contains(&header[12])
             && u32_at(header, 8) as usize <= (bytes.len() - HEADER).min(MAX_PAYLOAD)
     })
 }
@@ -309,7 +309,7 @@ pub(crate) fn decode(header: &Header, payload: &[u8]) -> Result<Record, String> 
         COMMITTED => serde_json::from_slice(payload).map(|upto| Record::Committed { upto }),
         FORGOTTEN => serde_json::from_slice(payload).map(|upto| Record::Forgotten { upto }),
         INSTALL => serde_json::from_slice(payload).map(Record::Install),
-        FILLED => serde_json::from_slice(payload).map(|upto| Record::Filled { upto }),
+        BACKFILLED => serde_json::from_slice(payload).map(|upto| Record::Backfilled { upto }),
         kind => return Err(format!("frame is of unknown kind {kind}")),
     };
     record.map_err(|error| format!("frame {} cannot be read: {error}", header.sequence))
@@ -376,7 +376,7 @@ const PURGE: u8 = 5;
 const COMMITTED: u8 = 6;
 const FORGOTTEN: u8 = 7;
 const INSTALL: u8 = 8;
-const FILLED: u8 = 9;
+const BACKFILLED: u8 = 9;
 
 /// The CRC of a frame: of all its bytes but those of the CRC itself.
 fn checksum(frame: &[u8]) -> u32 {

@@ -165,7 +165,7 @@ impl Tail {
             Write::Truncate { since } => self.truncate(*since),
             Write::Purge { upto } => self.purge(*upto),
             Write::Install { upto, index } => self.install(*upto, *index),
-            Write::Fill { upto } => self.fill(*upto),
+            Write::Backfill { upto } => self.backfill(*upto),
             Write::Forget { upto } => self.forget(*upto),
         }
     }
@@ -263,7 +263,7 @@ impl Tail {
 
     /// Notes that the history that was missing up to an entry has come. More may be
     /// missing by now.
-    pub(crate) fn fill(&mut self, upto: LogId) {
+    pub(crate) fn backfill(&mut self, upto: LogId) {
         self.missing = self.missing.filter(|missing| *missing != upto);
     }
 

@@ -46,7 +46,7 @@ impl Model {
             }
             Write::Purge { .. }
             | Write::Install { .. }
-            | Write::Fill { .. }
+            | Write::Backfill { .. }
             | Write::Forget { .. } => {}
         }
     }

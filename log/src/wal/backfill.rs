@@ -1,4 +1,4 @@
-//! Filling: history from before an installed checkpoint, fetched from another
+//! Backfill: history from before an installed checkpoint, fetched from another
 //! machine and sealed here.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //!                        └── filled from the old end ──▶       upto
 //! ```
 //!
-//! What has been filled in stays over a crash, and filling goes on behind it. The
+//! What has been filled in stays over a crash, and the next one goes on behind it. The
 //! archiver waits meanwhile: what it seals must follow the last file.
 
 use crate::archive::Archive;
@@ -22,7 +22,7 @@ use crate::wal::writer::Submitter;
 const FILE_BYTES: usize = 8 << 20;
 
 /// Fills in the history that is missing.
-pub struct Filler {
+pub struct Backfill {
     pruner: Pruner,
     submitter: Submitter,
     upto: LogId,
@@ -43,7 +43,7 @@ pub struct Filler {
 
 /// What comes is not what was wanted.
 #[derive(Debug, thiserror::Error)]
-pub enum FillError {
+pub enum BackfillError {
     /// It does not follow.
     #[error("entry {found} was sent, expected {expected}")]
     Order {
@@ -63,7 +63,7 @@ pub enum FillError {
     Log(#[from] LogError),
 }
 
-impl Filler {
+impl Backfill {
     /// Makes what fills in the history that is missing, if any is.
     pub(crate) fn new(pruner: Pruner, submitter: Submitter) -> Option<Self> {
         let reader = &pruner.reader;
@@ -76,7 +76,7 @@ impl Filler {
         let behind = newest.map(|file| file.footer.last);
         let (ready, trailing, bytes) = (Vec::new(), Vec::new(), 0);
         let file_bytes = FILE_BYTES;
-        let filler = Self {
+        let backfill = Self {
             pruner,
             submitter,
             upto,
@@ -91,10 +91,10 @@ impl Filler {
         if next > upto.index {
             // The process ended when all had come, and before the log said so. If that
             // cannot be written, the process ends again.
-            let _finished = filler.finish();
+            let _finished = backfill.finish();
             return None;
         }
-        Some(filler)
+        Some(backfill)
     }
 
     /// Returns the entries that are still wanted: the first, and the last.
@@ -109,7 +109,7 @@ impl Filler {
     ///
     /// If there is history here already, which it would not follow; or if the log
     /// cannot be written.
-    pub fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), FillError> {
+    pub fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), BackfillError> {
         let is_beginning = self.behind.is_none() && self.ready.is_empty();
         if next == self.next && is_beginning {
             // An earlier try has begun here, and had sealed nothing.
@@ -123,7 +123,7 @@ impl Filler {
         let _sealing = archive.sealing();
         // Which term the last forgotten entry was of is not known, and not asked.
         let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
-        self.pruner.forget(upto).map_err(FillError::Log)?;
+        self.pruner.forget(upto).map_err(BackfillError::Log)?;
         (self.next, self.before, self.behind) = (next, before, None);
         self.ready.clear();
         self.trailing.clear();
@@ -137,16 +137,16 @@ impl Filler {
     /// # Errors
     ///
     /// If it is not the next one, or cannot be sealed.
-    pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
-        let found = Entry::decode(&entry).map_err(FillError::Foreign)?;
+    pub fn push(&mut self, entry: Vec<u8>) -> Result<bool, BackfillError> {
+        let found = Entry::decode(&entry).map_err(BackfillError::Foreign)?;
         if self.pruner.reader.tail().missing() != Some(self.upto) {
-            return Err(FillError::Overtaken);
+            return Err(BackfillError::Overtaken);
         }
         if found.id.index != self.next {
-            return Err(FillError::Order { found: found.id.index, expected: self.next });
+            return Err(BackfillError::Order { found: found.id.index, expected: self.next });
         }
         if found.id.index == self.upto.index && found.id != self.upto {
-            return Err(FillError::Foreign(format!("{} instead of {}", found.id, self.upto)));
+            return Err(BackfillError::Foreign(format!("{} instead of {}", found.id, self.upto)));
         }
         self.next = self.next.next();
         self.bytes += entry.len();
@@ -179,16 +179,16 @@ impl Filler {
     /// # Errors
     ///
     /// If the log cannot be written.
-    pub fn give_up(&mut self) -> Result<(), FillError> {
+    pub fn give_up(&mut self) -> Result<(), BackfillError> {
         // What lies before the hole is of no use.
         let archive = self.archive();
         let _sealing = archive.sealing();
-        self.pruner.forget(self.upto).map_err(FillError::Log)?;
+        self.pruner.forget(self.upto).map_err(BackfillError::Log)?;
         self.finish()
     }
 
-    fn finish(&self) -> Result<(), FillError> {
-        Ok(self.submitter.write_and_wait(Write::Fill { upto: self.upto })?)
+    fn finish(&self) -> Result<(), BackfillError> {
+        Ok(self.submitter.write_and_wait(Write::Backfill { upto: self.upto })?)
     }
 
     fn archive(&self) -> Archive {
@@ -196,11 +196,11 @@ impl Filler {
     }
 
     /// Seals what is ready, and drops what is more than is to be kept.
-    fn seal(&mut self) -> Result<(), FillError> {
+    fn seal(&mut self) -> Result<(), BackfillError> {
         let archive = self.archive();
         let _sealing = archive.sealing();
         if archive.last() != self.behind {
-            return Err(FillError::Overtaken);
+            return Err(BackfillError::Overtaken);
         }
         self.write_sealed(&archive).inspect_err(|_| {
             // A draft takes room that the log may need.
@@ -263,16 +263,16 @@ mod tests {
     #[test]
     fn what_was_filled_in_is_there_after_a_restart() {
         let (dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
-        assert_eq!(filler.wanted(), (RaftIndex(0), RaftIndex(50)));
-        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
+        let mut backfill = wal.backfill().unwrap();
+        assert_eq!(backfill.wanted(), (RaftIndex(0), RaftIndex(50)));
+        backfill.skip_to(RaftIndex(10), Index(10)).unwrap();
         for index in 10..=50 {
-            assert_eq!(filler.push(encoded(index)).unwrap(), index == 50);
+            assert_eq!(backfill.push(encoded(index)).unwrap(), index == 50);
         }
         write(&wal, Write::Append(vec![entry(51, 1, "v")])).unwrap();
         wal.close().unwrap();
         let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
-        assert!(wal.filler().is_none());
+        assert!(wal.backfill().is_none());
         let reader = wal.reader();
         assert_eq!(reader.state().oldest, (RaftIndex(10), Index(10)));
         let entries = reader.iter(RaftIndex(10)..RaftIndex(u64::MAX));
@@ -284,14 +284,14 @@ mod tests {
     #[test]
     fn fill_that_begins_again_knows_where_it_begins() {
         let (_dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
-        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
-        filler.push(encoded(10)).unwrap();
-        drop(filler);
-        let mut filler = wal.filler().unwrap();
-        filler.skip_to(RaftIndex(10), Index(10)).unwrap();
+        let mut backfill = wal.backfill().unwrap();
+        backfill.skip_to(RaftIndex(10), Index(10)).unwrap();
+        backfill.push(encoded(10)).unwrap();
+        drop(backfill);
+        let mut backfill = wal.backfill().unwrap();
+        backfill.skip_to(RaftIndex(10), Index(10)).unwrap();
         for index in 10..=50 {
-            filler.push(encoded(index)).unwrap();
+            backfill.push(encoded(index)).unwrap();
         }
         assert_eq!(wal.state().oldest, (RaftIndex(10), Index(10)));
         assert_eq!(wal.reader().archive().newest().unwrap().footer.index, Index(51));
@@ -300,12 +300,12 @@ mod tests {
     #[test]
     fn log_with_missing_history_opens_and_says_so() {
         let (dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
-        filler.push(encoded(0)).unwrap();
+        let mut backfill = wal.backfill().unwrap();
+        backfill.push(encoded(0)).unwrap();
         wal.close().unwrap();
         let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
         assert_eq!(wal.first(), RaftIndex(51));
-        assert_eq!(wal.filler().unwrap().wanted(), (RaftIndex(0), RaftIndex(50)));
+        assert_eq!(wal.backfill().unwrap().wanted(), (RaftIndex(0), RaftIndex(50)));
     }
 
     /// Another checkpoint has come meanwhile: to call its history complete would leave
@@ -313,11 +313,11 @@ mod tests {
     #[test]
     fn fill_that_was_overtaken_fills_nothing() {
         let (dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
+        let mut backfill = wal.backfill().unwrap();
         install(&wal, 80);
-        assert!(matches!(filler.push(encoded(0)), Err(FillError::Overtaken)));
+        assert!(matches!(backfill.push(encoded(0)), Err(BackfillError::Overtaken)));
         let upto = entry(50, 1, "").id;
-        write(&wal, Write::Fill { upto }).unwrap();
+        write(&wal, Write::Backfill { upto }).unwrap();
         assert_eq!(wal.state().missing, Some(entry(80, 1, "").id));
         wal.close().unwrap();
         Wal::open(&options(dir.path(), 1024)).unwrap();
@@ -331,13 +331,13 @@ mod tests {
     #[test]
     fn files_of_what_is_given_up_are_gone_at_once() {
         let (dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
-        filler.file_bytes = 100;
+        let mut backfill = wal.backfill().unwrap();
+        backfill.file_bytes = 100;
         for index in 0..20 {
-            filler.push(encoded(index)).unwrap();
+            backfill.push(encoded(index)).unwrap();
         }
         assert!(files(&dir) > 2);
-        filler.give_up().unwrap();
+        backfill.give_up().unwrap();
         assert_eq!((files(&dir), wal.first()), (0, RaftIndex(51)));
     }
 
@@ -347,10 +347,10 @@ mod tests {
         let options = WalOptions { retain: Retain::Bytes(2000), ..options(dir.path(), 1024) };
         let (wal, _) = Wal::open(&options).unwrap();
         install(&wal, 50);
-        let mut filler = wal.filler().unwrap();
-        filler.file_bytes = 100;
+        let mut backfill = wal.backfill().unwrap();
+        backfill.file_bytes = 100;
         for index in 0..=50 {
-            filler.push(encoded(index)).unwrap();
+            backfill.push(encoded(index)).unwrap();
             assert!(wal.reader().archived().1 <= 2000);
         }
         let first = wal.first();
@@ -362,12 +362,12 @@ mod tests {
     #[test]
     fn history_without_a_command_is_no_file() {
         let (_dir, wal) = installed(2);
-        let mut filler = wal.filler().unwrap();
+        let mut backfill = wal.backfill().unwrap();
         for index in 0..=2 {
             let id = entry(index, 1, "").id;
             let mut bytes = Vec::new();
             Entry { id, payload: Payload::Blank }.encode(&mut bytes);
-            assert_eq!(filler.push(bytes).unwrap(), index == 2);
+            assert_eq!(backfill.push(bytes).unwrap(), index == 2);
         }
         assert_eq!((wal.state().missing, wal.first()), (None, RaftIndex(3)));
     }
@@ -375,16 +375,16 @@ mod tests {
     #[test]
     fn entry_out_of_order_is_refused() {
         let (_dir, wal) = installed(50);
-        let mut filler = wal.filler().unwrap();
-        assert!(matches!(filler.push(encoded(1)), Err(FillError::Order { .. })));
-        assert!(matches!(filler.push(vec![1, 2, 3]), Err(FillError::Foreign(_))));
+        let mut backfill = wal.backfill().unwrap();
+        assert!(matches!(backfill.push(encoded(1)), Err(BackfillError::Order { .. })));
+        assert!(matches!(backfill.push(vec![1, 2, 3]), Err(BackfillError::Foreign(_))));
     }
 
     #[test]
     fn history_that_is_kept_nowhere_is_given_up() {
         let (dir, wal) = installed(50);
-        wal.filler().unwrap().give_up().unwrap();
-        assert!(wal.filler().is_none());
+        wal.backfill().unwrap().give_up().unwrap();
+        assert!(wal.backfill().is_none());
         wal.close().unwrap();
         let (wal, _) = Wal::open(&options(dir.path(), 1024)).unwrap();
         assert_eq!(wal.first(), RaftIndex(51));

@@ -80,7 +80,7 @@ fn size(write: &Write) -> usize {
         | Write::Truncate { .. }
         | Write::Purge { .. }
         | Write::Install { .. }
-        | Write::Fill { .. }
+        | Write::Backfill { .. }
         | Write::Forget { .. } => 0,
     }
 }
@@ -99,7 +99,7 @@ fn push_items(write: Write, after: &Written, items: &mut Vec<Item>) {
         Write::Install { upto, index } => {
             items.push(Item::Record(Record::Install(Installed { upto, index })));
         }
-        Write::Fill { upto } => items.push(Item::Record(Record::Filled { upto })),
+        Write::Backfill { upto } => items.push(Item::Record(Record::Backfilled { upto })),
         Write::Forget { upto } => items.push(Item::Record(Record::Forgotten { upto })),
     }
 }

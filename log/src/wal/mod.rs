@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use self::archiver::Archiver;
-use self::backfill::Filler;
+use self::backfill::Backfill;
 use self::options::WalOptions;
 use self::pruner::{EvenClock, Pruner};
 use self::writer::{Request, Submitter, Writer};
@@ -140,8 +140,8 @@ impl Wal {
     }
 
     /// Returns what fills in the history that is missing; nothing, if none is.
-    pub fn filler(&self) -> Option<Filler> {
-        Filler::new(self.pruner.clone(), self.submitter.clone())
+    pub fn backfill(&self) -> Option<Backfill> {
+        Backfill::new(self.pruner.clone(), self.submitter.clone())
     }
 
     /// Returns how often the archiver has found nothing more to do.
