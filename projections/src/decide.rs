@@ -12,7 +12,7 @@ use std::sync::Arc;
 use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
 
 use crate::event::Change;
-use crate::key_tree::{KeyTree, Node};
+use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines;
 use crate::outcome::Rejection;
 use crate::system_keys::{cluster_key, is_reserved, machine_key};
@@ -80,11 +80,11 @@ fn delete_dir(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Reject
         return Err(Rejection::Reserved(key.clone()));
     }
     match tree.get(key).ok_or(Rejection::KeyNotFound)? {
-        Node::File { .. } => Err(Rejection::NotADirectory(key.clone())),
-        Node::Directory if tree.children(key).next().is_some() => {
+        TreeNode::File { .. } => Err(Rejection::NotADirectory(key.clone())),
+        TreeNode::Directory if tree.children(key).next().is_some() => {
             Err(Rejection::NotEmpty(key.clone()))
         }
-        Node::Directory => Ok((key.clone(), Change::DeleteDir)),
+        TreeNode::Directory => Ok((key.clone(), Change::DeleteDir)),
     }
 }
 
@@ -100,10 +100,10 @@ fn join(tree: &KeyTree, machine: &Machine) -> Result<(KeyPath, Change), Rejectio
 fn leave(tree: &KeyTree, name: &Arc<str>) -> Result<(KeyPath, Change), Rejection> {
     let key = machine_key(name).ok_or_else(|| Rejection::InvalidMachine(Arc::clone(name)))?;
     match tree.get(&key) {
-        Some(Node::File { value, deadline }) => {
+        Some(TreeNode::File { value, deadline }) => {
             Ok((key, Change::Delete { prev: Arc::clone(value), deadline: *deadline }))
         }
-        Some(Node::Directory) | None => Err(Rejection::KeyNotFound),
+        Some(TreeNode::Directory) | None => Err(Rejection::KeyNotFound),
     }
 }
 
@@ -118,8 +118,8 @@ fn look_up(
         return Err(Rejection::Reserved(key.clone()));
     }
     match tree.get(key) {
-        Some(Node::File { value, deadline }) => Ok(Some((Arc::clone(value), *deadline))),
-        Some(Node::Directory) => Err(Rejection::NotAFile(key.clone())),
+        Some(TreeNode::File { value, deadline }) => Ok(Some((Arc::clone(value), *deadline))),
+        Some(TreeNode::Directory) => Err(Rejection::NotAFile(key.clone())),
         None => Ok(None),
     }
 }
@@ -127,8 +127,8 @@ fn look_up(
 /// Sets one of the system's own keys.
 fn overwrite(tree: &KeyTree, key: KeyPath, value: String) -> (KeyPath, Change) {
     let prev = match tree.get(&key) {
-        Some(Node::File { value, .. }) => Some(Arc::clone(value)),
-        Some(Node::Directory) | None => None,
+        Some(TreeNode::File { value, .. }) => Some(Arc::clone(value)),
+        Some(TreeNode::Directory) | None => None,
     };
     (key, Change::Set { value: Arc::from(value), prev, deadline: None })
 }

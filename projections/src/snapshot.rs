@@ -1,10 +1,10 @@
-//! Pieces: a state taken apart, piece by piece, and put together again.
+//! Snapshots: a state taken apart, item by item, and put together again.
 //!
-//! A checkpoint is a [`Summary`], then every node of the tree, then every event
+//! A checkpoint is a [`SnapshotHeader`], then every node of the tree, then every event
 //! of the ring. What other projections hold follows from these: the deadlines
-//! and the machines from the nodes, the digest from the summary.
+//! and the machines from the nodes, the digest from the header.
 //!
-//! Deliberately not here: files and checksums. A piece knows its JSON form only.
+//! Deliberately not here: files and checksums. An item knows its JSON form only.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digester;
 use crate::event::Event;
 use crate::expiry::ExpiryIndex;
-use crate::key_tree::{KeyTree, Node};
+use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
 use crate::outcome::Position;
 use crate::state::State;
 use crate::system_keys::is_machine;
 use crate::watch_ring::WatchRing;
 
-/// A state in a few numbers: what the pieces that follow must add up to.
+/// A state in a few numbers: what the items that follow must add up to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Summary {
+pub struct SnapshotHeader {
     /// How far the state had come.
     pub position: Position,
     /// The hash over all outcomes up to there.
@@ -37,10 +37,10 @@ pub struct Summary {
     pub dropped: Index,
 }
 
-/// A piece of a state.
+/// One part of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Piece {
+pub enum SnapshotItem {
     /// A key and its value.
     File {
         /// The key.
@@ -60,7 +60,7 @@ pub enum Piece {
     Event(Arc<Event>),
 }
 
-/// Pieces that do not add up to the state which their summary promises.
+/// Items that do not add up to the state which their header promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: found {found}, expected {expected}")]
 pub struct RestoreError {
@@ -71,8 +71,8 @@ pub struct RestoreError {
 
 impl State {
     /// Returns the state in a few numbers.
-    pub fn summary(&self) -> Summary {
-        Summary {
+    pub fn snapshot_header(&self) -> SnapshotHeader {
+        SnapshotHeader {
             position: self.position(),
             digest: self.digest(),
             nodes: self.tree.len(),
@@ -82,47 +82,49 @@ impl State {
     }
 
     /// Takes the state apart.
-    pub fn pieces(&self) -> impl Iterator<Item = Piece> {
+    pub fn snapshot_items(&self) -> impl Iterator<Item = SnapshotItem> {
         let nodes = self.tree.iter().map(|(key, node)| match node {
-            Node::File { value, deadline } => {
-                Piece::File { key, value: Arc::clone(value), deadline: *deadline }
+            TreeNode::File { value, deadline } => {
+                SnapshotItem::File { key, value: Arc::clone(value), deadline: *deadline }
             }
-            Node::Directory => Piece::Directory { key },
+            TreeNode::Directory => SnapshotItem::Directory { key },
         });
-        nodes.chain(self.ring.iter().map(|event| Piece::Event(Arc::clone(event))))
+        nodes.chain(self.ring.iter().map(|event| SnapshotItem::Event(Arc::clone(event))))
     }
 
     /// Puts a state together again, with a ring of so many events.
     ///
     /// # Errors
     ///
-    /// If there are more or fewer pieces than the summary says.
+    /// If there are more or fewer items than the header says.
     ///
     /// # Panics
     ///
     /// If the ring could not hold a single event.
-    pub fn from_pieces(
-        summary: &Summary,
-        pieces: impl IntoIterator<Item = Piece>,
+    pub fn from_snapshot(
+        header: &SnapshotHeader,
+        items: impl IntoIterator<Item = SnapshotItem>,
         ring_capacity: usize,
     ) -> Result<Self, RestoreError> {
         let mut events = Vec::new();
-        let nodes = pieces.into_iter().filter_map(|piece| match piece {
-            Piece::File { key, value, deadline } => Some((key, Node::File { value, deadline })),
-            Piece::Directory { key } => Some((key, Node::Directory)),
-            Piece::Event(event) => {
+        let nodes = items.into_iter().filter_map(|item| match item {
+            SnapshotItem::File { key, value, deadline } => {
+                Some((key, TreeNode::File { value, deadline }))
+            }
+            SnapshotItem::Directory { key } => Some((key, TreeNode::Directory)),
+            SnapshotItem::Event(event) => {
                 events.push(event);
                 None
             }
         });
-        let position = summary.position;
+        let position = header.position;
         let tree = KeyTree::restore(position, nodes);
-        check("nodes of the tree", tree.len(), summary.nodes)?;
-        check("events of the ring", events.len(), summary.events)?;
+        check("nodes of the tree", tree.len(), header.nodes)?;
+        check("events of the ring", events.len(), header.events)?;
         let expiry = ExpiryIndex::restore(position, deadlines(&tree));
         let machines = Machines::restore(position, machine_values(&tree));
-        let ring = WatchRing::restore(ring_capacity, position, summary.dropped, events);
-        let digester = Digester::restore(position, summary.digest);
+        let ring = WatchRing::restore(ring_capacity, position, header.dropped, events);
+        let digester = Digester::restore(position, header.digest);
         Ok(Self::restore(position, tree, ring, expiry, machines, digester))
     }
 }
@@ -133,14 +135,14 @@ fn check(what: &'static str, found: usize, expected: usize) -> Result<(), Restor
 
 fn deadlines(tree: &KeyTree) -> impl Iterator<Item = (LogTime, KeyPath)> {
     tree.files().filter_map(|(key, node)| match node {
-        Node::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
-        Node::File { deadline: None, .. } | Node::Directory => None,
+        TreeNode::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
+        TreeNode::File { deadline: None, .. } | TreeNode::Directory => None,
     })
 }
 
 fn machine_values(tree: &KeyTree) -> impl Iterator<Item = (&KeyPath, &str)> {
     tree.files().filter_map(|(key, node)| match node {
-        Node::File { value, .. } if is_machine(key) => Some((key, &**value)),
-        Node::File { .. } | Node::Directory => None,
+        TreeNode::File { value, .. } if is_machine(key) => Some((key, &**value)),
+        TreeNode::File { .. } | TreeNode::Directory => None,
     })
 }

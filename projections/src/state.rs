@@ -12,7 +12,7 @@ use crate::decide::decide;
 use crate::digest::Digester;
 use crate::event::{Change, Event};
 use crate::expiry::ExpiryIndex;
-use crate::key_tree::KeyTree;
+use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
 use crate::outcome::{Outcome, Position, Projection as _, What};
 use crate::trail::Trail;
@@ -212,7 +212,7 @@ impl State {
     fn expire(&self, time: LogTime) -> Option<Outcome> {
         let (deadline, key) = self.expiry.next().filter(|(deadline, _)| *deadline <= time)?;
         let position = self.position.after_clock(time, true);
-        let Some(crate::key_tree::Node::File { value, .. }) = self.tree.get(key) else {
+        let Some(TreeNode::File { value, .. }) = self.tree.get(key) else {
             unreachable!("{key} has a deadline and no value")
         };
         let change = Change::Expire { prev: Arc::clone(value), deadline };

@@ -15,7 +15,7 @@ use etcd::storage::checkpoint::{
 use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
-use etcd_projections::{Node as TreeNode, Piece, State};
+use etcd_projections::{SnapshotItem, State, TreeNode};
 use tempfile::TempDir;
 use turmoil::net::TcpListener;
 
@@ -135,11 +135,14 @@ impl Stored {
         let is_there = |key: &KeyPath| matches!(state.tree().get(key), Some(TreeNode::File { .. }));
         let there: Vec<_> = keys.into_iter().filter(is_there).collect();
         let lost = (!there.is_empty()).then(|| dice.pick(&there).clone())?;
-        let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if *key == lost);
-        let pieces: Vec<_> = state.pieces().filter(|piece| !is_lost(piece)).collect();
-        let mut summary = state.summary();
+        let is_lost = |item: &SnapshotItem| match item {
+            SnapshotItem::File { key, .. } => *key == lost,
+            SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+        };
+        let pieces: Vec<_> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
+        let mut summary = state.snapshot_header();
         summary.nodes -= 1;
-        let state = State::from_pieces(&summary, pieces, RING).unwrap();
+        let state = State::from_snapshot(&summary, pieces, RING).unwrap();
         store.write(&Checkpoint { applied, membership, state }).unwrap();
         Some(lost)
     }
