@@ -50,8 +50,8 @@ fn whole_one_is_read_back() {
     let (_dir, store, path, _) = written();
     let (read, expected) = (store.read(&path).unwrap(), checkpoint());
     assert_eq!((read.applied, &read.membership), (expected.applied, &expected.membership));
-    assert_eq!(read.state.summary(), expected.state.summary());
-    assert!(read.state.pieces().eq(expected.state.pieces()));
+    assert_eq!(read.state.snapshot_header(), expected.state.snapshot_header());
+    assert!(read.state.snapshot_items().eq(expected.state.snapshot_items()));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn newest_good_one_is_taken_whatever_the_others_are() {
     }
     let (newest, file) = store.newest(|_| true).unwrap().unwrap();
     assert_eq!(file.path, path);
-    assert_eq!(newest.state.summary(), checkpoint().state.summary());
+    assert_eq!(newest.state.snapshot_header(), checkpoint().state.snapshot_header());
     fs::remove_file(path).unwrap();
     assert!(store.newest(|_| true).unwrap().is_none());
 }

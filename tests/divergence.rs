@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
-use etcd_projections::{Piece, State};
+use etcd_projections::{SnapshotItem, State};
 use support::cluster::Cluster;
 use support::eventually;
 
@@ -26,11 +26,14 @@ fn newest(dir: &Path) -> Option<(CheckpointStore, Checkpoint)> {
 fn lose(dir: &Path, lost: &str) {
     let (store, checkpoint) = newest(dir).unwrap();
     let Checkpoint { applied, membership, state } = checkpoint;
-    let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if key.as_str() == lost);
-    let pieces: Vec<Piece> = state.pieces().filter(|piece| !is_lost(piece)).collect();
-    let mut summary = state.summary();
+    let is_lost = |item: &SnapshotItem| match item {
+        SnapshotItem::File { key, .. } => key.as_str() == lost,
+        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+    };
+    let pieces: Vec<SnapshotItem> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
+    let mut summary = state.snapshot_header();
     summary.nodes -= 1;
-    let state = State::from_pieces(&summary, pieces, RING).unwrap();
+    let state = State::from_snapshot(&summary, pieces, RING).unwrap();
     store.write(&Checkpoint { applied, membership, state }).unwrap();
 }
 

@@ -16,7 +16,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use etcd_log::{Batch, RecordedBatch};
-use etcd_projections::{Node, Piece, State};
+use etcd_projections::{SnapshotItem, State, TreeNode};
 
 const RING: usize = 20;
 
@@ -70,8 +70,8 @@ fn any_checkpoint_leads_to_the_same_state() {
         for at in 0..batches.len() {
             let mut state = State::new(RING);
             batches[..at].iter().for_each(|batch| drop(state.apply(batch)));
-            let pieces: Vec<Piece> = state.pieces().collect();
-            let mut state = State::from_pieces(&state.summary(), pieces, RING).unwrap();
+            let pieces: Vec<SnapshotItem> = state.snapshot_items().collect();
+            let mut state = State::from_snapshot(&state.snapshot_header(), pieces, RING).unwrap();
             batches[at..].iter().for_each(|batch| drop(state.apply(batch)));
             assert_eq!(shown(&state).unwrap(), whole, "checkpoint after batch {at}");
         }
@@ -120,8 +120,8 @@ fn shown(state: &State) -> Result<String, Box<dyn Error>> {
     let mut out = String::new();
     for (key, node) in state.tree().iter() {
         match node {
-            Node::File { value, .. } => writeln!(out, "tree {key} = {value}")?,
-            Node::Directory => writeln!(out, "tree {key}/")?,
+            TreeNode::File { value, .. } => writeln!(out, "tree {key} = {value}")?,
+            TreeNode::Directory => writeln!(out, "tree {key}/")?,
         }
     }
     if let (Some(first), Some(last)) = (state.ring().first(), state.ring().last()) {

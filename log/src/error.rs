@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::{Index, IoError, RaftIndex};
+use crate::files::IoError;
+use crate::types::{Index, NodeId, RaftIndex};
 
 /// A failure of the log. Whoever writes stops the node; whoever reads may go on
 /// without what cannot be read.
@@ -34,9 +35,9 @@ pub enum LogError {
         /// The directory.
         dir: PathBuf,
         /// Whose log it is.
-        found: crate::NodeId,
+        found: NodeId,
         /// Whose it should be.
-        expected: crate::NodeId,
+        expected: NodeId,
     },
     /// A log that must be there is not.
     #[error("{}: the segments are missing, and with them what was acknowledged", .0.display())]

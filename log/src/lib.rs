@@ -6,75 +6,75 @@
 //!                                                └─ checksummed, chained
 //! ```
 //!
-//! The modules, in reading order: the words ([`Index`], [`KeyPath`], [`Command`],
-//! [`Entry`]), how an entry lies on disk (`frame`, `segment`), how a directory of
-//! segments is checked (`scan`, `segment_scan`, `witness`, `repair`), how it is
-//! written and read (`wal`, `tail`, `writer`, `watchdog`, `reader`), how what is
-//! settled moves to the archive and out of it (`sealed`, `archive`, `archivist`,
-//! `keeper`, `retention`, `notice`), the border to the disk (`disk`,
-//! `okaywal_segments`), the in-memory twin for tests, and the recorded form
-//! (`recording`).
+//! The modules, in reading order. Each imports only those before it, but for its tests:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `types` | the words: [`Index`], [`KeyPath`], [`Command`], [`Batch`], [`Entry`] |
+//! | `files`, `error` | what can go wrong, and with which file |
+//! | `storage` | what a Raft engine needs of a log: [`LogStorage`], and what can be written |
+//! | `notice` | what happens in a log, for people to know |
+//! | `recording` | a log as text, for tests that outlive a format |
+//! | `segments` | how an entry lies in a segment, which entries the log holds, which segments are full |
+//! | `memory` | [`MemoryLog`], which holds nothing but the tail |
+//! | `disk` | the border to the disk, and okaywal's side of the segments |
+//! | `archive` | settled history, in sealed files, and how much of it is kept |
+//! | `recovery` | a directory of segments judged before any is used: `scan`, `high_water`, `repair` |
+//! | `reader` | [`LogReader`]: one stream of entries from archive, segments and memory |
+//! | `wal` | [`Wal`]: the threads that write, seal, and drop |
+//! | `testing` | disks that crash, and what the tests share |
 //!
 //! Deliberately not here: whether a command may run, and what comes of it. That
 //! is the business of the crate `etcd-projections`.
 
-mod archive;
-mod archivist;
-mod command;
-#[cfg(test)]
-mod crash_matrix;
-#[cfg(feature = "simulated-disk")]
-#[doc(hidden)]
-pub mod crashing;
-mod disk;
-mod dropper;
-mod entry;
-mod error;
-mod files;
-mod fill;
-mod frame;
-mod keeper;
-mod key_path;
-mod memory;
-mod notice;
-mod numbers;
-#[cfg(test)]
-mod okaywal_hazards;
-mod okaywal_segments;
-mod reader;
-mod recording;
-mod repair;
-mod retention;
-mod scan;
-mod sealed;
-mod segment;
-mod segment_scan;
-#[cfg(any(test, feature = "simulated-disk"))]
-#[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
-#[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
-mod simulated_disk;
-mod storage;
-mod tail;
-#[cfg(test)]
-mod testing;
-mod wal;
-mod watchdog;
-mod witness;
-mod writer;
+// In reading order; a blank line keeps rustfmt from another.
+mod types;
 
-pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
-pub use entry::{Entry, LogId, Membership, Payload, Vote};
+mod files;
+
+mod error;
+
+mod storage;
+
+mod notice;
+
+mod recording;
+
+mod segments;
+
+mod memory;
+
+mod disk;
+
+mod archive;
+
+mod recovery;
+
+mod reader;
+
+mod wal;
+
+#[cfg(any(test, feature = "simulated-disk"))]
+#[expect(clippy::unwrap_used, reason = "it is for tests, which fail by panicking")]
+mod testing;
+
+pub use archive::retention::{InvalidRetain, Retain};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
-pub use fill::{FillError, Filler};
-pub use frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
-pub use key_path::{InvalidKey, KeyPath};
 pub use memory::MemoryLog;
-pub use notice::Notice;
-pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};
+pub use notice::{Notice, OnFatal, OnNotice};
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
-pub use retention::{InvalidRetain, Retain};
-pub use scan::{Recovered, TornTail, Visit};
+pub use recovery::scanned::{Recovered, TornTail, Visit};
+pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, Write};
-pub use wal::{OnFatal, OnNotice, Wal, WalOptions};
+#[cfg(feature = "simulated-disk")]
+#[doc(hidden)]
+pub use testing::crashing;
+pub use types::{
+    Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
+    LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
+};
+pub use wal::Wal;
+pub use wal::backfill::{Backfill, BackfillError};
+pub use wal::options::WalOptions;

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::error::LogError;
+use crate::segments::tail::{Found, Tail};
 use crate::storage::{Done, LogState, LogStorage, Write};
-use crate::tail::{Found, Tail};
-use crate::{Entry, LogError, LogId, RaftIndex};
+use crate::types::{Entry, LogId, RaftIndex};
 
 /// A Raft log in memory. What is written to it is safe at once, and gone with
 /// the last handle.

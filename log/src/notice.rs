@@ -1,9 +1,18 @@
-//! Notices: what happens in the log, for people to know.
+//! Notices: what happens in the log, for people to know, and whom to tell.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Index, LogError};
+use crate::error::LogError;
+use crate::types::Index;
+
+/// Called with the error that ended the log, on a thread of the log's. Whoever
+/// opens a log for good ends the process here.
+pub type OnFatal = Arc<dyn Fn(LogError) + Send + Sync>;
+
+/// Called with what happens in the log, on a thread of the log's.
+pub type OnNotice = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// Something that happened in the log, and that people may want to know.
 #[derive(Debug)]

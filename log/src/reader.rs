@@ -22,15 +22,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::archive::Archive;
-use crate::error::Damage;
-use crate::frame::{self, EntryHead, HEADER};
-use crate::scan::{self, Scanned};
-use crate::segment;
-use crate::tail::{Found, Place, Tail};
-use crate::{
-    Entry, Index, IoError, LogError, LogId, LogState, Membership, RaftIndex, Record, Recovered,
-    Visit,
-};
+use crate::error::{Damage, LogError};
+use crate::files::IoError;
+use crate::recovery::scan;
+use crate::recovery::scanned::{Recovered, Scanned, Visit};
+use crate::segments::frame::{self, EntryHead, HEADER, Record};
+use crate::segments::segment;
+use crate::segments::tail::{Found, Place, Tail};
+use crate::storage::LogState;
+use crate::types::{Entry, Index, LogId, Membership, RaftIndex};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;

@@ -18,7 +18,7 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Check, Command, Digest, Index, LogTime};
+use crate::types::{Batch, Check, Command, Digest, Index, LogTime};
 
 /// The longest line, in bytes. A batch of 4 MiB grows sixfold at worst when JSON
 /// escapes all of it.

@@ -4,7 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Entry, Index, LogError, LogId, RaftIndex, Vote};
+use crate::error::LogError;
+use crate::types::{Entry, Index, LogId, RaftIndex, Vote};
 
 /// What the log holds besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub enum Write {
         index: Index,
     },
     /// The history that was missing has come.
-    Fill {
+    Backfill {
         /// The last entry that it was missing up to.
         upto: LogId,
     },
@@ -68,7 +69,7 @@ pub enum Write {
 
 /// Called once what was written is safe on disk, or cannot be written any more.
 /// Dropped without a call if the disk fails: that is told to
-/// [`OnFatal`](crate::OnFatal).
+/// [`OnFatal`](crate::notice::OnFatal).
 pub type Done = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 /// A log that a Raft engine can run on.

@@ -1,7 +1,7 @@
 //! The damage matrix: every byte of a small log cut off, zeroed and flipped.
 //!
 //! The law: a log with damage in it opens with fewer entries only if the damage
-//! is in its last commit, and there is no witness to tell that from a write which a
+//! is in its last commit, and there is no high-water mark to tell that from a write which a
 //! crash cut short; and then the loss is that one commit, and is reported.
 //! Everything else refuses to open. No damage makes an entry that nobody wrote, and
 //! none panics.
@@ -22,7 +22,7 @@ fn entry(index: u64) -> Arc<Entry> {
 }
 
 /// A log of four commits behind its first: two entries, a vote, one entry, two
-/// entries. Returns its bytes, where each commit begins, and its witness.
+/// entries. Returns its bytes, where each commit begins, and its high-water mark.
 fn log() -> (Vec<u8>, Vec<usize>, Vec<u8>) {
     let dir = TempDir::new().unwrap();
     let (wal, _) = Wal::open(&options(dir.path())).unwrap();
@@ -73,16 +73,16 @@ struct Matrix {
     starts: Vec<usize>,
     /// Where the last commit ends.
     end: usize,
-    witness: Vec<u8>,
-    has_witness: bool,
+    high_water: Vec<u8>,
+    has_high_water: bool,
 }
 
 impl Matrix {
     fn new() -> Self {
-        let (bytes, starts, witness) = log();
+        let (bytes, starts, high_water) = log();
         let end = bytes.len() - 64;
         let dir = TempDir::new().unwrap();
-        Self { dir, bytes, starts, end, witness, has_witness: false }
+        Self { dir, bytes, starts, end, high_water, has_high_water: false }
     }
 
     fn open(&self, bytes: &[u8]) -> Result<(Vec<Entry>, bool), LogError> {
@@ -101,7 +101,7 @@ impl Matrix {
 
     /// One byte has been changed.
     fn check_changed(&self, at: usize, bytes: &[u8]) {
-        let in_last = (self.starts[4]..self.end).contains(&at) && !self.has_witness;
+        let in_last = (self.starts[4]..self.end).contains(&at) && !self.has_high_water;
         match self.open(bytes) {
             Ok((entries, torn)) if in_last => {
                 assert_eq!((entries.len(), torn), (ENTRIES[4], true), "byte {at}");
@@ -136,12 +136,12 @@ fn every_bit_flipped() {
     }
 }
 
-/// With the witness beside it, no change of a log opens at all.
+/// With the high-water mark beside it, no change of a log opens at all.
 #[test]
-fn every_bit_flipped_before_a_witness() {
+fn every_bit_flipped_before_a_high_water_mark() {
     let mut matrix = Matrix::new();
-    fs::write(matrix.dir.path().join("witness"), &matrix.witness).unwrap();
-    matrix.has_witness = true;
+    fs::write(matrix.dir.path().join("witness"), &matrix.high_water).unwrap();
+    matrix.has_high_water = true;
     assert!(matrix.open(&matrix.bytes).is_ok());
     for at in matrix.starts[4]..matrix.end {
         for bit in 0..8 {

@@ -111,7 +111,7 @@ fn any_change_of_a_segment_is_judged() {
     proptest!(|(changes in changes())| {
         let bytes = changed(&whole, &changes);
         fs::write(&path, &bytes).unwrap();
-        // The witness knows how much there was.
+        // The high-water mark knows how much there was.
         if let Ok(count) = read_within_bounds(dir.path(), bytes.len()) {
             prop_assert_eq!(count, 30);
         }

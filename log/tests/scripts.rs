@@ -16,9 +16,9 @@
 //! blank_segment N          a new segment of N zero bytes
 //! copy NAME                the newest segment, under another name
 //! remove                   the newest segment gone
-//! lose_witness             the witness gone, as after a power failure
-//! flip_witness AT          one bit of the byte AT of the witness
-//! long_witness N           N bytes behind the witness
+//! lose_high_water          the high-water mark gone, as after a power failure
+//! flip_high_water AT       one bit of the byte AT of the high-water mark
+//! long_high_water N        N bytes behind the high-water mark
 //! foreign                  open as another node
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -93,9 +93,9 @@ enum Action {
     Flip(u64),
     BlankSegment(u64),
     Copy(String),
-    LoseWitness,
-    FlipWitness(u64),
-    LongWitness(usize),
+    LoseHighWater,
+    FlipHighWater(u64),
+    LongHighWater(usize),
     Remove,
     Foreign,
 }
@@ -150,8 +150,8 @@ impl Runner {
         let mut output = recovered.torn.map_or(String::new(), |torn| {
             mask(&format!("torn at byte {}, {} bytes: {}\n", torn.offset, torn.bytes, torn.what))
         });
-        if recovered.unreadable_witness.is_some() {
-            output.push_str("the witness cannot be read\n");
+        if recovered.unreadable_high_water.is_some() {
+            output.push_str("the high-water mark cannot be read\n");
         }
         Ok(output)
     }
@@ -224,16 +224,16 @@ impl Runner {
                 Self::overwrite(&newest, *at, &[byte ^ 1]);
             }
             Action::Remove => fs::remove_file(&newest)?,
-            Action::FlipWitness(at) => {
+            Action::FlipHighWater(at) => {
                 let path = self.path().join("witness");
                 let byte = fs::read(&path)?[usize::try_from(*at)?];
                 Self::overwrite(&path, *at, &[byte ^ 1]);
             }
-            Action::LongWitness(bytes) => {
+            Action::LongHighWater(bytes) => {
                 let path = self.path().join("witness");
                 fs::write(&path, [fs::read(&path)?, vec![7; *bytes]].concat())?;
             }
-            Action::LoseWitness => fs::remove_file(self.path().join("witness"))?,
+            Action::LoseHighWater => fs::remove_file(self.path().join("witness"))?,
             Action::Copy(name) => drop(fs::copy(&newest, self.path().join(name))?),
             Action::BlankSegment(bytes) => {
                 let next = 1 + self.last_commit();
@@ -292,7 +292,7 @@ impl Runner {
                 Record::Install(Installed { upto, index }) => {
                     format!("install up to {upto}, command {index}")
                 }
-                Record::Filled { upto } => format!("filled up to {upto}"),
+                Record::Backfilled { upto } => format!("backfilled up to {upto}"),
             };
             writeln!(output, "{file}:{} {record}", visit.offset).unwrap();
         })?;

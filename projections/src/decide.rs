@@ -11,31 +11,11 @@ use std::sync::Arc;
 
 use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
 
-use crate::{Change, KeyTree, Node, Rejection, machines};
-
-/// Where the system keeps its own keys: readable by all, written by no client.
-const SYSTEM_KEY: &str = "/_etcd";
-
-/// The key that holds the identity of the cluster.
-pub const CLUSTER_KEY: &str = "/_etcd/cluster";
-
-/// The directory with a key for each machine.
-pub(crate) const MACHINES_KEY: &str = "/_etcd/machines";
-
-/// Returns whether only the system may write a key.
-pub fn is_reserved(key: &KeyPath) -> bool {
-    key.as_str()
-        .strip_prefix(SYSTEM_KEY)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Returns the key that describes a machine; none, if the name is not one part of
-/// a key.
-pub fn machine_key(name: &str) -> Option<KeyPath> {
-    let key = KeyPath::clean(&format!("{MACHINES_KEY}/{name}")).ok()?;
-    let length = MACHINES_KEY.len() + 1 + name.len();
-    (key.name() == name && key.as_str().len() == length).then_some(key)
-}
+use crate::event::Change;
+use crate::key_tree::{KeyTree, TreeNode};
+use crate::machines;
+use crate::outcome::Rejection;
+use crate::system_keys::{cluster_key, is_reserved, machine_key};
 
 /// Decides what a command does to the tree at a logged time.
 ///
@@ -52,9 +32,7 @@ pub fn decide(
         Command::TestAndSet(command) => test_and_set(tree, command, time),
         Command::Delete { key } => delete(tree, key),
         Command::DeleteDir { key } => delete_dir(tree, key),
-        Command::Sync { cluster } => {
-            Ok(overwrite(tree, system_key(CLUSTER_KEY), cluster.to_string()))
-        }
+        Command::Sync { cluster } => Ok(overwrite(tree, cluster_key(), cluster.to_string())),
         Command::Join(machine) => join(tree, machine),
         Command::Leave { name } => leave(tree, name),
     }
@@ -102,11 +80,11 @@ fn delete_dir(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Reject
         return Err(Rejection::Reserved(key.clone()));
     }
     match tree.get(key).ok_or(Rejection::KeyNotFound)? {
-        Node::File { .. } => Err(Rejection::NotADirectory(key.clone())),
-        Node::Directory if tree.children(key).next().is_some() => {
+        TreeNode::File { .. } => Err(Rejection::NotADirectory(key.clone())),
+        TreeNode::Directory if tree.children(key).next().is_some() => {
             Err(Rejection::NotEmpty(key.clone()))
         }
-        Node::Directory => Ok((key.clone(), Change::DeleteDir)),
+        TreeNode::Directory => Ok((key.clone(), Change::DeleteDir)),
     }
 }
 
@@ -122,10 +100,10 @@ fn join(tree: &KeyTree, machine: &Machine) -> Result<(KeyPath, Change), Rejectio
 fn leave(tree: &KeyTree, name: &Arc<str>) -> Result<(KeyPath, Change), Rejection> {
     let key = machine_key(name).ok_or_else(|| Rejection::InvalidMachine(Arc::clone(name)))?;
     match tree.get(&key) {
-        Some(Node::File { value, deadline }) => {
+        Some(TreeNode::File { value, deadline }) => {
             Ok((key, Change::Delete { prev: Arc::clone(value), deadline: *deadline }))
         }
-        Some(Node::Directory) | None => Err(Rejection::KeyNotFound),
+        Some(TreeNode::Directory) | None => Err(Rejection::KeyNotFound),
     }
 }
 
@@ -140,8 +118,8 @@ fn look_up(
         return Err(Rejection::Reserved(key.clone()));
     }
     match tree.get(key) {
-        Some(Node::File { value, deadline }) => Ok(Some((Arc::clone(value), *deadline))),
-        Some(Node::Directory) => Err(Rejection::NotAFile(key.clone())),
+        Some(TreeNode::File { value, deadline }) => Ok(Some((Arc::clone(value), *deadline))),
+        Some(TreeNode::Directory) => Err(Rejection::NotAFile(key.clone())),
         None => Ok(None),
     }
 }
@@ -149,16 +127,12 @@ fn look_up(
 /// Sets one of the system's own keys.
 fn overwrite(tree: &KeyTree, key: KeyPath, value: String) -> (KeyPath, Change) {
     let prev = match tree.get(&key) {
-        Some(Node::File { value, .. }) => Some(Arc::clone(value)),
-        Some(Node::Directory) | None => None,
+        Some(TreeNode::File { value, .. }) => Some(Arc::clone(value)),
+        Some(TreeNode::Directory) | None => None,
     };
     (key, Change::Set { value: Arc::from(value), prev, deadline: None })
 }
 
 fn deadline(ttl: Option<Ttl>, time: LogTime) -> Option<LogTime> {
     ttl.map(|ttl| time.plus_seconds(ttl.get()))
-}
-
-fn system_key(path: &str) -> KeyPath {
-    KeyPath::clean(path).expect("the system's keys are short")
 }

@@ -11,7 +11,8 @@
 use etcd_log::Digest;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::{Change, Event, Outcome, Position, Projection, Rejection, What};
+use crate::event::{Change, Event};
+use crate::outcome::{Outcome, Position, Projection, Rejection, What};
 
 /// The fold that makes the digest.
 #[derive(Debug, Default)]

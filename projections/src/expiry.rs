@@ -15,7 +15,8 @@
 use etcd_log::{KeyPath, LogTime};
 use imbl::{OrdMap, OrdSet};
 
-use crate::{Change, Outcome, Position, Projection, What};
+use crate::event::Change;
+use crate::outcome::{Outcome, Position, Projection, What};
 
 /// Which key is due next.
 #[derive(Clone, Debug, Default)]

@@ -30,11 +30,12 @@ use etcd_log::{KeyPath, LogTime};
 use imbl::OrdMap;
 
 use crate::directories::Directories;
-use crate::{Change, Outcome, Position, Projection, What};
+use crate::event::Change;
+use crate::outcome::{Outcome, Position, Projection, What};
 
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Node {
+pub enum TreeNode {
     /// A value.
     File {
         /// The value, never empty.
@@ -47,21 +48,21 @@ pub enum Node {
 }
 
 /// A child of a directory.
-pub type Child<'a> = (KeyPath, &'a Node);
+pub type Child<'a> = (KeyPath, &'a TreeNode);
 
 /// What every key holds right now.
 #[derive(Clone, Debug, Default)]
 pub struct KeyTree {
     position: Position,
     /// The files; no directory.
-    files: OrdMap<KeyPath, Node>,
+    files: OrdMap<KeyPath, TreeNode>,
     directories: Directories,
 }
 
 impl KeyTree {
     /// Returns what stands at a key.
-    pub fn get(&self, key: &KeyPath) -> Option<&Node> {
-        let directory = || self.directories.find(key).map(|_| &Node::Directory);
+    pub fn get(&self, key: &KeyPath) -> Option<&TreeNode> {
+        let directory = || self.directories.find(key).map(|_| &TreeNode::Directory);
         self.files.get(key).or_else(directory)
     }
 
@@ -93,7 +94,7 @@ impl KeyTree {
     }
 
     /// Returns all files, in the order of their keys.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&KeyPath, &Node)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&KeyPath, &TreeNode)> {
         self.files.iter()
     }
 
@@ -110,20 +111,20 @@ impl KeyTree {
     /// Restores a tree from its nodes.
     pub(crate) fn restore(
         position: Position,
-        nodes: impl IntoIterator<Item = (KeyPath, Node)>,
+        nodes: impl IntoIterator<Item = (KeyPath, TreeNode)>,
     ) -> Self {
         let mut tree = Self { position, ..Self::default() };
         for (key, node) in nodes {
             match node {
-                Node::File { .. } => drop(tree.files.insert(key, node)),
-                Node::Directory => tree.directories.make(&key),
+                TreeNode::File { .. } => drop(tree.files.insert(key, node)),
+                TreeNode::Directory => tree.directories.make(&key),
             }
         }
         tree
     }
 
     fn set(&mut self, key: &KeyPath, value: Arc<str>, deadline: Option<LogTime>) {
-        if self.files.insert(key.clone(), Node::File { value, deadline }).is_none()
+        if self.files.insert(key.clone(), TreeNode::File { value, deadline }).is_none()
             && let Some(directory) = key.parent()
         {
             self.directories.make(&directory);
@@ -133,7 +134,7 @@ impl KeyTree {
 
 /// Returns files and directories together, both of which are in the order of their keys.
 fn merged<'a>(
-    files: impl Iterator<Item = (&'a KeyPath, &'a Node)>,
+    files: impl Iterator<Item = (&'a KeyPath, &'a TreeNode)>,
     directories: impl Iterator<Item = KeyPath>,
 ) -> impl Iterator<Item = Child<'a>> {
     let (mut files, mut directories) = (files.peekable(), directories.peekable());
@@ -141,7 +142,7 @@ fn merged<'a>(
 }
 
 fn next_of<'a>(
-    files: &mut Peekable<impl Iterator<Item = (&'a KeyPath, &'a Node)>>,
+    files: &mut Peekable<impl Iterator<Item = (&'a KeyPath, &'a TreeNode)>>,
     directories: &mut Peekable<impl Iterator<Item = KeyPath>>,
 ) -> Option<Child<'a>> {
     let is_file_next = match (files.peek(), directories.peek()) {
@@ -151,7 +152,7 @@ fn next_of<'a>(
     if is_file_next {
         return files.next().map(|(key, node)| (key.clone(), node));
     }
-    directories.next().map(|key| (key, &Node::Directory))
+    directories.next().map(|key| (key, &TreeNode::Directory))
 }
 
 impl Projection for KeyTree {

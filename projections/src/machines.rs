@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use etcd_log::{KeyPath, Machine};
 
-use crate::decide::MACHINES_KEY;
-use crate::{Change, Outcome, Position, Projection, What};
+use crate::event::Change;
+use crate::outcome::{Outcome, Position, Projection, What};
+use crate::system_keys::is_machine;
 
 /// The machines of the cluster, by name.
 #[derive(Clone, Debug, Default)]
@@ -69,11 +70,6 @@ impl Projection for Machines {
             Change::DeleteDir => unreachable!("{} is a machine's", event.key),
         }
     }
-}
-
-/// Returns whether a key describes a machine.
-pub(crate) fn is_machine(key: &KeyPath) -> bool {
-    key.as_str().strip_prefix(MACHINES_KEY).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Returns whether [`encode`] can write a machine so that it can be read back.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use etcd_log::{EventNumber, Index, KeyPath, LogTime};
 use serde::{Deserialize, Serialize};
 
-use crate::Event;
+use crate::event::Event;
 
 /// How far a fold has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

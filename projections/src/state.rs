@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use etcd_log::{Batch, Check, Command, Digest, Index, LogTime, RaftIndex};
 
+use crate::decide::decide;
 use crate::digest::Digester;
+use crate::event::{Change, Event};
+use crate::expiry::ExpiryIndex;
+use crate::key_tree::{KeyTree, TreeNode};
+use crate::machines::Machines;
+use crate::outcome::{Outcome, Position, Projection as _, What};
 use crate::trail::Trail;
-use crate::{
-    Change, Event, ExpiryIndex, KeyTree, Machines, Outcome, Position, Projection as _, WatchRing,
-    What, decide,
-};
+use crate::watch_ring::WatchRing;
 
 /// A state that is not the proposer's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +212,7 @@ impl State {
     fn expire(&self, time: LogTime) -> Option<Outcome> {
         let (deadline, key) = self.expiry.next().filter(|(deadline, _)| *deadline <= time)?;
         let position = self.position.after_clock(time, true);
-        let Some(crate::Node::File { value, .. }) = self.tree.get(key) else {
+        let Some(TreeNode::File { value, .. }) = self.tree.get(key) else {
             unreachable!("{key} has a deadline and no value")
         };
         let change = Change::Expire { prev: Arc::clone(value), deadline };

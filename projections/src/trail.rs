@@ -16,7 +16,7 @@
 use etcd_log::{Check, Digest, Index, RaftIndex};
 use imbl::Vector;
 
-use crate::Position;
+use crate::outcome::Position;
 
 /// How many entries are remembered. One batch is under way at a time, so a check names
 /// one of the last few; only a new leader that has a lot to apply still may name an

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use etcd_log::{EventNumber, Index};
 use imbl::Vector;
 
-use crate::{Event, Outcome, Position, Projection, What};
+use crate::event::Event;
+use crate::outcome::{Outcome, Position, Projection, What};
 
 /// The last events.
 #[derive(Clone, Debug)]
@@ -160,7 +161,7 @@ mod tests {
     use etcd_log::{Batch, Command, KeyPath, LogTime};
 
     use super::*;
-    use crate::State;
+    use crate::state::State;
 
     #[test]
     fn large_events_are_bounded_by_their_bytes() {
@@ -187,7 +188,7 @@ mod tests {
         let mut ring = WatchRing::new(10);
         for number in 1..=2 {
             let value = Arc::<str>::from("v".repeat(WatchRing::MAX_BYTES));
-            let change = crate::Change::Set { value, prev: None, deadline: None };
+            let change = crate::event::Change::Set { value, prev: None, deadline: None };
             let (number, index, key) = (EventNumber(number), Index(number), KeyPath::root());
             ring.push(Arc::new(Event { number, index, time: LogTime(1), key, change }));
             assert_eq!((ring.len(), ring.first_number()), (1, number));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use etcd_log::{Batch, Check, Command, Digest, KeyPath, LogTime, RaftIndex, TestAndSet, Ttl};
-use etcd_projections::{Node, Outcome, Piece, Position, State, What};
+use etcd_projections::{Outcome, Position, SnapshotItem, State, TreeNode, What};
 use proptest::prelude::*;
 
 const RING: usize = 8;
@@ -49,20 +49,23 @@ fn log() -> impl Strategy<Value = Vec<Batch>> {
 }
 
 fn restored(state: &State) -> State {
-    let pieces: Vec<Piece> = state.pieces().collect();
+    let items: Vec<SnapshotItem> = state.snapshot_items().collect();
     // Through text, as a checkpoint on disk.
-    let text = serde_json::to_string(&pieces).unwrap();
-    let pieces: Vec<Piece> = serde_json::from_str(&text).unwrap();
-    State::from_pieces(&state.summary(), pieces, RING).unwrap()
+    let text = serde_json::to_string(&items).unwrap();
+    let items: Vec<SnapshotItem> = serde_json::from_str(&text).unwrap();
+    State::from_snapshot(&state.snapshot_header(), items, RING).unwrap()
 }
 
 /// The state, but for a key that it has lost.
 fn without(state: &State, lost: &KeyPath) -> State {
-    let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if key == lost);
-    let pieces: Vec<Piece> = state.pieces().filter(|piece| !is_lost(piece)).collect();
-    let mut summary = state.summary();
-    summary.nodes = pieces.len() - summary.events;
-    State::from_pieces(&summary, pieces, RING).unwrap()
+    let is_lost = |item: &SnapshotItem| match item {
+        SnapshotItem::File { key, .. } => key == lost,
+        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+    };
+    let items: Vec<SnapshotItem> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
+    let mut header = state.snapshot_header();
+    header.nodes = items.len() - header.events;
+    State::from_snapshot(&header, items, RING).unwrap()
 }
 
 fn other_key() -> KeyPath {
@@ -149,8 +152,8 @@ proptest! {
             state.apply_entry(entries.next().unwrap(), Some(batch));
         }
         let lost = state.tree().iter().find_map(|(key, node)| match node {
-            Node::File { .. } => Some(key),
-            Node::Directory => None,
+            TreeNode::File { .. } => Some(key),
+            TreeNode::Directory => None,
         });
         prop_assume!(lost.is_some());
         let lost = lost.unwrap();
@@ -184,8 +187,8 @@ proptest! {
                 .tree()
                 .iter()
                 .filter_map(|(key, node)| match node {
-                    Node::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
-                    Node::File { deadline: None, .. } | Node::Directory => None,
+                    TreeNode::File { deadline: Some(deadline), .. } => Some((*deadline, key.clone())),
+                    TreeNode::File { deadline: None, .. } | TreeNode::Directory => None,
                 })
                 .collect();
             of_tree.sort();
@@ -204,7 +207,7 @@ proptest! {
         }
         for (key, _) in state.tree().iter() {
             let parent = key.parent().expect("the root is not listed");
-            prop_assert_eq!(state.tree().get(&parent), Some(&Node::Directory));
+            prop_assert_eq!(state.tree().get(&parent), Some(&TreeNode::Directory));
         }
         let keys: Vec<_> = state.tree().iter().map(|(key, _)| key).collect();
         prop_assert_eq!(keys.len(), state.tree().len());

@@ -17,7 +17,7 @@ use etcd_log::{
     Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogTime, Machine, NodeId,
     TestAndSet, Ttl,
 };
-use etcd_projections::{Change, Event, Node, Outcome, Piece, State, What};
+use etcd_projections::{Change, Event, Outcome, SnapshotItem, State, TreeNode, What};
 
 #[test]
 fn scripts() {
@@ -175,8 +175,9 @@ impl goldenscript::Runner for Runner {
                 return Ok(String::new());
             }
             Action::Restore { ring } => {
-                let pieces: Vec<Piece> = self.state.pieces().collect();
-                self.state = State::from_pieces(&self.state.summary(), pieces, ring.unwrap_or(5))?;
+                let items: Vec<SnapshotItem> = self.state.snapshot_items().collect();
+                self.state =
+                    State::from_snapshot(&self.state.snapshot_header(), items, ring.unwrap_or(5))?;
                 return Ok(String::new());
             }
             query => return self.query(query),
@@ -221,13 +222,13 @@ fn event_shown(event: &Event) -> String {
     format!("{number} {index} {change}")
 }
 
-fn node_shown(node: &Node) -> String {
+fn node_shown(node: &TreeNode) -> String {
     match node {
-        Node::File { value, deadline: None } => format!("={value}"),
-        Node::File { value, deadline: Some(deadline) } => {
+        TreeNode::File { value, deadline: None } => format!("={value}"),
+        TreeNode::File { value, deadline: Some(deadline) } => {
             format!("={value} until {}", seconds(*deadline))
         }
-        Node::Directory => "/".to_owned(),
+        TreeNode::Directory => "/".to_owned(),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::peers::{Connect, Peers};
 use crate::state::log_clock::LogClock;
 use crate::state::published;
 use crate::state::recent_outcomes::RecentOutcomes;
-use crate::storage::backfill::Fill;
+use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;
@@ -32,7 +32,7 @@ pub struct Parts<L> {
     /// Its log.
     pub log: L,
     /// What fills in history that is missing from it.
-    pub fill: Fill,
+    pub backfill: BackfillSource,
     /// Up to where Raft need not look at the log.
     pub starts_behind: Option<LogId>,
     /// Where its checkpoints lie.
@@ -120,7 +120,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         log_clock,
         disk,
         log: LogSource::new(log),
-        fill: parts.fill,
+        backfill: parts.backfill,
         checkpoints,
         ring_capacity: parts.ring_capacity,
     });

@@ -23,7 +23,7 @@ use crate::peers::Peers;
 use crate::state::log_clock::LogClock;
 use crate::state::published::{Published, StateReader};
 use crate::state::recent_outcomes::RecentOutcomes;
-use crate::storage::backfill::Fill;
+use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;
@@ -68,7 +68,7 @@ pub struct NodeOptions {
     /// Its log, for those who watch from an old index.
     pub log: LogSource,
     /// What fills in history that is missing from it.
-    pub fill: Fill,
+    pub backfill: BackfillSource,
     /// Its checkpoints, for the same.
     pub checkpoints: CheckpointStore,
     /// How many events the ring holds.
@@ -157,7 +157,7 @@ impl Node {
         tokio::spawn(node.clone().follow_addresses());
         tokio::spawn(node.clone().reconcile());
         tokio::spawn(node.clone().tell_news());
-        tokio::spawn(node.clone().backfill(options.fill));
+        tokio::spawn(node.clone().backfill(options.backfill));
         node
     }
 

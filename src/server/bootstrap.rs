@@ -68,7 +68,7 @@ fn clear_beginning(data_dir: &DataDir) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Removes the log of a start that was cut short: the witness first, for alone it
+/// Removes the log of a start that was cut short: the high-water mark first, for alone it
 /// would speak of a log that was lost.
 fn remove_beginning(wal: &Path) -> Result<(), ServeError> {
     let failed = "remove the log of a start cut short";

@@ -32,7 +32,7 @@ use crate::consensus::Consensus;
 use crate::node::Node;
 use crate::node::assemble::{self, Parts};
 use crate::peers::Tcp;
-use crate::storage::backfill::Fill;
+use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::DiskRoom;
@@ -198,7 +198,7 @@ impl Server {
             machine,
             founds: !identity.joined,
             log: wal.clone(),
-            fill: Fill(Arc::new(move || Some(Box::new(filled.filler()?)))),
+            backfill: BackfillSource(Arc::new(move || Some(Box::new(filled.backfill()?)))),
             starts_behind: applied.min(reader.last_archived().max(reader.state().purged)),
             checkpoints: checkpoints.clone(),
             start,

@@ -26,7 +26,7 @@ pub(crate) fn open_log(
         on_notice: Arc::new(|notice| tell(&notice)),
         ..WalOptions::new(data_dir.wal(), data_dir.archive(), identity.node, on_fatal)
     })?;
-    if let Some(path) = &recovered.unreadable_witness {
+    if let Some(path) = &recovered.unreadable_high_water {
         tracing::warn!("{} cannot be read: a lost last write would go unnoticed", path.display());
     }
     if let Some(torn) = &recovered.torn {

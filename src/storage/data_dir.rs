@@ -5,7 +5,7 @@
 //!   LOCK           held by the one process that may write here
 //!   node.json      who I am: minted once; changed if I am removed, or recovered
 //!   joining.json   as whom I ask to be let into a cluster, until I am
-//!   wal/           the newest part of the log: segments, and their witness
+//!   wal/           the newest part of the log: segments, and their high-water mark
 //!   checkpoints/   the state at some positions of the log
 //!   archive/       settled history
 //!   ballast        room that can be let go when the disk is nearly full

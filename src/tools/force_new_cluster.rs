@@ -148,7 +148,7 @@ fn append(
     if let Some(upto) = wal.state().missing {
         // Those who had it are gone.
         write(wal, Write::Forget { upto })?;
-        write(wal, Write::Fill { upto })?;
+        write(wal, Write::Backfill { upto })?;
     }
     write(wal, Write::Vote(Vote { term, node, committed: false }))?;
     write(wal, Write::Append(entries))?;

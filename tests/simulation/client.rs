@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
 use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
-use etcd_projections::{Change, Node as TreeNode, Outcome, Rejection, What};
+use etcd_projections::{Change, Outcome, Rejection, TreeNode, What};
 
 use super::linearizability::order::{self, Shown};
 use super::linearizability::{Answer, Call, Operation};

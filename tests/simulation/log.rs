@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd::storage::backfill::FillHistory;
 use etcd_log::{
-    Done, Entry, FillError, Index, LogError, LogId, LogState, LogStorage, MemoryLog, NodeId,
+    BackfillError, Done, Entry, Index, LogError, LogId, LogState, LogStorage, MemoryLog, NodeId,
     RaftIndex, Wal, Write,
 };
 use tokio::sync::Notify;
@@ -95,7 +95,7 @@ impl SimLog {
     pub(crate) fn filler(&self) -> Option<Box<dyn FillHistory>> {
         match &self.store {
             Store::Memory(memory) => Some(Box::new(SimFiller::new(self, memory)?)),
-            Store::Real(wal) => Some(Box::new(wal.filler()?)),
+            Store::Real(wal) => Some(Box::new(wal.backfill()?)),
         }
     }
 
@@ -252,7 +252,7 @@ impl SimFiller {
         let next = log.disk.lock().unwrap().archive.keys().next_back().map(|last| last.next());
         let next = next.unwrap_or_default();
         if next > upto.index {
-            log.write(Write::Fill { upto }, Box::new(drop));
+            log.write(Write::Backfill { upto }, Box::new(drop));
             return None;
         }
         Some(Self { log: log.clone(), memory: memory.clone(), next, upto })
@@ -264,27 +264,27 @@ impl FillHistory for SimFiller {
         (self.next, self.upto.index)
     }
 
-    fn skip_to(&mut self, next: RaftIndex, _before: Index) -> Result<(), FillError> {
+    fn skip_to(&mut self, next: RaftIndex, _before: Index) -> Result<(), BackfillError> {
         assert!(next <= self.next, "nothing is ever dropped here");
         Ok(())
     }
 
-    fn push(&mut self, entry: Vec<u8>) -> Result<bool, FillError> {
-        let entry = Entry::decode(&entry).map_err(FillError::Foreign)?;
+    fn push(&mut self, entry: Vec<u8>) -> Result<bool, BackfillError> {
+        let entry = Entry::decode(&entry).map_err(BackfillError::Foreign)?;
         assert_eq!(entry.id.index, self.next, "entries come in order");
         if self.memory.state().missing != Some(self.upto) {
-            return Err(FillError::Overtaken);
+            return Err(BackfillError::Overtaken);
         }
         self.log.disk.lock().unwrap().archive.insert(self.next, Arc::new(entry));
         self.next = self.next.next();
         let is_last = self.next > self.upto.index;
         if is_last {
-            self.log.write(Write::Fill { upto: self.upto }, Box::new(drop));
+            self.log.write(Write::Backfill { upto: self.upto }, Box::new(drop));
         }
         Ok(is_last)
     }
 
-    fn give_up(&mut self) -> Result<(), FillError> {
+    fn give_up(&mut self) -> Result<(), BackfillError> {
         panic!("nothing is ever dropped here")
     }
 }

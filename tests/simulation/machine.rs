@@ -9,14 +9,14 @@ use etcd::consensus::{Consensus, Timing};
 use etcd::node::Node;
 use etcd::node::assemble::{self, Parts};
 use etcd::peers;
-use etcd::storage::backfill::Fill;
+use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{
     self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
 };
 use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
-use etcd_projections::{Node as TreeNode, Piece, State};
+use etcd_projections::{SnapshotItem, State, TreeNode};
 use tempfile::TempDir;
 use turmoil::net::TcpListener;
 
@@ -136,11 +136,14 @@ impl Stored {
         let is_there = |key: &KeyPath| matches!(state.tree().get(key), Some(TreeNode::File { .. }));
         let there: Vec<_> = keys.into_iter().filter(is_there).collect();
         let lost = (!there.is_empty()).then(|| dice.pick(&there).clone())?;
-        let is_lost = |piece: &Piece| matches!(piece, Piece::File { key, .. } if *key == lost);
-        let pieces: Vec<_> = state.pieces().filter(|piece| !is_lost(piece)).collect();
-        let mut summary = state.summary();
+        let is_lost = |item: &SnapshotItem| match item {
+            SnapshotItem::File { key, .. } => *key == lost,
+            SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+        };
+        let pieces: Vec<_> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
+        let mut summary = state.snapshot_header();
         summary.nodes -= 1;
-        let state = State::from_pieces(&summary, pieces, RING).unwrap();
+        let state = State::from_snapshot(&summary, pieces, RING).unwrap();
         store.write(&Checkpoint { applied, membership, state }).unwrap();
         Some(lost)
     }
@@ -345,7 +348,7 @@ fn parts(
         founds: identity.founder,
         starts_behind: log.starts_behind(start.applied),
         log,
-        fill: Fill(Arc::new(move || filled.filler())),
+        backfill: BackfillSource(Arc::new(move || filled.filler())),
         checkpoints,
         start,
         file,

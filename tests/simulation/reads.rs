@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd::node::{Freshness, Node};
 use etcd_log::{Index, KeyPath};
-use etcd_projections::Node as TreeNode;
+use etcd_projections::TreeNode;
 
 use super::client::KEYS;
 use super::linearizability::order::{self, Shown, What};

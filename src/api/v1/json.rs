@@ -3,7 +3,7 @@
 
 use chrono::{Local, SecondsFormat};
 use etcd_log::{Index, KeyPath, LogTime};
-use etcd_projections::{Change, Event, Node};
+use etcd_projections::{Change, Event, TreeNode};
 use serde::Serialize;
 
 use crate::api::http::escapes::to_vec;
@@ -129,22 +129,22 @@ fn line(event: &Event) -> Line<'_> {
 }
 
 /// Writes what a key holds at an index and a time.
-pub fn node(key: &KeyPath, node: &Node, index: Index, now: LogTime) -> Vec<u8> {
+pub fn node(key: &KeyPath, node: &TreeNode, index: Index, now: LogTime) -> Vec<u8> {
     let line = Line::new("GET", key, index);
     let line = match node {
-        Node::File { value, deadline } => Line {
+        TreeNode::File { value, deadline } => Line {
             value: Some(value),
             expiration: deadline.map(rfc3339),
             ttl: deadline.map_or(0, |deadline| remaining(deadline, now)),
             ..line
         },
-        Node::Directory => Line { dir: true, ..line },
+        TreeNode::Directory => Line { dir: true, ..line },
     };
     to_vec(&line)
 }
 
 /// Writes a child of a directory as a listing shows it.
-pub fn child(name: &str, node: &Node) -> Vec<u8> {
+pub fn child(name: &str, node: &TreeNode) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
     struct Child<'a> {
@@ -153,8 +153,8 @@ pub fn child(name: &str, node: &Node) -> Vec<u8> {
         r#type: &'a str,
     }
     let (value, r#type) = match node {
-        Node::File { value, .. } => (&**value, "f"),
-        Node::Directory => (".", "d"),
+        TreeNode::File { value, .. } => (&**value, "f"),
+        TreeNode::Directory => (".", "d"),
     };
     to_vec(&Child { key: name, value, r#type })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use etcd_log::{Command, KeyPath, TestAndSet};
-use etcd_projections::{Node as TreeNode, Outcome, Rejection, What, is_reserved};
+use etcd_projections::{Outcome, Rejection, TreeNode, What, is_reserved};
 use hyper::Request;
 use hyper::body::Incoming;
 

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{FillError, NodeId, RaftIndex};
+use etcd_log::{BackfillError, NodeId, RaftIndex};
 use tokio::time::Instant;
 
 use super::serve::Oldest;
 use crate::node::Node;
 use crate::peers::{CallError, Conversation, Part, Refusal, Request, Response, split_entries};
-use crate::storage::backfill::{Fill, FillHistory};
+use crate::storage::backfill::{BackfillSource, FillHistory};
 use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
 use crate::util::rate_limit::RateLimit;
@@ -37,11 +37,11 @@ const WORD: Duration = Duration::from_secs(10);
 
 /// Why filling in history did not come to its end.
 #[derive(Debug, thiserror::Error)]
-enum BackfillError {
+enum FetchError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
-    Fill(#[from] FillError),
+    Backfill(#[from] BackfillError),
     #[error("what was sent cannot be read: {0}")]
     Unreadable(String),
 }
@@ -68,14 +68,14 @@ impl Waiting {
 }
 
 /// Notes that what is missing will not come.
-async fn give_up(mut filler: Box<dyn FillHistory>, why: &str) -> Result<(), BackfillError> {
+async fn give_up(mut filler: Box<dyn FillHistory>, why: &str) -> Result<(), FetchError> {
     tracing::warn!("the history from before the checkpoint is given up: {why}");
     Ok(blocking(move || filler.give_up()).await?)
 }
 
 impl Node {
     /// Fetches history whenever some is missing.
-    pub(in crate::node) async fn backfill(self, fill: Fill) {
+    pub(in crate::node) async fn backfill(self, fill: BackfillSource) {
         let mut closing = self.closing();
         let mut waiting = Waiting::default();
         loop {
@@ -100,7 +100,7 @@ impl Node {
         &self,
         filler: Box<dyn FillHistory>,
         waiting: &mut Waiting,
-    ) -> Result<(), BackfillError> {
+    ) -> Result<(), FetchError> {
         if self.inner.disk.is_short() {
             let since = *waiting.short_since.get_or_insert_with(Instant::now);
             if since.elapsed() < SHORTAGE {
@@ -135,9 +135,7 @@ impl Node {
             let request = Request::Entries { from: upto.next(), upto };
             match self.ask_entries(machine.node, &request).await {
                 Ok((_, oldest)) => known.push((machine.node, oldest)),
-                Err(BackfillError::Call(CallError::Refused {
-                    refusal: Refusal::Lacking, ..
-                })) => {}
+                Err(FetchError::Call(CallError::Refused { refusal: Refusal::Lacking, .. })) => {}
                 Err(_) => silent.push(Arc::clone(&machine.name)),
             }
         }
@@ -148,14 +146,14 @@ impl Node {
         &self,
         node: NodeId,
         request: &Request,
-    ) -> Result<(Conversation, Oldest), BackfillError> {
+    ) -> Result<(Conversation, Oldest), FetchError> {
         let mut conversation = self.inner.peers.open_stream(node, request, SILENCE).await?;
         let oldest = match conversation.next().await? {
             Part::Piece(oldest) => oldest,
             Part::Response(answer) => return Err(conversation.unexpected(&answer).into()),
         };
         let oldest = serde_json::from_slice(&oldest);
-        let oldest = oldest.map_err(|error| BackfillError::Unreadable(error.to_string()))?;
+        let oldest = oldest.map_err(|error| FetchError::Unreadable(error.to_string()))?;
         Ok((conversation, oldest))
     }
 
@@ -164,7 +162,7 @@ impl Node {
         node: NodeId,
         oldest: Oldest,
         mut filler: Box<dyn FillHistory>,
-    ) -> Result<(), BackfillError> {
+    ) -> Result<(), FetchError> {
         let (from, upto) = filler.wanted();
         let request = Request::Entries { from: from.max(oldest.entry), upto };
         let (mut conversation, _) = self.ask_entries(node, &request).await?;
@@ -177,14 +175,14 @@ impl Node {
             }
             match conversation.next().await? {
                 Part::Piece(piece) => {
-                    let entries = split_entries(&piece).map_err(BackfillError::Unreadable)?;
+                    let entries = split_entries(&piece).map_err(FetchError::Unreadable)?;
                     let entries: Vec<_> = entries.into_iter().map(<[u8]>::to_vec).collect();
                     let filling = move || {
                         let mut is_last = false;
                         for entry in entries {
                             is_last = filler.push(entry)?;
                         }
-                        Ok::<_, FillError>((filler, is_last))
+                        Ok::<_, BackfillError>((filler, is_last))
                     };
                     (filler, is_whole) = blocking(filling).await?;
                 }

@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use etcd_log::{Digest, IoError, LogId, Membership, format_of};
-use etcd_projections::{Piece, RestoreError, State, Summary};
+use etcd_projections::{RestoreError, SnapshotHeader, SnapshotItem, State};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -75,7 +75,7 @@ struct Meta {
     /// The entry that brought it.
     membership_at: Option<LogId>,
     /// What the pieces that follow add up to.
-    summary: Summary,
+    summary: SnapshotHeader,
 }
 
 /// Why a checkpoint cannot be written or used.
@@ -139,10 +139,10 @@ pub(super) fn write(file: &File, checkpoint: &Checkpoint) -> io::Result<()> {
     let compressed = zstd::Encoder::new(BufWriter::with_capacity(BUFFER_BYTES, hashing), LEVEL)?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, compressed);
     let (membership_at, membership) = checkpoint.membership.clone();
-    let summary = checkpoint.state.summary();
+    let summary = checkpoint.state.snapshot_header();
     let applied = checkpoint.applied;
     write_line(&mut out, &Meta { format: FORMAT, applied, membership, membership_at, summary })?;
-    for piece in checkpoint.state.pieces() {
+    for piece in checkpoint.state.snapshot_items() {
         write_line(&mut out, &piece)?;
     }
     let compressed = out.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -179,7 +179,7 @@ pub(super) fn read(path: &Path, ring_capacity: usize) -> Result<Checkpoint, Chec
             None
         }
     });
-    let state = State::from_pieces(&meta.summary, pieces, ring_capacity);
+    let state = State::from_snapshot(&meta.summary, pieces, ring_capacity);
     if let Some(error) = failure {
         return Err(error);
     }
@@ -234,7 +234,7 @@ impl<'a> Lines<'a> {
         Ok((length > 0).then_some(line))
     }
 
-    fn piece(&mut self) -> Result<Option<Piece>, CheckpointError> {
+    fn piece(&mut self) -> Result<Option<SnapshotItem>, CheckpointError> {
         self.next()?.map(|line| self.parse(&line)).transpose()
     }
 

@@ -80,7 +80,7 @@ impl Opened {
     }
 
     fn remark(&self) {
-        if let Some(path) = &self.recovered.unreadable_witness {
+        if let Some(path) = &self.recovered.unreadable_high_water {
             tracing::warn!("{} cannot be read: a lost last write goes unnoticed", path.display());
         }
         if let Some(torn) = &self.recovered.torn {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use etcd_log::{Index, KeyPath};
-use etcd_projections::{KeyTree, Node, State, WatchRing};
+use etcd_projections::{KeyTree, State, TreeNode, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
@@ -51,11 +51,11 @@ fn print_below(tree: &KeyTree, directory: &KeyPath, out: &mut dyn Write) -> Resu
     for (key, node) in tree.children(directory) {
         let shown = Printable(&key);
         match node {
-            Node::File { value, deadline: None } => writeln!(out, "  {shown} = {value:?}")?,
-            Node::File { value, deadline: Some(deadline) } => {
+            TreeNode::File { value, deadline: None } => writeln!(out, "  {shown} = {value:?}")?,
+            TreeNode::File { value, deadline: Some(deadline) } => {
                 writeln!(out, "  {shown} = {value:?} until {deadline}")?;
             }
-            Node::Directory => {
+            TreeNode::Directory => {
                 writeln!(out, "  {shown}/")?;
                 print_below(tree, &key, out)?;
             }

@@ -62,7 +62,7 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
 }
 
 fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Result<(), ToolError> {
-    let (summary, truth) = (found.state.summary(), expected.summary());
+    let (summary, truth) = (found.state.snapshot_header(), expected.snapshot_header());
     if summary.position != truth.position {
         let (found, expected) = (shown(summary.position), shown(truth.position));
         return Err(differs(file, "position", found, expected));

@@ -1,0 +1,12 @@
+//! What the log is tested with: disks that crash, and what its tests share.
+
+#[cfg(test)]
+mod crash_matrix;
+#[cfg(feature = "simulated-disk")]
+pub mod crashing;
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod okaywal_hazards;
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
+mod simulated_disk;
