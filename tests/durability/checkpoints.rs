@@ -2,13 +2,12 @@
 //! old watches, skipped when damaged, and never believed over the log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Server, etcd, eventually, last_fault};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually, last_fault};
 
 const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
 
