@@ -1,0 +1,8 @@
+//! The program as those see it who run it: how it starts, why it does not, how it stops,
+//! and the tools beside the server.
+
+mod log_tool;
+mod process;
+mod startup;
+#[path = "../support/mod.rs"]
+mod support;
