@@ -33,7 +33,7 @@ mod directed;
 mod faults;
 mod health;
 mod liar;
-#[path = "../linearizability/mod.rs"]
+#[path = "../support/linearizability/mod.rs"]
 mod linearizability;
 mod links;
 mod log;
