@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod proxy;
+pub mod scripts_are_tests;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
