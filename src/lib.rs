@@ -71,9 +71,10 @@
 //!
 //! # How to work here
 //!
-//! * One test: `cargo test --test cluster leader_that`; one golden script by its name, all of
-//!   a runner anew: `UPDATE_GOLDENFILES=1 cargo test -p etcd-log --test scripts`, then read
-//!   the difference against the claim at the top of the script.
+//! * One test: `cargo test --test cluster leader_that`. One golden script, which is a test
+//!   too: `cargo test -p etcd-log --test scripts torn_tail`.
+//! * All scripts of a runner recorded anew: `UPDATE_GOLDENFILES=1 cargo test -p etcd-log
+//!   --test scripts`, then read the difference against the claim at the top of the script.
 //! * A seed of the simulation: `SIM_SEED=17 cargo test --test simulation one_seed`.
 //! * All that must pass: `.ci/run`.
 

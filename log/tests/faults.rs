@@ -10,8 +10,19 @@
 //! ```
 //!
 //! A file is named by its age among its kind: `oldest-segment`, `middle-sealed`.
+//!
+//! Each script is a test, and says in its first lines what its output proves.
+//!
+//! ```text
+//! cargo test -p etcd-log --test faults missing
+//! UPDATE_GOLDENFILES=1 cargo test -p etcd-log --test faults
+//! ```
+//!
+//! The second records all of them anew: what has changed is read against what they claim.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../tests/support/scripts_are_tests.rs"]
+mod scripts_are_tests;
 mod support;
 
 use std::error::Error;
@@ -22,6 +33,7 @@ use std::path::{Path, PathBuf};
 use etcd_log::{LogError, LogReader, LogStorage as _, RaftIndex, Record, Wal, WalOptions, Write};
 use support::{entry, eventually, open_to_read, options, write};
 use tempfile::TempDir;
+use test_each_file::test_each_path;
 
 /// How many entries the log has.
 const ENTRIES: u64 = 60;
@@ -29,18 +41,15 @@ const ENTRIES: u64 = 60;
 /// Entries up to here are sealed.
 const SETTLED: u64 = 29;
 
+test_each_path! { in "log/tests/faults" as faults => run }
+
+fn run(script: &Path) {
+    goldenscript::run(&mut Runner { log: written() }, script).unwrap();
+}
+
 #[test]
-fn scripts() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/faults");
-    let mut scripts: Vec<_> =
-        fs::read_dir(directory).unwrap().map(|script| script.unwrap().path()).collect();
-    scripts.sort();
-    assert!(!scripts.is_empty());
-    let mut runner = Runner { log: written() };
-    for script in scripts {
-        goldenscript::run(&mut runner, &script)
-            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    }
+fn every_script_is_a_test() {
+    scripts_are_tests::check(Path::new(env!("CARGO_MANIFEST_DIR")), "tests/faults", "faults");
 }
 
 /// A closed log: three sealed files, and three segments behind them.

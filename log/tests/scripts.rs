@@ -21,7 +21,19 @@
 //! long_high_water N        N bytes behind the high-water mark
 //! foreign                  open as another node
 //! ```
+//!
+//! Each script is a test, and says in its first lines what its output proves.
+//!
+//! ```text
+//! cargo test -p etcd-log --test scripts torn_tail
+//! UPDATE_GOLDENFILES=1 cargo test -p etcd-log --test scripts
+//! ```
+//!
+//! The second records all of them anew: what has changed is read against what they claim.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../tests/support/scripts_are_tests.rs"]
+mod scripts_are_tests;
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -36,23 +48,22 @@ use etcd_log::{
     MemoryLog, NodeId, Payload, RaftIndex, Record, Retain, Term, Vote, Wal, WalOptions, Write,
 };
 use tempfile::TempDir;
+use test_each_file::test_each_path;
 
 /// Longer than anything takes on a busy machine: reaching it is a failure.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 const NODE: NodeId = NodeId(0xa1);
 
+test_each_path! { in "log/tests/scripts" as scripts => run }
+
+fn run(script: &Path) {
+    goldenscript::run(&mut Runner::new(), script).unwrap();
+}
+
 #[test]
-fn scripts() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut scripts: Vec<_> =
-        fs::read_dir(directory).unwrap().map(|script| script.unwrap().path()).collect();
-    scripts.sort();
-    assert!(!scripts.is_empty());
-    for script in scripts {
-        goldenscript::run(&mut Runner::new(), &script)
-            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    }
+fn every_script_is_a_test() {
+    scripts_are_tests::check(Path::new(env!("CARGO_MANIFEST_DIR")), "tests/scripts", "scripts");
 }
 
 #[derive(Debug, goldenscript::Command)]

@@ -8,9 +8,21 @@
 //! tree  list KEY  ring  since N  from_index N  deadlines  machines  position  digest
 //! restore [ring=N]           take the state apart, and put it together again
 //! ```
+//!
+//! Each script is a test, and says in its first lines what its output proves.
+//!
+//! ```text
+//! cargo test -p etcd-projections --test scripts renew
+//! UPDATE_GOLDENFILES=1 cargo test -p etcd-projections --test scripts
+//! ```
+//!
+//! The second records all of them anew: what has changed is read against what they claim.
+
+#[path = "../../tests/support/scripts_are_tests.rs"]
+mod scripts_are_tests;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use etcd_log::{
@@ -18,22 +30,18 @@ use etcd_log::{
     TestAndSet, Ttl,
 };
 use etcd_projections::{Change, Event, Outcome, SnapshotItem, State, TreeNode, What};
+use test_each_file::test_each_path;
+
+test_each_path! { in "projections/tests/scripts" as scripts => run }
+
+fn run(script: &Path) {
+    let recorded = goldenscript::run(&mut Runner::new(), script);
+    recorded.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+}
 
 #[test]
-fn scripts() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut scripts = Vec::new();
-    for group in std::fs::read_dir(directory).unwrap() {
-        for script in std::fs::read_dir(group.unwrap().path()).unwrap() {
-            scripts.push(script.unwrap().path());
-        }
-    }
-    scripts.sort();
-    assert!(!scripts.is_empty());
-    for script in scripts {
-        goldenscript::run(&mut Runner::new(), &script)
-            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    }
+fn every_script_is_a_test() {
+    scripts_are_tests::check(Path::new(env!("CARGO_MANIFEST_DIR")), "tests/scripts", "scripts");
 }
 
 struct Runner {

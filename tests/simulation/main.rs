@@ -33,7 +33,9 @@ mod directed;
 mod faults;
 mod health;
 mod liar;
-#[path = "../linearizability/mod.rs"]
+#[path = "../support/limit.rs"]
+mod limit;
+#[path = "../support/linearizability/mod.rs"]
 mod linearizability;
 mod links;
 mod log;
@@ -91,6 +93,7 @@ struct Simulation {
 
 impl Simulation {
     fn new(seed: u64) -> Self {
+        limit::begin();
         let world = World::new(seed, 2);
         let sim = Builder::new()
             .rng_seed(seed)

@@ -5,7 +5,9 @@
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 pub mod cluster;
+pub mod limit;
 pub mod proxy;
+pub mod scripts_are_tests;
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::CommandExt as _;
@@ -33,6 +35,7 @@ pub struct Server {
 
 /// The program, with these arguments.
 pub fn etcd(args: &[&str]) -> Command {
+    limit::begin();
     let mut command = Command::new(env!("CARGO_BIN_EXE_etcd"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -83,6 +86,7 @@ impl Server {
 
     /// Runs a command that serves, and waits for nothing.
     pub fn launch(command: &mut Command) -> Self {
+        limit::begin();
         let mut child = command.process_group(0).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();

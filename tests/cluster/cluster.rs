@@ -2,8 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a figure is told to whoever wants to see it")]
 
-mod support;
-
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -11,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use etcd::peers::{CallError, Peers, Refusal, Request, Tcp};
 use etcd_log::{ClusterId, NodeId};
-use support::cluster::Cluster;
-use support::{Server, etcd, eventually};
+
+use crate::support::cluster::Cluster;
+use crate::support::{Server, etcd, eventually};
 
 /// What the program says when it is run with these arguments.
 fn said(args: &[&str]) -> String {

@@ -3,16 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that does nothing says so")]
 
-mod support;
-
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::cluster::Cluster;
-use support::{Reply, Server, agent, eventually};
+use crate::support::cluster::Cluster;
+use crate::support::{Reply, Server, agent, eventually};
 
 /// How long a healthy majority may acknowledge no write, whatever the others do.
 const LIMIT: Duration = Duration::from_secs(5);

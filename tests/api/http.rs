@@ -2,14 +2,13 @@
 //! what when there is no place left, and who is still there.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use support::{PATIENCE, Server, eventually};
 use tempfile::TempDir;
+
+use crate::support::{PATIENCE, Server, eventually};
 
 fn fresh() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();

@@ -2,13 +2,12 @@
 //! at the door.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use support::Server;
 use tempfile::TempDir;
+
+use crate::support::Server;
 
 fn fresh() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();

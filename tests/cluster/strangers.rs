@@ -2,8 +2,6 @@
 //! neither stops a machine nor gets into its log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
@@ -16,8 +14,9 @@ use etcd_log::{
     Batch, ClusterId, Command, Entry, KeyPath, LogId, LogTime, Machine, NodeId, Payload, RaftIndex,
     Term, Vote,
 };
-use support::cluster::Cluster;
-use support::{Server, etcd, eventually};
+
+use crate::support::cluster::Cluster;
+use crate::support::{Server, etcd, eventually};
 
 /// Longer than any answer takes.
 const LIMIT: Duration = Duration::from_mins(1);

@@ -5,14 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that does nothing says so")]
 
-mod support;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use support::{Server, etcd, eventually};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually};
 
 const ARGS: [&str; 16] = [
     "-c",

@@ -6,9 +6,6 @@
 //! and the one that it has hit knows that it is alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod linearizability;
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use linearizability::{Answer, Call, Operation};
-use support::cluster::Cluster;
-use support::proxy::Cut;
-use support::{agent, eventually};
+use crate::linearizability::{self, Answer, Call, Operation};
+use crate::support::cluster::Cluster;
+use crate::support::proxy::Cut;
+use crate::support::{agent, eventually};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 

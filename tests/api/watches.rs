@@ -1,14 +1,13 @@
 //! Watches against a real process: streams, cursors, history, time limits.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Socket, Type};
-use support::Server;
 use tempfile::TempDir;
+
+use crate::support::Server;
 
 fn small_ring() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();

@@ -2,13 +2,12 @@
 //! old watches, skipped when damaged, and never believed over the log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Server, etcd, eventually, last_fault};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually, last_fault};
 
 const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
 
@@ -141,18 +140,18 @@ fn log_shorter_than_a_checkpoint_is_refused() {
     let server = Server::start_with(other.path(), &ARGS);
     server.post("/v1/keys/a", &[("value", "x")]);
     server.stop("-TERM");
-    let witness = dir.path().join("wal/witness");
-    let testimony = fs::read(&witness).unwrap();
+    let high_water = dir.path().join("wal/witness");
+    let mark = fs::read(&high_water).unwrap();
     fs::copy(other.path().join("wal/wal-1"), &segment).unwrap();
     let line = start_refused(dir.path());
     assert!(line.contains("was acknowledged"), "{line}");
-    fs::copy(other.path().join("wal/witness"), &witness).unwrap();
+    fs::copy(other.path().join("wal/witness"), &high_water).unwrap();
     fs::copy(other.path().join("node.json"), dir.path().join("node.json")).unwrap();
     let line = start_refused(dir.path());
     assert!(line.contains("entries are missing"), "{line}");
     // And one that is as long, but another.
     fs::write(&segment, &bytes).unwrap();
-    fs::write(&witness, testimony).unwrap();
+    fs::write(&high_water, mark).unwrap();
     let theirs = checkpoints(dir.path()).pop().unwrap();
     let second = stopped();
     let ours = checkpoints(second.path()).pop().unwrap();

@@ -7,6 +7,15 @@
 //! digest INDEX…      the digests only
 //! end                everything, ticks after the last command included
 //! ```
+//!
+//! Each script is a test, and says in its first lines what its output proves.
+//!
+//! ```text
+//! cargo test --test durability recorded::scripts::locks
+//! UPDATE_GOLDENFILES=1 cargo test --test durability recorded
+//! ```
+//!
+//! The second records all of them anew: what has changed is read against what they claim.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
@@ -17,6 +26,9 @@ use std::path::{Path, PathBuf};
 
 use etcd_log::{Batch, RecordedBatch};
 use etcd_projections::{SnapshotItem, State, TreeNode};
+use test_each_file::test_each_path;
+
+use crate::support::scripts_are_tests;
 
 const RING: usize = 20;
 
@@ -48,14 +60,19 @@ fn replay(batches: &[Batch], to: u64) -> State {
     state
 }
 
+test_each_path! { in "tests/scripts/recorded" as scripts => run }
+
+fn run(script: &Path) {
+    goldenscript::run(&mut Runner::default(), script).unwrap();
+}
+
 #[test]
-fn scripts() {
-    let scripts = files("scripts/recorded");
-    assert!(!scripts.is_empty());
-    for script in scripts {
-        goldenscript::run(&mut Runner::default(), &script)
-            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
-    }
+fn every_script_is_a_test() {
+    scripts_are_tests::check(
+        Path::new(env!("CARGO_MANIFEST_DIR")),
+        "tests/scripts/recorded",
+        "recorded::scripts",
+    );
 }
 
 /// Any recorded log, replayed from a checkpoint after any batch, leads to the

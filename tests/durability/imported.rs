@@ -2,15 +2,14 @@
 //! has a history of its own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use support::cluster::Cluster;
-use support::{Server, etcd, eventually};
 use tempfile::TempDir;
+
+use crate::support::cluster::Cluster;
+use crate::support::{Server, etcd, eventually};
 
 /// How many writes each side takes while the other one runs.
 const WRITES: u64 = 1000;

@@ -1,12 +1,11 @@
 //! The transcript of the first etcd's README, against a real process.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::Server;
 use tempfile::TempDir;
+
+use crate::support::{Server, eventually};
 
 fn fresh() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();
@@ -202,7 +201,7 @@ fn keys_that_fell_due_while_the_machine_was_down_expire_when_it_leads_again() {
     let index = set.number("x-etcd-index");
     server.kill();
     let deadline = time_in(&set.body, "expiration");
-    support::eventually("the deadline has passed", || chrono::Utc::now() > deadline);
+    eventually("the deadline has passed", || chrono::Utc::now() > deadline);
     let server = Server::start(dir.path());
     let mut seen = server.lines(&format!("/v1/watch/soon?index={index}&stream=true"), &[]);
     assert!(seen.next().unwrap().contains(r#""action":"SET""#));

@@ -2,13 +2,12 @@
 //! dropping, and damage that is noticed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{Server, etcd, eventually};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually};
 
 const ARGS: [&str; 12] = [
     "-c",

@@ -6,13 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that does nothing says so")]
 
-mod support;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::Server;
 use tempfile::TempDir;
+
+use crate::support::Server;
 
 /// Small segments and frequent checkpoints, so that much is sealed.
 const ARGS: [&str; 8] =

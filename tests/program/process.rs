@@ -1,16 +1,15 @@
 //! The process: how it starts, why it does not, and how it stops.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
 
-use support::{Server, etcd, last_fault};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, last_fault};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

@@ -1,14 +1,13 @@
 //! A machine whose state is not what the log says: it stops, and the others go on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::path::Path;
 
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd_projections::{SnapshotItem, State};
-use support::cluster::Cluster;
-use support::eventually;
+
+use crate::support::cluster::Cluster;
+use crate::support::eventually;
 
 /// As many events as a machine's own ring.
 const RING: usize = 1000;

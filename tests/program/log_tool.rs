@@ -1,8 +1,6 @@
 //! The tools for the log, run on the directory of a machine that has stopped.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -18,8 +16,9 @@ use etcd_log::{
 };
 use etcd_projections::{Position, State};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use support::{Server, etcd, refusal};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, refusal};
 
 fn tool(args: &[&str], dir: &Path) -> String {
     let output = etcd(&[&["log"], args].concat()).arg("-d").arg(dir).output().unwrap();

@@ -1,14 +1,13 @@
 //! A start that is not what was meant: what is said of it, and what it leaves behind.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
-use support::{Server, etcd, eventually, refusal};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually, refusal};
 
 const ANY: [&str; 4] = ["-c", "0", "-s", "0"];
 

@@ -3,15 +3,14 @@
 //! and checkpointing as well.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use support::{Server, eventually};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually};
 
 const ROUNDS: usize = 50;
 const WRITERS: usize = 8;
@@ -44,7 +43,7 @@ fn nothing_acknowledged_is_lost() {
     check_history(&server);
     eventually("twenty sealed files", || sealed_files(dir.path()) >= 20);
     server.stop("-TERM");
-    let verified = support::etcd(&["log", "verify", "-d"]).arg(dir.path()).output().unwrap();
+    let verified = etcd(&["log", "verify", "-d"]).arg(dir.path()).output().unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
@@ -54,7 +53,7 @@ fn nothing_from_before_what_was_acknowledged_is_shown() {
     let dir = TempDir::new().unwrap();
     let (mut port, mut url) = ("0".to_owned(), String::new());
     for round in 1..=10 {
-        let mut command = support::etcd(&["-c", &port, "-s", "0", "-d"]);
+        let mut command = etcd(&["-c", &port, "-s", "0", "-d"]);
         let mut server = Server::launch(command.arg(dir.path()));
         if round > 1 {
             // From before it says that it is ready.

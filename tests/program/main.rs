@@ -1,0 +1,9 @@
+//! The program as those see it who run it: how it starts, why it does not, how it stops,
+//! and the tools beside the server.
+
+mod limit;
+mod log_tool;
+mod process;
+mod startup;
+#[path = "../support/mod.rs"]
+mod support;
