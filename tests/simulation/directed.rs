@@ -328,6 +328,21 @@ fn lies_are_not_believed() {
     });
 }
 
+/// Whoever lies in the name of a leader that is gone is not heard as that leader.
+#[test]
+fn lies_in_the_name_of_a_leader_that_is_gone_hold_off_no_election() {
+    alone("directed::lies_in_the_name_of_a_leader_that_is_gone_hold_off_no_election", || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, _) = simulation.leader_and_follower();
+        let vote = simulation.world.vote_of(&leader).unwrap();
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(Fault::Usurped(leader, vote), until);
+        simulation.run_for(LONG);
+        assert!(simulation.world.lies() > 200, "{} lies", simulation.world.lies());
+        simulation.must_finish();
+    });
+}
+
 /// Takes a key out of the state of a machine, which stops; the others go on.
 fn lose_a_key(test: &str, whose: impl FnOnce(String, String) -> String) {
     alone(&format!("directed::{test}"), || {

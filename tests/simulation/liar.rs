@@ -9,6 +9,9 @@
 //! to no other place than the truth is no lie, and nobody can tell. So terms are out of
 //! reach, entries have holes or contradict what the machine has applied, and whoever
 //! speaks for another one is not that one.
+//!
+//! Or he speaks for a leader that is down, and for nobody else: nothing of what he says
+//! is believed, so it keeps nobody from being elected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,13 +57,17 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
         let liar = Liar { world: &world, dice: &dice, node, me: consensus.me(), from: STRANGER };
         let members: Vec<_> = up.iter().map(|(.., consensus)| consensus.me()).collect();
         let as_member = *dice.pick(&members);
-        let from = if dice.one_in(3) || as_member == liar.me { STRANGER } else { as_member };
+        let from = match world.usurped() {
+            Some(vote) => vote.node,
+            None if dice.one_in(3) || as_member == liar.me => STRANGER,
+            None => as_member,
+        };
         let (question, entries) = Liar { from, ..liar }.lie();
         let peers = Peers::new(from, CLUSTER, Arc::new(Network::of(&world, NAME)));
         peers.learn(consensus.me(), &world.stored(name).address(name));
         let behind = encode_entries(&entries);
         let answer = peers.ask(consensus.me(), &question, &behind, LIMIT).await;
-        if is_believed(&answer) {
+        if is_believed(&question, &answer) {
             world.violation(format_args!("{name} believes {question:?} of {from}: {answer:?}"));
         }
         if let Err(CallError::Refused { .. }) = answer {
@@ -70,13 +77,15 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
 }
 
 /// Whether something came of what was said.
-fn is_believed(answer: &Result<Answer, CallError>) -> bool {
-    match answer {
-        Err(_)
-        | Ok(Answer::Appended(Appended::Overruled(_)) | Answer::Voted { granted: false, .. }) => {
-            false
+fn is_believed(question: &Question, answer: &Result<Answer, CallError>) -> bool {
+    match (question, answer) {
+        (_, Err(_) | Ok(Answer::Appended(Appended::Overruled(_)))) => false,
+        (_, Ok(Answer::Voted { granted, .. })) => *granted,
+        // Another one leads by now.
+        (Question::Checkpoint { vote: asked, .. }, Ok(Answer::Installed { vote })) => {
+            (vote.term, vote.node) <= (asked.term, asked.node)
         }
-        Ok(_) => true,
+        (_, Ok(_)) => true,
     }
 }
 
@@ -91,6 +100,13 @@ struct Liar<'w> {
 
 impl Liar<'_> {
     fn lie(&self) -> (Question, Vec<Arc<Entry>>) {
+        if let Some(vote) = self.world.usurped() {
+            return match self.dice.below(3) {
+                0 => self.contradict(),
+                1 => self.leave_a_hole(),
+                _ => (self.checkpoint(vote), Vec::new()),
+            };
+        }
         let absurd = leads(*self.dice.pick(&ABSURD), self.from);
         match self.dice.below(9) {
             0 => (stand(absurd), Vec::new()),
@@ -108,7 +124,7 @@ impl Liar<'_> {
     /// The vote of the one who leads, where that does no harm: if there is nothing else
     /// that is wrong, it is the truth that it leads.
     fn believable(&self) -> Option<Vote> {
-        let leader = self.world.leads_in_peace()?;
+        let leader = self.world.usurped().or_else(|| self.world.leads_in_peace())?;
         (leader.node == self.from).then_some(leader)
     }
 

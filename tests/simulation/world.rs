@@ -34,6 +34,8 @@ pub(crate) struct World {
 pub(crate) enum Besides {
     Nothing,
     Something,
+    /// The machine that had this vote is down, and he speaks for it alone.
+    Usurped(Vote),
 }
 
 #[derive(Default)]
@@ -295,6 +297,21 @@ impl World {
         });
         let newest = votes.max_by_key(|vote| (vote.term, vote.node));
         newest.filter(|_| self.lock().lied_to == Some(Besides::Nothing))
+    }
+
+    /// The vote by which a machine leads, if it does.
+    pub(crate) fn vote_of(&self, name: &str) -> Option<Vote> {
+        let up = self.machines_up();
+        let (.., consensus) = up.iter().find(|(up, ..)| up == name)?;
+        Some(Vote { term: consensus.leads_in()?, node: consensus.me(), committed: true })
+    }
+
+    /// The vote of the machine that is down, and that is spoken for.
+    pub(crate) fn usurped(&self) -> Option<Vote> {
+        match self.lock().lied_to {
+            Some(Besides::Usurped(vote)) => Some(vote),
+            Some(Besides::Nothing | Besides::Something) | None => None,
+        }
     }
 
     /// Whether a machine was removed, or is dead.
