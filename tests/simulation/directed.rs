@@ -57,7 +57,8 @@ impl Simulation {
         while !is_so(self) {
             self.must(|this| {
                 let is_late = this.sim.elapsed() > begun + LONG;
-                if is_late { Err(format!("never: {what}")) } else { this.step() }
+                let never = || format!("never: {what}; {}", this.world.told_of_all());
+                if is_late { Err(never()) } else { this.step() }
             });
         }
     }
