@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 
-use super::members::{JoinError, LeaveError};
+use super::members::{JoinError, LeaveError, address_of};
 use super::proposer;
 use super::{Node, WriteError};
 use crate::consensus::{Offer, Role};
@@ -84,8 +84,8 @@ impl Node {
         }
     }
 
-    /// Says whether this machine would vote for another one, and notes where that is
-    /// reached by now. A leader tells who is no longer a member.
+    /// Says whether this machine would vote for another one, and looks whether that is
+    /// where it says. A leader tells who is no longer a member.
     async fn would_vote(
         &self,
         from: NodeId,
@@ -94,7 +94,7 @@ impl Node {
     ) -> Result<Answer, Refusal> {
         let consensus = &self.inner.consensus;
         if self.is_member(from) {
-            self.inner.peers.learn(from, address);
+            self.look_for(from, address);
         } else if consensus.leads() {
             // It counts for good: whoever has just begun to lead may not know yet who has
             // joined, and whoever led may be overruled by now.
@@ -148,6 +148,11 @@ impl Node {
             return Err(Refusal::Impossible(text));
         }
         self.check_leads()?;
+        let address = address_of(&machine.peer_url);
+        if self.runs_elsewhere(machine.node, address).await {
+            let text = format!("machine {} runs already, and not at {address}", machine.node);
+            return Err(Refusal::NotBelieved(text));
+        }
         let joined = self.join(machine, CHANGE_LIMIT).await;
         joined.map_err(|error| not_joined(&error))?;
         Ok(Answer::Joined { cluster: self.inner.cluster })
@@ -160,6 +165,12 @@ impl Node {
             return Err(Refusal::NotBelieved(text));
         }
         self.check_leads()?;
+        let address = address_of(&machine.peer_url);
+        // Who has left is told so, wherever it is.
+        if self.is_member(from) && !self.has_moved(from, address).await {
+            let text = format!("machine {from} is not found at {address}, or where it was as well");
+            return Err(Refusal::NotBelieved(text));
+        }
         let moved = self.move_member(machine, CHANGE_LIMIT).await;
         moved.map_err(|error| not_joined(&error))?;
         Ok(Answer::Done)

@@ -14,6 +14,7 @@ mod history;
 mod hold;
 mod log_clock;
 mod members;
+mod moved;
 mod news;
 mod proposer;
 mod reconcile;
@@ -44,6 +45,7 @@ use barrier::Barrier;
 use elsewhere::Elsewhere;
 use history::History;
 use hold::Hold;
+use moved::LookedFor;
 use proposer::{Means, Proposer};
 use twin::Announcement;
 
@@ -149,6 +151,7 @@ struct Inner {
     peers: Peers,
     hints: Vec<String>,
     acquaintance: Acquaintance,
+    looked_for: LookedFor,
     published: Reader,
     clock: Clock,
     log_clock: LogClock,
@@ -199,6 +202,7 @@ impl Node {
             peers,
             hints: options.hints,
             acquaintance: Acquaintance::default(),
+            looked_for: LookedFor::default(),
             published,
             clock,
             log_clock,

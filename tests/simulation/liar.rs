@@ -7,8 +7,8 @@
 //!
 //! In the name of a member he tells nothing that the member could have said: what leads
 //! to no other place than the truth is no lie, and nobody can tell. So terms are out of
-//! reach, entries have holes or contradict what the machine has applied, and whoever
-//! speaks for another one is not that one.
+//! reach, entries have holes or contradict what the machine has applied, nobody is where
+//! it is said to be, and whoever speaks for another one is not that one.
 //!
 //! Or he speaks for a leader that is down, and for nobody else: nothing of what he says
 //! is believed, so it keeps nobody from being elected.
@@ -19,8 +19,8 @@ use std::time::Duration;
 use etcd::node::Node;
 use etcd::peers::{Answer, Appended, CallError, Peers, Question, encode_entries};
 use etcd_log::{
-    Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex,
-    Term, Vote,
+    Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, Machine, NodeId, Payload,
+    RaftIndex, Term, Vote,
 };
 
 use super::dice::Dice;
@@ -79,7 +79,10 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
 /// Whether something came of what was said.
 fn is_believed(question: &Question, answer: &Result<Answer, CallError>) -> bool {
     match (question, answer) {
-        (_, Err(_) | Ok(Answer::Appended(Appended::Overruled(_)))) => false,
+        // Whether it would vote, a machine tells everybody.
+        (_, Err(_) | Ok(Answer::WouldVote { .. } | Answer::Appended(Appended::Overruled(_)))) => {
+            false
+        }
         (_, Ok(Answer::Voted { granted, .. })) => *granted,
         // Another one leads by now.
         (Question::Checkpoint { vote: asked, .. }, Ok(Answer::Installed { vote })) => {
@@ -108,7 +111,7 @@ impl Liar<'_> {
             };
         }
         let absurd = leads(*self.dice.pick(&ABSURD), self.from);
-        match self.dice.below(9) {
+        match self.dice.below(11) {
             0 => (stand(absurd), Vec::new()),
             1 => (append(absurd, None), Vec::new()),
             2 => (pulse(absurd), Vec::new()),
@@ -117,6 +120,8 @@ impl Liar<'_> {
             5 => self.speak_for_another(),
             6 => self.contradict(),
             7 => self.leave_a_hole(),
+            8 => (be_elsewhere(), Vec::new()),
+            9 => (self.move_away(), Vec::new()),
             _ => (self.checkpoint(self.believable().unwrap_or(absurd)), Vec::new()),
         }
     }
@@ -149,6 +154,17 @@ impl Liar<'_> {
         (question, Vec::new())
     }
 
+    /// Has it written down that the machine is where nobody answers.
+    fn move_away(&self) -> Question {
+        let machines = self.node.now().state.machines().clone();
+        let known = machines.iter().find(|machine| machine.node == self.from);
+        let name = known.map_or_else(|| Arc::from(NAME), |known| Arc::clone(&known.name));
+        let url = Arc::<str>::from(format!("http://{NAME}:7001"));
+        let machine =
+            Machine { name, node: self.from, peer_url: Arc::clone(&url), client_url: url };
+        Question::Move { machine }
+    }
+
     /// Entries that are others than those that the machine has applied.
     fn contradict(&self) -> (Question, Vec<Arc<Entry>>) {
         let Some((applied, over)) = self.over() else { return (Question::Farewell, Vec::new()) };
@@ -172,9 +188,10 @@ impl Liar<'_> {
 
     /// A checkpoint that contains other entries than those that are applied.
     fn checkpoint(&self, vote: Vote) -> Question {
-        let over = self.over();
-        let applied = over.map_or(id(RaftIndex(1000), vote), |(applied, over)| {
-            id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
+        let applied = self.over().map_or(id(RaftIndex(1000), vote), |(applied, over)| {
+            // Whoever leads may have led before, and what it wrote then is there.
+            let nobody = Vote { node: STRANGER, ..over };
+            id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), nobody)
         });
         let number = self.dice.number() % 10_000;
         let (index, event) = (Index(number), EventNumber(number));
@@ -206,6 +223,11 @@ fn stand(vote: Vote) -> Question {
 
 fn append(vote: Vote, previous: Option<LogId>) -> Question {
     Question::Append { vote, previous, committed: None, time: LogTime::default() }
+}
+
+/// Says that the machine is where nobody answers.
+fn be_elsewhere() -> Question {
+    Question::WouldVote { last: None, address: Arc::from(format!("{NAME}:7001")) }
 }
 
 fn pulse(vote: Vote) -> Question {
