@@ -228,7 +228,7 @@ impl Node {
 
 fn not_joined(error: &JoinError) -> Refusal {
     match error {
-        JoinError::NameTaken { .. } | JoinError::Rejected(_) => {
+        JoinError::NameTaken { .. } | JoinError::Rejected(_) | JoinError::Refused(_) => {
             Refusal::Impossible(error.to_string())
         }
         JoinError::Removed(_) => Refusal::Removed,

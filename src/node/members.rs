@@ -62,6 +62,9 @@ pub enum JoinError {
     /// It was refused by the log.
     #[error("machine {0} cannot be described in the log")]
     Rejected(Arc<str>),
+    /// It was refused by the leader.
+    #[error("{0}")]
+    Refused(String),
     /// It could not be written into the log.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -172,8 +175,9 @@ impl Node {
         }
     }
 
-    /// Has this machine's addresses written into the log, by whoever leads.
-    pub(super) async fn announce(&self) -> Result<(), WriteError> {
+    /// Has this machine's addresses written into the log, by whoever leads: until they are,
+    /// nobody can rely on it.
+    pub(super) async fn announce(&self) -> Result<(), JoinError> {
         let (consensus, machine) = (&self.inner.consensus, self.inner.machine.clone());
         let announced = match consensus.leader() {
             Some(leader) if leader != consensus.me() => {
@@ -183,6 +187,9 @@ impl Node {
                     Ok(_) => Ok(()),
                     Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
                         Err(JoinError::Removed(Arc::clone(&self.inner.machine.name)))
+                    }
+                    Err(CallError::Refused { refusal: Refusal::Impossible(why), .. }) => {
+                        Err(JoinError::Refused(why))
                     }
                     // It is asked again: to say it twice does no harm.
                     Err(_) => Err(Unavailable::NoLeader.into()),
@@ -195,9 +202,7 @@ impl Node {
                 consensus.removed();
                 Ok(())
             }
-            Err(JoinError::Write(error)) => Err(error),
-            // What the log does not take, it does not take the next time either.
-            Err(JoinError::NameTaken { .. } | JoinError::Rejected(_)) | Ok(()) => Ok(()),
+            announced => announced,
         }
     }
 

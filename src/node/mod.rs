@@ -64,6 +64,10 @@ const VOTE_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a machine says that it waits for others.
 const WAITING_WORD: Duration = Duration::from_secs(3);
 
+/// How long a machine waits before it says again what the log has refused: each time is a
+/// command there.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Why there is no answer to a request that itself is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
@@ -240,14 +244,15 @@ impl Node {
                 told = Instant::now();
                 tracing::info!("waiting for the other machines: {}", OneLine(&error));
             }
-            tokio::time::sleep(proposer::RETRY).await;
+            let is_refused = matches!(error, JoinError::Rejected(_) | JoinError::Refused(_));
+            tokio::time::sleep(if is_refused { REFUSED_PAUSE } else { proposer::RETRY }).await;
         }
         // Unless it did not have to be said.
         self.goes_on(&Announcement::Unannounced, &Announcement::Announced);
         self.goes_on(&Announcement::Announcing, &Announcement::Announced);
     }
 
-    async fn try_to_introduce(&self) -> Result<(), WriteError> {
+    async fn try_to_introduce(&self) -> Result<(), JoinError> {
         let published = self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         if published.state.position().index == Index(0) {
             let sync = Command::Sync { cluster: self.inner.cluster };
