@@ -35,10 +35,6 @@ impl Consensus {
         entries: &Bytes,
     ) -> Result<Response, Refusal> {
         self.judge_vote(from, vote, true)?;
-        if !self.doubts.remain(vote, committed) {
-            // Its word counts from when it came, not from when the disk has it.
-            self.heard(vote);
-        }
         // Heartbeats are small; but their answers wait for the disk as well.
         let places = if entries.is_empty() { &self.heartbeats } else { &self.appends };
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::NotReady)?;
@@ -70,6 +66,9 @@ impl Consensus {
         let committed = judged.map_err(|refusal| self.judge.refused(append.from, refusal))?;
         let doubted = self.doubts.judge(append.vote, append.committed, append.entries);
         doubted.map_err(Refusal::Impossible)?;
+        // A leader's word counts once there is nothing wrong with it, not from when the disk
+        // has it: a liar would hold off elections for ever, and a slow disk bring them about.
+        self.heard(append.vote);
         let request: AppendEntriesRequest<TypeConfig> = AppendEntriesRequest {
             vote: from_vote(append.vote),
             prev_log_id: append.previous.map(from_log_id),
@@ -158,10 +157,11 @@ impl Consensus {
         let CheckpointHeader { applied, index, .. } = offer;
         let from = asked.from;
         self.judge_vote(from, vote, true)?;
-        self.heard(vote);
         let known = self.known_vote();
         let is_overruled = (vote.term, vote.node) < (known.term, known.node);
-        if is_overruled || self.judge_offer(from, vote, applied)? {
+        let is_of_no_use = is_overruled || self.judge_offer(from, vote, applied)?;
+        self.heard(vote);
+        if is_of_no_use {
             return Ok(Response::Installed { vote: known });
         }
         let failed = |error: ReceiveError| {

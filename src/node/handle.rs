@@ -15,6 +15,7 @@ use super::error::{Unavailable, WriteError};
 use super::history::History;
 use super::history::remote::RemoteHistory;
 use super::hold::Hold;
+use super::looked_for::LookedFor;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
 use super::watch::{Start, Watch};
@@ -89,6 +90,7 @@ pub(super) struct Inner {
     pub(super) peers: Peers,
     pub(super) hints: Vec<String>,
     pub(super) acquaintance: Acquaintance,
+    pub(super) looked_for: LookedFor,
     pub(super) published: StateReader,
     pub(super) clock: Clock,
     pub(super) log_clock: LogClock,
@@ -139,6 +141,7 @@ impl Node {
             peers,
             hints: options.hints,
             acquaintance: Acquaintance::default(),
+            looked_for: LookedFor::default(),
             published,
             clock,
             log_clock,

@@ -6,8 +6,8 @@ use etcd_log::{Command, Index};
 use tokio::time::Instant;
 
 use super::announcement::Announcement;
-use super::error::WriteError;
 use super::handle::{Freshness, Node};
+use super::members::JoinError;
 use super::proposer;
 use crate::util::error_chain::ErrorChain;
 
@@ -19,6 +19,10 @@ const VOTE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a machine says that it waits for others.
 const WAITING_WORD: Duration = Duration::from_secs(3);
+
+/// How long a machine waits before it says again what the log has refused: each time is a
+/// command there.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Makes this machine known to the cluster, unless it is already: the first
@@ -36,14 +40,15 @@ impl Node {
                 told = Instant::now();
                 tracing::info!("waiting for the other machines: {}", ErrorChain(&error));
             }
-            tokio::time::sleep(proposer::RETRY).await;
+            let is_refused = matches!(error, JoinError::Rejected(_) | JoinError::Refused(_));
+            tokio::time::sleep(if is_refused { REFUSED_PAUSE } else { proposer::RETRY }).await;
         }
         // Unless it did not have to be said.
         self.goes_on(&Announcement::Unannounced, &Announcement::Announced);
         self.goes_on(&Announcement::Announcing, &Announcement::Announced);
     }
 
-    async fn try_to_introduce(&self) -> Result<(), WriteError> {
+    async fn try_to_introduce(&self) -> Result<(), JoinError> {
         let published = self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         if published.state.position().index == Index(0) {
             let sync = Command::Sync { cluster: self.inner.cluster };

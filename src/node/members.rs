@@ -63,6 +63,9 @@ pub enum JoinError {
     /// It was refused by the log.
     #[error("machine {0} cannot be described in the log")]
     Rejected(Arc<str>),
+    /// It was refused by the leader.
+    #[error("{0}")]
+    Refused(String),
     /// It could not be written into the log.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -173,8 +176,9 @@ impl Node {
         }
     }
 
-    /// Has this machine's addresses written into the log, by whoever leads.
-    pub(super) async fn announce(&self) -> Result<(), WriteError> {
+    /// Has this machine's addresses written into the log, by whoever leads: until they are,
+    /// nobody can rely on it.
+    pub(super) async fn announce(&self) -> Result<(), JoinError> {
         let (consensus, machine) = (&self.inner.consensus, self.inner.machine.clone());
         let announced = match consensus.leader() {
             Some(leader) if leader != consensus.me() => {
@@ -184,6 +188,9 @@ impl Node {
                     Ok(_) => Ok(()),
                     Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
                         Err(JoinError::Removed(Arc::clone(&self.inner.machine.name)))
+                    }
+                    Err(CallError::Refused { refusal: Refusal::Impossible(why), .. }) => {
+                        Err(JoinError::Refused(why))
                     }
                     // It is asked again: to say it twice does no harm.
                     Err(_) => Err(Unavailable::NoLeader.into()),
@@ -196,9 +203,7 @@ impl Node {
                 consensus.removed();
                 Ok(())
             }
-            Err(JoinError::Write(error)) => Err(error),
-            // What the log does not take, it does not take the next time either.
-            Err(JoinError::NameTaken { .. } | JoinError::Rejected(_)) | Ok(()) => Ok(()),
+            announced => announced,
         }
     }
 

@@ -82,8 +82,8 @@ impl Node {
         }
     }
 
-    /// Says whether this machine would vote for another one, and notes where that is
-    /// reached by now. A leader tells who is no longer a member.
+    /// Says whether this machine would vote for another one, and looks whether that is
+    /// where it says. A leader tells who is no longer a member.
     async fn pre_vote(
         &self,
         from: NodeId,
@@ -92,7 +92,7 @@ impl Node {
     ) -> Result<Response, Refusal> {
         let consensus = &self.inner.consensus;
         if self.is_member(from) {
-            self.inner.peers.learn(from, address);
+            self.look_for(from, address);
         } else if consensus.leads() {
             // It counts for good: whoever has just begun to lead may not know yet who has
             // joined, and whoever led may be overruled by now.
@@ -146,6 +146,11 @@ impl Node {
             return Err(Refusal::Impossible(text));
         }
         self.check_leads()?;
+        let address = machine.peer_address();
+        if self.runs_elsewhere(machine.node, address).await {
+            let text = format!("machine {} runs already, and not at {address}", machine.node);
+            return Err(Refusal::NotBelieved(text));
+        }
         let joined = self.join(machine, CHANGE_LIMIT).await;
         joined.map_err(|error| not_joined(&error))?;
         Ok(Response::Joined { cluster: self.inner.cluster })
@@ -158,6 +163,12 @@ impl Node {
             return Err(Refusal::NotBelieved(text));
         }
         self.check_leads()?;
+        let address = machine.peer_address();
+        // Who has left is told so, wherever it is.
+        if self.is_member(from) && !self.has_moved(from, address).await {
+            let text = format!("machine {from} is not found at {address}, or where it was as well");
+            return Err(Refusal::NotBelieved(text));
+        }
         let moved = self.move_member(machine, CHANGE_LIMIT).await;
         moved.map_err(|error| not_joined(&error))?;
         Ok(Response::Done)
@@ -215,7 +226,7 @@ impl Node {
 
 fn not_joined(error: &JoinError) -> Refusal {
     match error {
-        JoinError::NameTaken { .. } | JoinError::Rejected(_) => {
+        JoinError::NameTaken { .. } | JoinError::Rejected(_) | JoinError::Refused(_) => {
             Refusal::Impossible(error.to_string())
         }
         JoinError::Removed(_) => Refusal::Removed,

@@ -2,6 +2,7 @@
 //! the wire, and watches. One real process each.
 
 mod errors;
+mod health;
 mod http;
 #[path = "../support/mod.rs"]
 mod support;

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command as Process;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use etcd::peers::{CallError, Peers, Refusal, Request, Response, Tcp, encode_entries};
 use etcd_log::{
-    Batch, ClusterId, Command, Entry, KeyPath, LogId, LogTime, Machine, NodeId, Payload, RaftIndex,
-    Term, Vote,
+    Batch, ClusterId, Command, Entry, KeyPath, LOG_FORMAT, LogId, LogTime, Machine, NodeId,
+    Payload, RaftIndex, Term, Vote,
 };
 
 use crate::support::cluster::Cluster;
@@ -347,4 +347,37 @@ fn machine_that_was_removed_cannot_move() {
     let commands = vec![Command::Join(described)];
     not_believed(liar.ask(&Request::Propose { commands }, &[]));
     assert_eq!(cluster.server(0).get("/v1/machines").body.split(", ").count(), 2);
+}
+
+/// Whoever speaks for a member that runs leads nobody away from it, nor does it stop.
+#[test]
+fn member_that_runs_is_not_found_elsewhere() {
+    let cluster = Cluster::start(3, &[]);
+    let leader = cluster.leader();
+    let (about, elsewhere) = ((leader + 1) % 3, TcpListener::bind("127.0.0.1:0").unwrap());
+    let elsewhere = elsewhere.local_addr().unwrap().to_string();
+    let from = node(&cluster, about);
+    let described = |address: &str| Machine {
+        name: Arc::from(format!("node{}", about + 1)),
+        node: from,
+        peer_url: Arc::from(format!("http://{address}")),
+        client_url: Arc::from(&*cluster.server(about).url),
+    };
+    let other = cluster.server((leader + 2) % 3).peer_url.clone();
+    let other = other.trim_start_matches("http://");
+    let liar = Liar::new(&cluster, leader, from);
+    let stranger = Liar::new(&cluster, leader, NodeId(7));
+    for address in [&*elsewhere, other] {
+        for _ in 0..5 {
+            let said = Request::PreVote { last: None, address: Arc::from(address) };
+            assert!(liar.ask(&said, &[]).is_ok());
+            let list = cluster.server(leader).get("/v1/machines?detail=true").body;
+            let list: Vec<serde_json::Value> = serde_json::from_str(&list).unwrap();
+            assert!(list.iter().all(|machine| machine["role"] != "unreachable"), "{list:?}");
+        }
+        let machine = described(address);
+        not_believed(liar.ask(&Request::Move { machine: machine.clone() }, &[]));
+        not_believed(stranger.ask(&Request::Join { machine, log_format: LOG_FORMAT }, &[]));
+    }
+    all_is_well(&cluster);
 }

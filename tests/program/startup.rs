@@ -191,3 +191,18 @@ fn name_stays_on_its_line() {
     let text = start_refused(dir.path(), &["-n", "b\u{1b}c"]);
     assert!(text.contains(shown) && text.contains(r"-n says b\u{1b}c"), "{text:?}");
 }
+
+/// What the log does not take has not been said: the machine tries again, and is not ready.
+#[test]
+fn machine_that_cannot_be_described_is_not_ready() {
+    let dir = TempDir::new().unwrap();
+    let mut command = etcd(&[&ANY[..], &["-n", "one", "--advertise-peer", "a&b:7001"]].concat());
+    let server = Server::launch(command.arg("-d").arg(dir.path()));
+    let mut said = Vec::new();
+    eventually("it says twice what it waits for", || {
+        said.extend(server.said());
+        assert!(!said.iter().any(|line| line.contains("ready in")), "{said:#?}");
+        let waits = "machine one cannot be described in the log";
+        said.iter().filter(|line| line.contains(waits)).count() >= 2
+    });
+}

@@ -57,7 +57,8 @@ impl Simulation {
         while !is_so(self) {
             self.must(|this| {
                 let is_late = this.sim.elapsed() > begun + LONG;
-                if is_late { Err(format!("never: {what}")) } else { this.step() }
+                let never = || format!("never: {what}; {}", this.world.told_of_all());
+                if is_late { Err(never()) } else { this.step() }
             });
         }
     }
@@ -230,6 +231,38 @@ fn machine_with_a_slow_disk_comes_back_first() {
     });
 }
 
+/// A candidate whose disk takes seconds for its own vote stands once. Each further try would
+/// wait behind that vote, and depose whoever leads by then: here, itself.
+#[test]
+fn vote_that_takes_long_is_stood_for_once() {
+    alone("directed::vote_that_takes_long_is_stood_for_once", || {
+        let mut simulation = Simulation::at_rest();
+        let (slow, other) = simulation.leader_and_follower();
+        let before = simulation.world.vote_of(&slow).unwrap().term;
+        // Nobody has more than it has on its disk.
+        simulation.for_a_moment(Fault::Isolate(slow.clone()), LONG / 400);
+        for name in simulation.names.clone() {
+            simulation.crash(&name);
+        }
+        // It answers, and never asks: so nobody but the slow one stands.
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(Fault::Loses(Lost::Requests, other.clone()), until);
+        simulation.restart(&other);
+        simulation.begin(Fault::DiskHangs(slow.clone()), until);
+        simulation.restart(&slow);
+        // Longer than a few elections take, and not as long as it counts on others.
+        simulation.run_for(Duration::from_millis(3300));
+        assert_eq!(simulation.world.leader(), None, "nobody can have elected it");
+        let (_, hang) = simulation.faults.pop().unwrap();
+        simulation.end(&hang);
+        simulation.run_until("it leads", |this| this.world.leader().as_ref() == Some(&slow));
+        simulation.run_for(LONG / 10);
+        let vote = simulation.world.vote_of(&slow).expect("it leads still");
+        assert_eq!(vote.term, before.next(), "it stood once");
+        simulation.must_finish();
+    });
+}
+
 /// A machine says where it is by now while it is being removed, and the leader changes.
 #[test]
 fn move_races_with_a_removal() {
@@ -324,6 +357,21 @@ fn lies_are_not_believed() {
         simulation.run_for(LONG);
         assert!(simulation.world.lies() > 200, "{} lies", simulation.world.lies());
         assert_eq!(simulation.world.leader(), leader, "nobody has to give way");
+        simulation.must_finish();
+    });
+}
+
+/// Whoever lies in the name of a leader that is gone is not heard as that leader.
+#[test]
+fn lies_in_the_name_of_a_leader_that_is_gone_hold_off_no_election() {
+    alone("directed::lies_in_the_name_of_a_leader_that_is_gone_hold_off_no_election", || {
+        let mut simulation = Simulation::at_rest();
+        let (leader, _) = simulation.leader_and_follower();
+        let vote = simulation.world.vote_of(&leader).unwrap();
+        let until = simulation.sim.elapsed() + LONG;
+        simulation.begin(Fault::Usurped(leader, vote), until);
+        simulation.run_for(LONG);
+        assert!(simulation.world.lies() > 200, "{} lies", simulation.world.lies());
         simulation.must_finish();
     });
 }

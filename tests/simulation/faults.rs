@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use etcd_log::Vote;
+
 use super::Simulation;
 use super::links::Lost;
 use super::world::Besides;
@@ -51,6 +53,8 @@ pub(crate) enum Fault {
     LoseMessages,
     /// Somebody lies to all.
     Liar,
+    /// The machine that leads by this vote stops, and somebody lies in its name alone.
+    Usurped(String, Vote),
     /// A machine stops, its state loses a key, and it starts again.
     LosesKey(String),
     /// A second process of a machine starts on a copy of its disk, at another place.
@@ -89,6 +93,7 @@ impl Fault {
             | Self::DiskHangs(_)
             | Self::ClockJumps(..)
             | Self::Liar
+            | Self::Usurped(..)
             | Self::LosesKey(_)
             | Self::Twin(_) => false,
         }
@@ -188,7 +193,7 @@ impl Simulation {
         let there: Vec<_> = self.there().cloned().collect();
         let leader = self.world.leader().filter(|_| dice.one_in(2));
         let name = leader.unwrap_or_else(|| dice.pick(&there).clone());
-        match dice.below(10) {
+        match dice.below(11) {
             0 => Fault::DiskHangs(name),
             1 => Fault::SlowDisk(name, VERY_SLOW),
             2 => {
@@ -200,6 +205,10 @@ impl Simulation {
             5 => Fault::Loses(Lost::Answers, name),
             6 => Fault::Loses(Lost::Requests, name),
             7 => Fault::Liar,
+            8 => match self.world.vote_of(&name) {
+                Some(vote) => Fault::Usurped(name, vote),
+                None => Fault::Liar,
+            },
             _ => {
                 let (least, most) = NARROW;
                 let bandwidth = least + dice.number() % (most - least);
@@ -222,7 +231,7 @@ impl Simulation {
         self.world.set_long(time > Duration::from_millis(SHORT.1));
         match &fault {
             Fault::Crash(names) => names.iter().for_each(|name| self.crash(name)),
-            Fault::Move(name) => self.crash(name),
+            Fault::Move(name) | Fault::Usurped(name, _) => self.crash(name),
             Fault::LosesKey(name) => self.lose_key(name),
             Fault::Twin(name) => self.start_twin(name),
             fault => self.apply(fault),
@@ -242,9 +251,15 @@ impl Simulation {
 
     /// Tells the liar whether to lie.
     fn tell_liar(&self) {
-        let lies = |(_, fault): &(Duration, Fault)| matches!(fault, Fault::Liar);
-        let besides =
-            if self.faults.iter().all(lies) { Besides::Nothing } else { Besides::Something };
+        let lies =
+            |(_, fault): &(Duration, Fault)| matches!(fault, Fault::Liar | Fault::Usurped(..));
+        let usurped = self.faults.iter().find_map(|(_, fault)| match fault {
+            Fault::Usurped(_, vote) => Some(Besides::Usurped(*vote)),
+            _ => None,
+        });
+        let besides = usurped.unwrap_or_else(|| {
+            if self.faults.iter().all(lies) { Besides::Nothing } else { Besides::Something }
+        });
         self.world.set_lied_to(self.faults.iter().any(lies).then_some(besides));
     }
 
@@ -276,6 +291,7 @@ impl Simulation {
             | Fault::Cut(..)
             | Fault::CutOneWay(..)
             | Fault::Liar
+            | Fault::Usurped(..)
             | Fault::LosesKey(_)
             | Fault::Twin(_) => {}
             Fault::Isolate(name) => {
@@ -299,7 +315,7 @@ impl Simulation {
                 self.world.stored(name).move_away();
                 self.restart(name);
             }
-            Fault::LosesKey(name) => self.restart(name),
+            Fault::LosesKey(name) | Fault::Usurped(name, _) => self.restart(name),
             Fault::Twin(name) => self.stop_twin(name),
             Fault::LoseMessages => self.sim.set_fail_rate(0.0),
             Fault::NarrowLinks(_) => self.world.links().set_bandwidth(None),

@@ -7,8 +7,11 @@
 //!
 //! In the name of a member he tells nothing that the member could have said: what leads
 //! to no other place than the truth is no lie, and nobody can tell. So terms are out of
-//! reach, entries have holes or contradict what the machine has applied, and whoever
-//! speaks for another one is not that one.
+//! reach, entries have holes or contradict what the machine has applied, nobody is where
+//! it is said to be, and whoever speaks for another one is not that one.
+//!
+//! Or he speaks for a leader that is down, and for nobody else: nothing of what he says
+//! is believed, so it keeps nobody from being elected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +19,8 @@ use std::time::Duration;
 use etcd::node::Node;
 use etcd::peers::{Appended, CallError, Peers, Request, Response, encode_entries};
 use etcd_log::{
-    Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex,
-    Term, Vote,
+    Batch, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, Machine, NodeId, Payload,
+    RaftIndex, Term, Vote,
 };
 
 use super::dice::Dice;
@@ -54,13 +57,17 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
         let liar = Liar { world: &world, dice: &dice, node, me: consensus.me(), from: STRANGER };
         let members: Vec<_> = up.iter().map(|(.., consensus)| consensus.me()).collect();
         let as_member = *dice.pick(&members);
-        let from = if dice.one_in(3) || as_member == liar.me { STRANGER } else { as_member };
+        let from = match world.usurped() {
+            Some(vote) => vote.node,
+            None if dice.one_in(3) || as_member == liar.me => STRANGER,
+            None => as_member,
+        };
         let (request, entries) = Liar { from, ..liar }.lie();
         let peers = Peers::new(from, CLUSTER, Arc::new(Network::of(&world, NAME)));
         peers.learn(consensus.me(), &world.stored(name).address(name));
         let behind = encode_entries(&entries);
         let answer = peers.ask(consensus.me(), &request, &behind, LIMIT).await;
-        if is_believed(&answer) {
+        if is_believed(&request, &answer) {
             world.violation(format_args!("{name} believes {request:?} of {from}: {answer:?}"));
         }
         if let Err(CallError::Refused { .. }) = answer {
@@ -70,13 +77,18 @@ pub(crate) async fn run(world: World) -> turmoil::Result {
 }
 
 /// Whether something came of what was said.
-fn is_believed(answer: &Result<Response, CallError>) -> bool {
-    match answer {
-        Err(_)
-        | Ok(Response::Appended(Appended::Overruled(_)) | Response::Voted { granted: false, .. }) => {
+fn is_believed(request: &Request, answer: &Result<Response, CallError>) -> bool {
+    match (request, answer) {
+        // Whether it would vote, a machine tells everybody.
+        (_, Err(_) | Ok(Response::PreVote { .. } | Response::Appended(Appended::Overruled(_)))) => {
             false
         }
-        Ok(_) => true,
+        (_, Ok(Response::Voted { granted, .. })) => *granted,
+        // Another one leads by now.
+        (Request::Checkpoint { vote: asked, .. }, Ok(Response::Installed { vote })) => {
+            (vote.term, vote.node) <= (asked.term, asked.node)
+        }
+        (_, Ok(_)) => true,
     }
 }
 
@@ -91,8 +103,15 @@ struct Liar<'w> {
 
 impl Liar<'_> {
     fn lie(&self) -> (Request, Vec<Arc<Entry>>) {
+        if let Some(vote) = self.world.usurped() {
+            return match self.dice.below(3) {
+                0 => self.contradict(),
+                1 => self.leave_a_hole(),
+                _ => (self.checkpoint(vote), Vec::new()),
+            };
+        }
         let absurd = leads(*self.dice.pick(&ABSURD), self.from);
-        match self.dice.below(9) {
+        match self.dice.below(11) {
             0 => (stand(absurd), Vec::new()),
             1 => (append(absurd, None), Vec::new()),
             2 => (pulse(absurd), Vec::new()),
@@ -101,6 +120,8 @@ impl Liar<'_> {
             5 => self.speak_for_another(),
             6 => self.contradict(),
             7 => self.leave_a_hole(),
+            8 => (be_elsewhere(), Vec::new()),
+            9 => (self.move_away(), Vec::new()),
             _ => (self.checkpoint(self.believable().unwrap_or(absurd)), Vec::new()),
         }
     }
@@ -108,7 +129,7 @@ impl Liar<'_> {
     /// The vote of the one who leads, where that does no harm: if there is nothing else
     /// that is wrong, it is the truth that it leads.
     fn believable(&self) -> Option<Vote> {
-        let leader = self.world.leads_in_peace()?;
+        let leader = self.world.usurped().or_else(|| self.world.leads_in_peace())?;
         (leader.node == self.from).then_some(leader)
     }
 
@@ -131,6 +152,17 @@ impl Liar<'_> {
             _ => self.checkpoint(vote),
         };
         (request, Vec::new())
+    }
+
+    /// Has it written down that the machine is where nobody answers.
+    fn move_away(&self) -> Request {
+        let machines = self.node.now().state.machines().clone();
+        let known = machines.iter().find(|machine| machine.node == self.from);
+        let name = known.map_or_else(|| Arc::from(NAME), |known| Arc::clone(&known.name));
+        let url = Arc::<str>::from(format!("http://{NAME}:7001"));
+        let machine =
+            Machine { name, node: self.from, peer_url: Arc::clone(&url), client_url: url };
+        Request::Move { machine }
     }
 
     /// Entries that are others than those that the machine has applied.
@@ -156,9 +188,10 @@ impl Liar<'_> {
 
     /// A checkpoint that contains other entries than those that are applied.
     fn checkpoint(&self, vote: Vote) -> Request {
-        let over = self.over();
-        let applied = over.map_or(id(RaftIndex(1000), vote), |(applied, over)| {
-            id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), over)
+        let applied = self.over().map_or(id(RaftIndex(1000), vote), |(applied, over)| {
+            // Whoever leads may have led before, and what it wrote then is there.
+            let nobody = Vote { node: STRANGER, ..over };
+            id(RaftIndex(self.dice.number() % (applied.index.0 + 1)), nobody)
         });
         let number = self.dice.number() % 10_000;
         let (index, event) = (Index(number), EventNumber(number));
@@ -190,6 +223,11 @@ fn stand(vote: Vote) -> Request {
 
 fn append(vote: Vote, previous: Option<LogId>) -> Request {
     Request::Append { vote, previous, committed: None, time: LogTime::default() }
+}
+
+/// Says that the machine is where nobody answers.
+fn be_elsewhere() -> Request {
+    Request::PreVote { last: None, address: Arc::from(format!("{NAME}:7001")) }
 }
 
 fn pulse(vote: Vote) -> Request {

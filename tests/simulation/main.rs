@@ -149,11 +149,7 @@ impl Simulation {
                 self.world.quiet();
             }
             if self.sim.elapsed() > healed + HEALING {
-                let up = self.world.machines_up();
-                let states = up.iter().map(|(name, node, consensus)| {
-                    format!("{name}: {:?} {:?}", node.now().applied, consensus.role())
-                });
-                return Err(format!("they do not agree: {:?}", states.collect::<Vec<_>>()));
+                return Err(format!("they do not agree; {}", self.world.told_of_all()));
             }
             self.step()?;
         }

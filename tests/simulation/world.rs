@@ -2,6 +2,7 @@
 //! in it.
 
 mod checks;
+mod leaders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,6 +13,7 @@ use etcd::consensus::Consensus;
 use etcd::node::{LeaveError, Node, WriteError};
 use etcd_log::{Digest, EventNumber, KeyPath, LogId, RaftIndex, Vote};
 use etcd_projections::Event;
+use tokio::runtime::Handle;
 
 use super::dice::Dice;
 use super::health::{Patient, Probes};
@@ -34,12 +36,16 @@ pub(crate) struct World {
 pub(crate) enum Besides {
     Nothing,
     Something,
+    /// The machine that had this vote is down, and he speaks for it alone.
+    Usurped(Vote),
 }
 
 #[derive(Default)]
 struct Inner {
     stored: BTreeMap<String, Arc<Stored>>,
     up: BTreeMap<String, (Node, Consensus)>,
+    /// What each machine that has been up runs on: its clock is there.
+    runtimes: BTreeMap<String, Handle>,
     /// Those that have heard from the others since they were started.
     ready: BTreeSet<String>,
     removed: Vec<String>,
@@ -128,7 +134,9 @@ impl World {
 
     pub(crate) fn up(&self, name: &str, node: &Node, consensus: &Consensus) {
         self.note(format_args!("{name} is up"));
-        self.lock().up.insert(name.to_owned(), (node.clone(), consensus.clone()));
+        let mut inner = self.lock();
+        inner.runtimes.insert(name.to_owned(), Handle::current());
+        inner.up.insert(name.to_owned(), (node.clone(), consensus.clone()));
     }
 
     pub(crate) fn ready(&self, name: &str) {
@@ -286,17 +294,6 @@ impl World {
         self.lock().lies
     }
 
-    /// The vote of the machine that leads, unless something is wrong besides that somebody
-    /// lies.
-    pub(crate) fn leads_in_peace(&self) -> Option<Vote> {
-        let up = self.machines_up();
-        let votes = up.iter().filter_map(|(.., consensus)| {
-            Some(Vote { term: consensus.leads_in()?, node: consensus.me(), committed: true })
-        });
-        let newest = votes.max_by_key(|vote| (vote.term, vote.node));
-        newest.filter(|_| self.lock().lied_to == Some(Besides::Nothing))
-    }
-
     /// Whether a machine was removed, or is dead.
     pub(crate) fn is_gone(&self, name: &str) -> bool {
         let inner = self.lock();
@@ -335,11 +332,6 @@ impl World {
         let up = inner.up.iter();
         up.map(|(name, (node, consensus))| (name.clone(), node.clone(), consensus.clone()))
             .collect()
-    }
-
-    /// The machine that leads, as it thinks.
-    pub(crate) fn leader(&self) -> Option<String> {
-        self.machines_up().into_iter().find(|(.., consensus)| consensus.leads()).map(|up| up.0)
     }
 
     /// The machines that are up, and what they know of each other.

@@ -1,0 +1,83 @@
+//! Moves: whether a machine is where it says that it is by now.
+//!
+//! ```text
+//! "I am machine 7, and at B by now" ─▶ who is at B?              who is at A, where it was?
+//!                                       ├─ machine 7 ──────────────┬─ nobody ─────────▶ it has moved
+//!                                       │                          ├─ the same process ▶ it has
+//!                                       │                          └─ another process ─▶ it has not
+//!                                       └─ nobody, or another one ────────────────────▶ it has not
+//! ```
+//!
+//! Anybody can say it. So whoever speaks for a machine that runs leads nobody away from it,
+//! and the log does not say that it is elsewhere, over which it would stop (`twin`).
+//!
+//! *Limit*: who a machine is, it says itself. For one that does not run, whoever answers in
+//! its name is taken; it comes back by saying where it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::NodeId;
+
+use super::handle::{Inner, Node};
+use crate::peers::{Request, Response};
+
+/// How long whoever stands at an address may take to say who that is.
+const LIMIT: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Looks for a machine where it says that it is by now, and notes that if it is so.
+    /// Nobody waits for it: the machine says it again.
+    pub(super) fn look_for(&self, node: NodeId, address: &str) {
+        let Inner { peers, machine, looked_for, .. } = &*self.inner;
+        let known = peers.address(node);
+        if node == machine.node || known.as_deref() == Some(address) {
+            return;
+        }
+        if !looked_for.lock().insert(node) {
+            return;
+        }
+        let (this, address) = (self.clone(), Arc::<str>::from(address));
+        tokio::spawn(async move {
+            let Inner { peers, looked_for, .. } = &*this.inner;
+            // The log may have told meanwhile where it is.
+            if this.has_moved(node, &address).await && peers.address(node) == known {
+                peers.learn(node, &address);
+            }
+            looked_for.lock().remove(&node);
+        });
+    }
+
+    /// Returns whether a machine is reached at an address, and no other process of it where
+    /// it was.
+    pub(super) async fn has_moved(&self, node: NodeId, address: &str) -> bool {
+        let before = self.inner.peers.address(node);
+        if before.as_deref() == Some(address) {
+            return true;
+        }
+        let before = async { self.process_at(node, before.as_deref()?).await };
+        let (before, now) = tokio::join!(before, self.process_at(node, address));
+        now.is_some() && (before.is_none() || before == now)
+    }
+
+    /// Returns whether a machine runs, and is known to be somewhere else than at an address.
+    pub(super) async fn runs_elsewhere(&self, node: NodeId, address: &str) -> bool {
+        if node == self.inner.machine.node {
+            return true;
+        }
+        let known = self.inner.peers.address(node).filter(|known| **known != *address);
+        match known {
+            Some(known) => self.process_at(node, &known).await.is_some(),
+            None => false,
+        }
+    }
+
+    /// Asks whoever stands at an address which process of a machine it is; nothing, if it is
+    /// none.
+    async fn process_at(&self, node: NodeId, address: &str) -> Option<u64> {
+        match self.inner.peers.ask_at(address, &Request::Process, LIMIT).await {
+            Ok((found, Response::Process { number })) if found == node => Some(number),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
