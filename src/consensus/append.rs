@@ -238,9 +238,13 @@ mod tests {
             true
         }
 
-        async fn answer(&self, mut asked: Incoming<'_>) -> Result<Response, Refusal> {
+        async fn answer(
+            &self,
+            _request: Request,
+            mut incoming: Incoming<'_>,
+        ) -> Result<Response, Refusal> {
             self.appends.fetch_add(1, Ordering::Relaxed);
-            asked.busy(tokio::time::sleep(Duration::from_secs(3))).await;
+            incoming.busy(tokio::time::sleep(Duration::from_secs(3))).await;
             Ok(Response::Appended(Appended::All))
         }
     }

@@ -18,7 +18,7 @@ use super::liveness::Liveness;
 use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
-use crate::peers::Peers;
+use crate::peers::{Peers, ProposalError};
 use crate::util::clock::Clock;
 use crate::util::error_chain::ErrorChain;
 
@@ -67,17 +67,6 @@ pub struct ConsensusError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Why there is no answer to a proposal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// This machine does not lead: nothing was proposed.
-    #[error("this machine does not lead")]
-    NotLeader,
-    /// The proposal may or may not become part of the log.
-    #[error("the outcome is unknown")]
-    Unknown,
-}
-
 /// Commands that have been applied, and where they stand in the log.
 #[derive(Clone, Debug)]
 pub struct Applied {
@@ -95,7 +84,7 @@ impl Consensus {
     /// # Errors
     ///
     /// If this machine does not lead, or the engine stops meanwhile.
-    pub async fn propose(&self, batch: Arc<Batch>) -> Result<Applied, ProposeError> {
+    pub async fn propose(&self, batch: Arc<Batch>) -> Result<Applied, ProposalError> {
         self.in_flight.begin(&batch);
         let written = self.raft.client_write(batch).await;
         let appended = self.in_flight.end();
@@ -105,9 +94,9 @@ impl Consensus {
                 outcomes: response.data.outcomes,
             }),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) if !appended => {
-                Err(ProposeError::NotLeader)
+                Err(ProposalError::NotLeader)
             }
-            Err(_) => Err(ProposeError::Unknown),
+            Err(_) => Err(ProposalError::Unknown),
         }
     }
 
@@ -117,10 +106,10 @@ impl Consensus {
     /// # Errors
     ///
     /// If this machine does not lead, or cannot prove it.
-    pub async fn read_barrier(&self) -> Result<Option<RaftIndex>, ProposeError> {
+    pub async fn read_barrier(&self) -> Result<Option<RaftIndex>, ProposalError> {
         match self.raft.get_read_log_id().await {
             Ok((read, _)) => Ok(read.map(|id| RaftIndex(id.index))),
-            Err(_) => Err(ProposeError::NotLeader),
+            Err(_) => Err(ProposalError::NotLeader),
         }
     }
 

@@ -86,7 +86,7 @@ impl IncomingCheckpoints {
     /// Takes a checkpoint in, piece by piece.
     pub(crate) async fn take(
         &self,
-        asked: &mut Incoming<'_>,
+        incoming: &mut Incoming<'_>,
         offer: CheckpointHeader,
     ) -> Result<IncomingCheckpoint, ReceiveError> {
         if !self.disk.has_room_besides_reserve(offer.bytes) {
@@ -97,8 +97,8 @@ impl IncomingCheckpoints {
         let file = blocking(move || store.place_for(applied.index, index, event)).await?;
         let coming = IncomingCheckpoint { file, is_kept: false };
         // The other machine sends nothing before.
-        asked.tell(&[]).await.map_err(FrameError::Io)?;
-        self.write(asked, &coming.file.path).await?;
+        incoming.tell(&[]).await.map_err(FrameError::Io)?;
+        self.write(incoming, &coming.file.path).await?;
         Ok(coming)
     }
 
@@ -123,13 +123,13 @@ impl IncomingCheckpoints {
     }
 
     /// Writes what comes into a file, durably.
-    async fn write(&self, asked: &mut Incoming<'_>, path: &Path) -> Result<(), ReceiveError> {
+    async fn write(&self, incoming: &mut Incoming<'_>, path: &Path) -> Result<(), ReceiveError> {
         let failed = |action| move |error| CheckpointError::from(IoError::at(action, path)(error));
         let created = path.to_owned();
         let created = blocking(move || File::create(&created)).await;
         let mut file = created.map_err(failed("create"))?;
         loop {
-            let piece = tokio::time::timeout(PIECE_LIMIT, asked.next_piece()).await;
+            let piece = tokio::time::timeout(PIECE_LIMIT, incoming.next_piece()).await;
             let piece = piece.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
             let Some(piece) = piece else { break };
             if self.disk.is_short() {

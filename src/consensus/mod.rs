@@ -60,7 +60,7 @@ pub mod types;
 mod unsynced;
 
 pub use doubt::Doubts;
-pub use engine::{Applied, Consensus, ConsensusError, ProposeError};
+pub use engine::{Applied, Consensus, ConsensusError};
 pub use incoming_checkpoints::CheckpointHeader;
 pub use start::ConsensusOptions;
 pub use status::Role;

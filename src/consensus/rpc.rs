@@ -150,12 +150,12 @@ impl Consensus {
     /// If there is no room for it, it does not come whole, or the engine has stopped.
     pub async fn install(
         &self,
-        asked: &mut Incoming<'_>,
+        incoming: &mut Incoming<'_>,
         vote: Vote,
         offer: CheckpointHeader,
     ) -> Result<Response, Refusal> {
         let CheckpointHeader { applied, index, .. } = offer;
-        let from = asked.from;
+        let from = incoming.from;
         self.judge_vote(from, vote, true)?;
         let known = self.known_vote();
         let is_overruled = (vote.term, vote.node) < (known.term, known.node);
@@ -168,7 +168,7 @@ impl Consensus {
             tracing::warn!("a checkpoint did not come whole: {}", ErrorChain(&error));
             Refusal::Impossible(ErrorChain(&error).to_string())
         };
-        let coming = self.incoming_checkpoints.take(asked, offer).await.map_err(failed)?;
+        let coming = self.incoming_checkpoints.take(incoming, offer).await.map_err(failed)?;
         let installing = async {
             let image = self.incoming_checkpoints.check(coming, applied).await.map_err(failed)?;
             let this = self.clone();
@@ -182,8 +182,8 @@ impl Consensus {
             })
             .await
         };
-        let installed = asked.busy(installing).await?;
-        tracing::info!("a checkpoint at command {index} came from machine {}", asked.from);
+        let installed = incoming.busy(installing).await?;
+        tracing::info!("a checkpoint at command {index} came from machine {}", incoming.from);
         Ok(Response::Installed { vote: installed })
     }
 

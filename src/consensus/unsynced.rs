@@ -37,11 +37,11 @@ const ORDINARY: Duration = Duration::from_millis(100);
 /// handle.
 #[derive(Clone, Debug, Default)]
 pub struct Unsynced {
-    shared: Arc<Shared>,
+    shared: Arc<Waits>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Waits {
     entries: Mutex<VecDeque<RaftIndex>>,
     synced: Notify,
     delays: Mutex<Delays>,

@@ -1,7 +1,7 @@
 //! Why there is no answer, or none yet.
 
 use crate::consensus::{Consensus, Role};
-use crate::peers::NotProposed;
+use crate::peers::ProposalError;
 
 /// Why there is no answer to a request that itself is fine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +39,13 @@ pub(super) fn unavailable(consensus: &Consensus) -> Unavailable {
     }
 }
 
-impl From<NotProposed> for WriteError {
-    fn from(why: NotProposed) -> Self {
+impl From<ProposalError> for WriteError {
+    fn from(why: ProposalError) -> Self {
         match why {
-            NotProposed::NotLeader => Unavailable::NoLeader.into(),
-            NotProposed::NoMajority => Unavailable::NoMajority.into(),
-            NotProposed::DiskFull => Self::DiskFull,
-            NotProposed::Unknown => Self::Unknown,
+            ProposalError::NotLeader => Unavailable::NoLeader.into(),
+            ProposalError::NoMajority => Unavailable::NoMajority.into(),
+            ProposalError::DiskFull => Self::DiskFull,
+            ProposalError::Unknown => Self::Unknown,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::members::{JoinError, LeaveError};
 use super::proposer;
 use super::{Node, WriteError};
 use crate::consensus::{CheckpointHeader, Role};
-use crate::peers::{Handler, Incoming, NotProposed, Refusal, Request, Response, Status};
+use crate::peers::{Handler, Incoming, ProposalError, Refusal, Request, Response, Status};
 
 /// From how far ahead of this machine's clock a leader's is worth a word.
 const SKEW: Duration = Duration::from_millis(500);
@@ -29,41 +29,47 @@ impl Handler for Node {
         self.heeds(node)
     }
 
-    async fn answer(&self, mut asked: Incoming<'_>) -> Result<Response, Refusal> {
+    async fn answer(
+        &self,
+        request: Request,
+        mut incoming: Incoming<'_>,
+    ) -> Result<Response, Refusal> {
         let consensus = &self.inner.consensus;
-        if !asked.request.is_for_non_members() && !self.heeds(asked.from) {
+        if !request.is_for_non_members() && !self.heeds(incoming.from) {
             return Err(Refusal::Stranger);
         }
-        match std::mem::replace(&mut asked.request, Request::Status) {
+        match request {
             Request::Append { vote, previous, committed, time } => {
                 self.compare_clocks(vote.node, time);
-                let (from, entries) = (asked.from, std::mem::take(&mut asked.behind));
-                asked.busy(consensus.append(from, vote, previous, committed, &entries)).await
+                let (from, entries) = (incoming.from, incoming.behind.clone());
+                incoming.busy(consensus.append(from, vote, previous, committed, &entries)).await
             }
             Request::Pulse { vote, time } => {
                 self.compare_clocks(vote.node, time);
-                consensus.pulse(asked.from, vote)
+                consensus.pulse(incoming.from, vote)
             }
-            Request::Vote { vote, last } => consensus.vote(asked.from, vote, last).await,
-            Request::PreVote { last, address } => self.pre_vote(asked.from, last, &address).await,
+            Request::Vote { vote, last } => consensus.vote(incoming.from, vote, last).await,
+            Request::PreVote { last, address } => {
+                self.pre_vote(incoming.from, last, &address).await
+            }
             Request::Checkpoint { vote, applied, index, event, bytes } => {
                 let offer = CheckpointHeader { applied, index, event, bytes };
-                consensus.install(&mut asked, vote, offer).await
+                consensus.install(&mut incoming, vote, offer).await
             }
             Request::Propose { commands } => self.propose_for_another(commands).await,
             Request::Barrier => self.pass_barrier().await,
             Request::Join { machine, log_format } => self.let_in(machine, log_format).await,
             Request::Leave { name } => self.let_go(&name).await,
-            Request::Move { machine } => self.let_move(asked.from, machine).await,
+            Request::Move { machine } => self.let_move(incoming.from, machine).await,
             Request::Removed => self.hear_farewell().await,
-            Request::Knows { node } => Ok(self.tell_of(asked.from, node).await),
+            Request::Knows { node } => Ok(self.tell_of(incoming.from, node).await),
             Request::Process => Ok(Response::Process { number: self.inner.peers.process() }),
             Request::Status => Ok(Response::Status(self.standing())),
-            Request::History(request) => {
-                self.while_open(self.tell_history(&mut asked, request)).await
+            Request::History(wanted) => {
+                self.while_open(self.serve_history(&mut incoming, wanted)).await
             }
             Request::Entries { from, upto } => {
-                self.while_open(self.tell_entries(&mut asked, from, upto)).await
+                self.while_open(self.serve_entries(&mut incoming, from, upto)).await
             }
         }
     }
@@ -110,7 +116,7 @@ impl Node {
         commands: Vec<etcd_log::Command>,
     ) -> Result<Response, Refusal> {
         if self.inner.disk.is_short() {
-            return Err(Refusal::NotProposed(NotProposed::DiskFull));
+            return Err(Refusal::Proposal(ProposalError::DiskFull));
         }
         let is_for_leader = |command: &etcd_log::Command| {
             use etcd_log::Command::{Join, Leave, Sync};
@@ -125,7 +131,7 @@ impl Node {
             return Err(Refusal::NotUnderstood("too many commands at once".to_owned()));
         }
         let placed = self.inner.proposer.propose_group(commands).await;
-        placed.map(Response::Placed).map_err(Refusal::NotProposed)
+        placed.map(Response::Placed).map_err(Refusal::Proposal)
     }
 
     async fn pass_barrier(&self) -> Result<Response, Refusal> {
@@ -179,7 +185,7 @@ impl Node {
         let left = self.leave_as_leader(name, CHANGE_LIMIT).await;
         left.map_err(|error| match error {
             LeaveError::NotFound(_) => Refusal::NotFound,
-            LeaveError::Write(WriteError::Unknown) => Refusal::NotProposed(NotProposed::Unknown),
+            LeaveError::Write(WriteError::Unknown) => Refusal::Proposal(ProposalError::Unknown),
             LeaveError::Write(_) => Refusal::NotReady,
             error => Refusal::Impossible(error.to_string()),
         })?;

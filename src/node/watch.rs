@@ -17,7 +17,7 @@ use etcd_log::{EventNumber, Index, KeyPath};
 use etcd_projections::Event;
 
 use super::closing::Closing;
-use super::history::sink::{Found, Replaying};
+use super::history::sink::{Replayed, Replaying};
 use super::history::{Cursor, History, WatchError, wanted};
 use crate::state::published::StateReader;
 use crate::state::watch_hub::Listener;
@@ -159,17 +159,17 @@ impl Watch {
             () = self.closing.begun() => return Err(WatchError::Closing),
         };
         match found? {
-            Found::Event(event) => {
+            Replayed::Event(event) => {
                 self.cursor = Cursor::Number(event.number.next());
                 Ok(Some(event))
             }
-            Found::Reached(number) => {
+            Replayed::Reached(number) => {
                 self.cursor = Cursor::Number(number.next());
                 self.replaying = None;
                 Ok(None)
             }
             // It had waited too long to be read, and made room for others.
-            Found::GivenUp => {
+            Replayed::GivenUp => {
                 let passed = self.replaying.take().and_then(|replaying| replaying.passed());
                 self.cursor = self.cursor.past(passed);
                 Ok(None)

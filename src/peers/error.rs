@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::frame::FrameError;
-use super::message::{NotProposed, Refusal};
+use super::message::{ProposalError, Refusal};
 
 /// Why a request was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ impl CallError {
         match self {
             Self::NotSent { .. } => true,
             Self::Refused { refusal, .. } => {
-                !matches!(refusal, Refusal::NotProposed(NotProposed::Unknown))
+                !matches!(refusal, Refusal::Proposal(ProposalError::Unknown))
             }
             Self::Lost { .. } => false,
         }

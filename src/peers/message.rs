@@ -255,7 +255,7 @@ pub struct Status {
 /// Why commands were not proposed, or may have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum NotProposed {
+pub enum ProposalError {
     /// They were not, and will not be: the machine does not lead.
     #[error("it does not lead")]
     NotLeader,
@@ -304,7 +304,8 @@ pub enum Refusal {
     NotReady,
     /// The commands were not proposed, or may have been.
     #[error("{0}")]
-    NotProposed(NotProposed),
+    #[serde(rename = "notProposed")]
+    Proposal(ProposalError),
     /// It does not lead: ask this one, if one is known.
     #[error("it does not lead")]
     NotLeader(Option<LeaderHint>),

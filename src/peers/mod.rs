@@ -27,7 +27,7 @@ pub use conversation::{Conversation, Part};
 pub use error::CallError;
 pub use frame::{Frame, FrameError, MOST_BYTES};
 pub use message::{
-    Appended, HistoryRequest, LeaderHint, LogPosition, NotProposed, Refusal, Request, Response,
+    Appended, HistoryRequest, LeaderHint, LogPosition, ProposalError, Refusal, Request, Response,
     Status, decode_entries, encode_entries, split_entries,
 };
 pub use network::{Connect, Connecting, Stream, Tcp, travel};

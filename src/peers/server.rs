@@ -32,16 +32,17 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// With why not.
-    fn answer(&self, asked: Incoming<'_>)
-    -> impl Future<Output = Result<Response, Refusal>> + Send;
+    fn answer(
+        &self,
+        request: Request,
+        incoming: Incoming<'_>,
+    ) -> impl Future<Output = Result<Response, Refusal>> + Send;
 }
 
-/// A request that came in.
+/// A request that came in: what belongs to it.
 pub struct Incoming<'c> {
     /// Who asks.
     pub from: NodeId,
-    /// What.
-    pub request: Request,
     /// What stands behind it.
     pub behind: Bytes,
     stream: &'c mut dyn Stream,
@@ -92,11 +93,11 @@ impl Incoming<'_> {
 /// If the connection breaks, or what comes is not what machines say to each other.
 pub async fn serve(
     stream: Box<dyn Stream>,
-    answerer: impl Handler,
+    handler: impl Handler,
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
     let place = Places::without_end().take();
-    serve_at(&place, stream, answerer, stop).await
+    serve_at(&place, stream, handler, stop).await
 }
 
 /// The same at a place, which may be lost to somebody else. Whoever is no member may not
@@ -108,21 +109,21 @@ pub async fn serve(
 pub async fn serve_at(
     place: &Place,
     stream: Box<dyn Stream>,
-    answerer: impl Handler,
+    handler: impl Handler,
     stop: impl Future<Output = ()>,
 ) -> Result<(), FrameError> {
     let mut stream = network::buffered(stream);
     let (mut stop, mut lost) = (pin!(stop), pin!(place.lost()));
     loop {
         let frame = tokio::select! {
-            frame = next_frame(place, &mut stream, &answerer) => frame?,
+            frame = next_frame(place, &mut stream, &handler) => frame?,
             () = stop.as_mut() => return Ok(()),
             () = lost.as_mut() => return Ok(()),
         };
         let Some(frame) = frame else { return Ok(()) };
         place.set_idle(false);
         let is_refused = tokio::select! {
-            refused = answer(&mut stream, &answerer, &frame) => refused?,
+            refused = answer(&mut stream, &handler, &frame) => refused?,
             () = lost.as_mut() => return Ok(()),
         };
         place.set_idle(true);
@@ -137,12 +138,12 @@ pub async fn serve_at(
 async fn next_frame(
     place: &Place,
     stream: &mut Box<dyn Stream>,
-    answerer: &impl Handler,
+    handler: &impl Handler,
 ) -> Result<Option<Frame>, FrameError> {
-    let (me, cluster) = answerer.identity();
+    let (me, cluster) = handler.identity();
     let most = |envelope: &Envelope| {
         let is_for_me = envelope.cluster == cluster && envelope.to == me;
-        if is_for_me && answerer.listens_to(envelope.from) {
+        if is_for_me && handler.listens_to(envelope.from) {
             // The body may take long.
             place.belongs_to(envelope.from);
             place.set_idle(false);
@@ -158,16 +159,16 @@ async fn next_frame(
 /// Answers a frame. Returns whether the answer is a refusal.
 async fn answer(
     stream: &mut Box<dyn Stream>,
-    answerer: &impl Handler,
+    handler: &impl Handler,
     frame: &Frame,
 ) -> Result<bool, FrameError> {
-    let (me, cluster) = answerer.identity();
+    let (me, cluster) = handler.identity();
     let envelope = Envelope { cluster, from: me, to: frame.envelope.from };
     let answer = match open(frame, me, cluster) {
         Ok((request, behind)) => {
             let from = frame.envelope.from;
-            let asked = Incoming { from, request, behind, stream: &mut *stream, envelope };
-            answerer.answer(asked).await
+            let incoming = Incoming { from, behind, stream: &mut *stream, envelope };
+            handler.answer(request, incoming).await
         }
         Err(refusal) => Err(refusal),
     };

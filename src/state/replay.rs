@@ -36,7 +36,7 @@ pub enum ReplayError {
 
 /// What an entry came to.
 #[derive(Debug)]
-pub struct Step {
+pub struct ReplayedEntry {
     /// The entry.
     pub entry: Arc<Entry>,
     /// The outcomes of its batch; none if it carries no batch.
@@ -60,7 +60,7 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
     /// # Errors
     ///
     /// If the log cannot be read, or if the state is not what the log says it was.
-    pub async fn next(&mut self) -> Result<Option<Step>, ReplayError> {
+    pub async fn next(&mut self) -> Result<Option<ReplayedEntry>, ReplayError> {
         let room = self.last.0.saturating_sub(self.state.position().index.0);
         if room == 0 {
             return Ok(None);
@@ -77,7 +77,7 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
             }
             batch => self.state.apply_entry(raft_index, batch.map(|batch| &**batch)),
         };
-        Ok(Some(Step { entry, outcomes }))
+        Ok(Some(ReplayedEntry { entry, outcomes }))
     }
 
     /// Returns the state so far, to go on from.

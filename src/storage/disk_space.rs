@@ -42,17 +42,17 @@ pub struct Reserve {
 /// Whether there is room on the disk. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub struct DiskRoom {
-    shared: Arc<Shared>,
+    shared: Arc<Watched>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Watched {
     is_short: AtomicBool,
     free: AtomicU64,
     reserve: u64,
 }
 
-impl Default for Shared {
+impl Default for Watched {
     /// A disk without end.
     fn default() -> Self {
         Self { is_short: AtomicBool::default(), free: AtomicU64::new(u64::MAX), reserve: 0 }
@@ -70,7 +70,7 @@ impl DiskRoom {
         let ballast = Ballast { path: dir.join("ballast"), bytes: reserve.ballast };
         let free = free_bytes(&dir).unwrap_or(u64::MAX);
         let shared =
-            Shared { free: AtomicU64::new(free), reserve: reserve.free, ..Shared::default() };
+            Watched { free: AtomicU64::new(free), reserve: reserve.free, ..Watched::default() };
         let room = Self { shared: Arc::new(shared) };
         let wanted = reserve.free.saturating_add(ballast.missing());
         let has_room = free >= wanted && ballast.put_back();

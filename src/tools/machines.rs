@@ -55,7 +55,7 @@ pub enum MachineError {
 /// A machine, as the API tells it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+struct MachineRow {
     name: String,
     id: String,
     role: String,
@@ -77,9 +77,9 @@ pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
     }
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let titles = ["NAME", "ID", "ROLE", "PEERS", "CLIENTS", "INDEX", "LAG"].map(str::to_owned);
-    let lines = serde_json::from_slice::<Vec<Line>>(&body)?;
+    let lines = serde_json::from_slice::<Vec<MachineRow>>(&body)?;
     let rows = lines.into_iter().map(|line| {
-        let Line { name, id, role, peer_url, client_url, index, lag } = line;
+        let MachineRow { name, id, role, peer_url, client_url, index, lag } = line;
         let [name, id, role] = [name, id, role].map(printable);
         let [peers, clients] = [peer_url, client_url].map(printable);
         [name, id, role, peers, clients, number(index), number(lag)]

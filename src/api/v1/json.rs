@@ -12,7 +12,7 @@ use crate::node::MemberStatus;
 /// One line: an event, or what a key holds.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct EventLine<'a> {
     action: &'a str,
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +34,7 @@ struct Line<'a> {
     time: Option<String>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> EventLine<'a> {
     fn new(action: &'a str, key: &'a KeyPath, index: Index) -> Self {
         Self {
             action,
@@ -108,37 +108,39 @@ pub fn streamed_event(event: &Event) -> Vec<u8> {
     to_vec(&line)
 }
 
-fn line(event: &Event) -> Line<'_> {
+fn line(event: &Event) -> EventLine<'_> {
     let expiration = event.change.deadline().map(rfc3339);
     match &event.change {
-        Change::Set { value, prev, deadline } => Line {
+        Change::Set { value, prev, deadline } => EventLine {
             value: Some(value),
             prev_value: prev.as_deref(),
             new_key: prev.is_none(),
             expiration,
             ttl: deadline.map_or(0, |deadline| remaining(deadline, event.time)),
-            ..Line::new("SET", &event.key, event.index)
+            ..EventLine::new("SET", &event.key, event.index)
         },
-        Change::Delete { prev, .. } | Change::Expire { prev, .. } => Line {
+        Change::Delete { prev, .. } | Change::Expire { prev, .. } => EventLine {
             prev_value: Some(prev),
             expiration,
-            ..Line::new("DELETE", &event.key, event.index)
+            ..EventLine::new("DELETE", &event.key, event.index)
         },
-        Change::DeleteDir => Line { dir: true, ..Line::new("DELETE", &event.key, event.index) },
+        Change::DeleteDir => {
+            EventLine { dir: true, ..EventLine::new("DELETE", &event.key, event.index) }
+        }
     }
 }
 
 /// Writes what a key holds at an index and a time.
 pub fn node(key: &KeyPath, node: &TreeNode, index: Index, now: LogTime) -> Vec<u8> {
-    let line = Line::new("GET", key, index);
+    let line = EventLine::new("GET", key, index);
     let line = match node {
-        TreeNode::File { value, deadline } => Line {
+        TreeNode::File { value, deadline } => EventLine {
             value: Some(value),
             expiration: deadline.map(rfc3339),
             ttl: deadline.map_or(0, |deadline| remaining(deadline, now)),
             ..line
         },
-        TreeNode::Directory => Line { dir: true, ..line },
+        TreeNode::Directory => EventLine { dir: true, ..line },
     };
     to_vec(&line)
 }

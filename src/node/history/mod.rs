@@ -39,7 +39,7 @@ use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointSto
 use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
 use remote::RemoteHistory;
-use sink::{Found, ReplayBudget, ReplaySink, Replaying};
+use sink::{ReplayBudget, ReplaySink, Replayed, Replaying};
 
 pub(super) use cursor::wanted;
 pub use cursor::{Cursor, WatchError};
@@ -179,14 +179,14 @@ impl History {
             match self.show_all(&mut replay, &mut next, sink, &mut turn).await? {
                 // The ring goes on while the reader takes what was found: only when
                 // nothing is left is it known whether the ring holds what comes next.
-                Shown::All if sink.take_all().await => {}
-                Shown::All | Shown::Enough => return Ok(()),
-                Shown::Overtaken => return self.pause().await,
+                ReplayEnd::All if sink.take_all().await.is_continue() => {}
+                ReplayEnd::All | ReplayEnd::Enough => return Ok(()),
+                ReplayEnd::Overtaken => return self.pause().await,
             }
             state = replay.into_state();
             let reached = state.position().event;
             if sink.upto.is_none() && self.is_in_ring(reached.next()) {
-                let _told = sink.tell(Found::Reached(reached)).await;
+                let _told = sink.tell(Replayed::Reached(reached)).await;
                 return Ok(());
             }
         }
@@ -199,32 +199,32 @@ impl History {
         next: &mut RaftIndex,
         sink: &ReplaySink,
         turn: &mut ReplayBudget,
-    ) -> Result<Shown, WatchError>
+    ) -> Result<ReplayEnd, WatchError>
     where
         S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin,
     {
         loop {
             let step = match replay.next().await {
                 Ok(Some(step)) => step,
-                Ok(None) => return Ok(Shown::All),
+                Ok(None) => return Ok(ReplayEnd::All),
                 Err(ReplayError::Log(LogError::NoLongerKept { .. }))
                     if self.log.missing().is_some() =>
                 {
-                    return Ok(Shown::Overtaken);
+                    return Ok(ReplayEnd::Overtaken);
                 }
                 Err(error) => return Err(error.into()),
             };
             let position = replay.state().position();
             *next = step.entry.id.index.next();
-            if !sink.show(step.outcomes, position).await {
-                return Ok(Shown::Enough);
+            if sink.show(step.outcomes, position).await.is_break() {
+                return Ok(ReplayEnd::Enough);
             }
             if let Some(upto) = sink.upto.filter(|upto| position.event >= *upto) {
-                let _told = sink.tell(Found::Reached(upto)).await;
-                return Ok(Shown::Enough);
+                let _told = sink.tell(Replayed::Reached(upto)).await;
+                return Ok(ReplayEnd::Enough);
             }
             if turn.is_over(sink.is_reached_by(position)) && self.others_wait() {
-                return Ok(Shown::Enough);
+                return Ok(ReplayEnd::Enough);
             }
         }
     }
@@ -292,7 +292,7 @@ impl History {
 }
 
 /// How a replay went.
-enum Shown {
+enum ReplayEnd {
     /// All there was to be read has been shown.
     All,
     /// Nobody wants more from here, or it is somebody else's turn.

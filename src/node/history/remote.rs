@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_log::{EventNumber, NodeId};
 
 use super::cursor::WatchError;
-use super::sink::{Found, ReplaySink};
+use super::sink::{ReplaySink, Replayed};
 use crate::peers::{CallError, Part, Peers, Refusal, Request, Response};
 use crate::state::published::StateReader;
 use crate::util::error_chain::ErrorChain;
@@ -73,7 +73,7 @@ impl RemoteHistory {
                 Ok(Part::Piece(event)) => {
                     let Ok(event) = serde_json::from_slice(&event) else { return Ok(false) };
                     told = true;
-                    if !sink.tell(Found::Event(event)).await {
+                    if sink.tell(Replayed::Event(event)).await.is_break() {
                         return Ok(false);
                     }
                 }

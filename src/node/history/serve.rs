@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 
 use super::cursor::{Cursor, WatchError};
-use super::sink::Found;
+use super::sink::Replayed;
 use crate::node::Node;
 use crate::peers::{HistoryRequest, Incoming, Refusal, Response, encode_entries};
 use crate::util::error_chain::ErrorChain;
@@ -27,9 +27,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Tells the events that somebody watches for, up to one that he has himself.
-    pub(in crate::node) async fn tell_history(
+    pub(in crate::node) async fn serve_history(
         &self,
-        asked: &mut Incoming<'_>,
+        incoming: &mut Incoming<'_>,
         request: HistoryRequest,
     ) -> Result<Response, Refusal> {
         // Said before a replay takes its place: two machines that both lack it would
@@ -46,26 +46,26 @@ impl Node {
                 // What is wanted may be rare, and whoever waits wants to see that there is
                 // somebody.
                 () = tokio::time::sleep(SIGN_OF_LIFE) => {
-                    asked.tell(&[]).await.map_err(|_| Refusal::NotReady)?;
+                    incoming.tell(&[]).await.map_err(|_| Refusal::NotReady)?;
                     continue;
                 }
             };
             match found.map_err(|error| why_not(&error))? {
-                Found::Event(event) => {
+                Replayed::Event(event) => {
                     let text = serde_json::to_vec(&*event).expect("an event is plain data");
-                    asked.tell(&text).await.map_err(|_| Refusal::NotReady)?;
+                    incoming.tell(&text).await.map_err(|_| Refusal::NotReady)?;
                 }
-                Found::Reached(reached) => return Ok(Response::History { reached }),
-                Found::GivenUp => return Err(Refusal::NotReady),
+                Replayed::Reached(reached) => return Ok(Response::History { reached }),
+                Replayed::GivenUp => return Err(Refusal::NotReady),
             }
         }
     }
 
     /// Tells the entries of the log, from the oldest one wanted that there is, at a
     /// bounded rate. The first piece says what the oldest one is.
-    pub(in crate::node) async fn tell_entries(
+    pub(in crate::node) async fn serve_entries(
         &self,
-        asked: &mut Incoming<'_>,
+        incoming: &mut Incoming<'_>,
         from: RaftIndex,
         upto: RaftIndex,
     ) -> Result<Response, Refusal> {
@@ -75,7 +75,7 @@ impl Node {
         }
         let (entry, before) = source.oldest();
         let oldest = serde_json::to_vec(&Oldest { entry, before }).expect("it is plain data");
-        asked.tell(&oldest).await.map_err(|_| Refusal::NotReady)?;
+        incoming.tell(&oldest).await.map_err(|_| Refusal::NotReady)?;
         let applied = self.now().applied.map(|id| id.index).unwrap_or_default();
         let mut entries = source.read(from.max(entry)..upto.min(applied).next());
         let begun = Instant::now();
@@ -85,12 +85,12 @@ impl Node {
             bytes += entry.size();
             piece.push(entry);
             if bytes >= PIECE_BYTES {
-                sent += tell_piece(asked, &mut piece).await?;
+                sent += send_piece(incoming, &mut piece).await?;
                 bytes = 0;
                 pace(begun, sent).await;
             }
         }
-        tell_piece(asked, &mut piece).await?;
+        send_piece(incoming, &mut piece).await?;
         Ok(Response::Done)
     }
 }
@@ -117,9 +117,12 @@ fn unreadable(error: &LogError) -> Refusal {
     Refusal::Impossible(ErrorChain(error).to_string())
 }
 
-async fn tell_piece(asked: &mut Incoming<'_>, piece: &mut Vec<Arc<Entry>>) -> Result<u64, Refusal> {
+async fn send_piece(
+    incoming: &mut Incoming<'_>,
+    piece: &mut Vec<Arc<Entry>>,
+) -> Result<u64, Refusal> {
     let bytes = encode_entries(&std::mem::take(piece));
-    asked.tell(&bytes).await.map_err(|_| Refusal::NotReady)?;
+    incoming.tell(&bytes).await.map_err(|_| Refusal::NotReady)?;
     Ok(bytes.len() as u64)
 }
 

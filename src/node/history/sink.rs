@@ -1,5 +1,6 @@
 //! The sink of a replay: who reads what it comes by, and how far ahead it may be.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// What a replay comes by.
 #[derive(Debug)]
-pub(in crate::node) enum Found {
+pub(in crate::node) enum Replayed {
     Event(Arc<Event>),
     /// All up to this event have been seen, and the ring holds the next one.
     Reached(EventNumber),
@@ -52,15 +53,15 @@ impl Replaying {
         (passed > 0 && self.found.is_empty()).then_some(EventNumber(passed))
     }
 
-    pub(in crate::node) async fn next(&mut self) -> Result<Found, WatchError> {
-        self.found.recv().await.map_or(Ok(Found::GivenUp), |told| told.found)
+    pub(in crate::node) async fn next(&mut self) -> Result<Replayed, WatchError> {
+        self.found.recv().await.map_or(Ok(Replayed::GivenUp), |told| told.found)
     }
 }
 
 /// What is on its way to the reader, and the room that it takes.
 #[derive(Debug)]
 struct Told {
-    found: Result<Found, WatchError>,
+    found: Result<Replayed, WatchError>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -116,10 +117,10 @@ impl ReplaySink {
         }
     }
 
-    /// Waits until all that was found has been taken. Returns whether to go on.
-    pub(in crate::node) async fn take_all(&self) -> bool {
+    /// Waits until all that was found has been taken. Breaks off if nobody takes it.
+    pub(in crate::node) async fn take_all(&self) -> ControlFlow<()> {
         let taken = self.sender.reserve_many(AHEAD);
-        matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_)))
+        go_on_if(matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_))))
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -131,31 +132,35 @@ impl ReplaySink {
         reached && !is_beyond && wanted(event, self.from, &self.prefix)
     }
 
-    /// Tells what was found in a step, and how far the replay has come. Returns
-    /// whether to go on.
-    pub(in crate::node) async fn show(&self, outcomes: Vec<Outcome>, position: Position) -> bool {
+    /// Tells what was found in a step, and how far the replay has come. Breaks off if
+    /// nobody wants to know any longer.
+    pub(in crate::node) async fn show(
+        &self,
+        outcomes: Vec<Outcome>,
+        position: Position,
+    ) -> ControlFlow<()> {
         for event in events(outcomes).filter(|event| self.wants(event)) {
-            if !self.tell(Found::Event(event)).await {
-                return false;
-            }
+            self.tell(Replayed::Event(event)).await?;
         }
         if self.is_reached_by(position) {
             self.passed.store(position.event.0, Ordering::Release);
         }
-        !self.sender.is_closed()
+        go_on_if(!self.sender.is_closed())
     }
 
-    /// Tells what was found. Returns whether to go on.
-    pub(in crate::node) async fn tell(&self, found: Found) -> bool {
+    /// Tells what was found. Breaks off if it is not taken.
+    pub(in crate::node) async fn tell(&self, found: Replayed) -> ControlFlow<()> {
         let kib = match &found {
-            Found::Event(event) => event.size().div_ceil(1024),
-            Found::Reached(_) | Found::GivenUp => 0,
+            Replayed::Event(event) => event.size().div_ceil(1024),
+            Replayed::Reached(_) | Replayed::GivenUp => 0,
         };
         let kib = u32::try_from(kib.min(AHEAD_KIB)).expect("bounded");
         let room = Arc::clone(&self.room).acquire_many_owned(kib);
-        let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else { return false };
+        let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else {
+            return ControlFlow::Break(());
+        };
         let told = Told { found: Ok(found), _room: Some(room) };
-        self.sender.send_timeout(told, PATIENCE).await.is_ok()
+        go_on_if(self.sender.send_timeout(told, PATIENCE).await.is_ok())
     }
 
     /// Tells why there will be no more.
@@ -186,6 +191,10 @@ impl ReplayBudget {
     }
 }
 
+fn go_on_if(goes_on: bool) -> ControlFlow<()> {
+    if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}
+
 fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
     outcomes.into_iter().filter_map(|outcome| match outcome.what {
         What::Event(event) => Some(event),
@@ -200,26 +209,26 @@ mod tests {
 
     use super::*;
 
-    fn event(number: u64, bytes: usize) -> Found {
+    fn event(number: u64, bytes: usize) -> Replayed {
         let change =
             Change::Set { value: Arc::from("v".repeat(bytes)), prev: None, deadline: None };
         let (number, index, key) = (EventNumber(number), Index(number), KeyPath::root());
-        Found::Event(Arc::new(Event { number, index, time: LogTime(1), key, change }))
+        Replayed::Event(Arc::new(Event { number, index, time: LogTime(1), key, change }))
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_a_reader_is_bounded_by_its_bytes() {
         let cursor = Cursor::Number(EventNumber(1));
         let (sink, mut replaying) = new(cursor, KeyPath::root(), Index(0), None);
-        assert!(sink.tell(event(1, 600 << 10)).await);
-        assert!(sink.tell(event(2, 400 << 10)).await);
-        assert!(!sink.tell(event(3, 100 << 10)).await, "there is no room for it");
-        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
-        assert!(sink.tell(event(3, 100 << 10)).await);
-        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
-        assert!(matches!(replaying.next().await, Ok(Found::Event(_))));
+        assert!(sink.tell(event(1, 600 << 10)).await.is_continue());
+        assert!(sink.tell(event(2, 400 << 10)).await.is_continue());
+        assert!(sink.tell(event(3, 100 << 10)).await.is_break(), "there is no room for it");
+        assert!(matches!(replaying.next().await, Ok(Replayed::Event(_))));
+        assert!(sink.tell(event(3, 100 << 10)).await.is_continue());
+        assert!(matches!(replaying.next().await, Ok(Replayed::Event(_))));
+        assert!(matches!(replaying.next().await, Ok(Replayed::Event(_))));
         // One that is larger than all the room goes alone.
-        assert!(sink.tell(event(4, 3 << 20)).await);
-        assert!(!sink.tell(event(5, 1)).await);
+        assert!(sink.tell(event(4, 3 << 20)).await.is_continue());
+        assert!(sink.tell(event(5, 1)).await.is_break());
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{BATCH_LIMIT, OVERRULED_LIMIT, Queued, RETRY, Task, Waiting, answer_all, refuse_all};
 use crate::consensus::{Applied, Consensus};
-use crate::peers::{CallError, LogPosition, NotProposed, Refusal, Request, Response, travel};
+use crate::peers::{CallError, LogPosition, ProposalError, Refusal, Request, Response, travel};
 use crate::state::published::StateReader;
 use crate::state::recent_outcomes::Ticket;
 
@@ -30,7 +30,7 @@ impl Task {
             .into_iter()
             .partition(|request| matches!(request, Queued::Group { .. }));
         self.waiting = groups;
-        self.refuse(NotProposed::NotLeader);
+        self.refuse(ProposalError::NotLeader);
         self.waiting = own;
         let (commands, waiting) = self.pack();
         if waiting.is_empty() {
@@ -44,14 +44,14 @@ impl Task {
         let asked = tokio::select! {
             asked = asked => asked.map_err(|error| why_not(&error)),
             // Whether the lost leader had it is not known.
-            () = lost(&self.context.consensus, leader) => Err(NotProposed::Unknown),
+            () = lost(&self.context.consensus, leader) => Err(ProposalError::Unknown),
         };
         match asked {
             Ok(Response::Placed(placed)) => {
                 let published = self.context.published.clone();
                 tokio::spawn(answer_when_applied(published, ticket, placed, count, waiting));
             }
-            Ok(_) => refuse_all(waiting, NotProposed::Unknown),
+            Ok(_) => refuse_all(waiting, ProposalError::Unknown),
             Err(error) => {
                 refuse_all(waiting, error);
                 tokio::time::sleep(RETRY).await;
@@ -75,16 +75,16 @@ async fn answer_when_applied(
     match outcomes {
         Some(outcomes) => answer_all(waiting, Applied { entry, outcomes }),
         // They are in the log; what came of them went by while a checkpoint came.
-        None => refuse_all(waiting, NotProposed::Unknown),
+        None => refuse_all(waiting, ProposalError::Unknown),
     }
 }
 
 /// Whether a call to the leader may have had an effect.
-fn why_not(error: &CallError) -> NotProposed {
+fn why_not(error: &CallError) -> ProposalError {
     match error {
-        CallError::Refused { refusal: Refusal::NotProposed(why), .. } => *why,
-        error if error.is_without_effect() => NotProposed::NotLeader,
-        _ => NotProposed::Unknown,
+        CallError::Refused { refusal: Refusal::Proposal(why), .. } => *why,
+        error if error.is_without_effect() => ProposalError::NotLeader,
+        _ => ProposalError::Unknown,
     }
 }
 

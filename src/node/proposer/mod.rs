@@ -29,8 +29,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError, unavailable};
-use crate::consensus::{Applied, Consensus, ProposeError, Role};
-use crate::peers::{LogPosition, NotProposed};
+use crate::consensus::{Applied, Consensus, Role};
+use crate::peers::{LogPosition, ProposalError};
 use context::BATCH_COMMANDS;
 use expiry::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Queued, queue};
@@ -81,7 +81,7 @@ pub(super) struct Proposer {
 /// Who waits for what came of a part of a batch.
 enum Waiting {
     Command(oneshot::Sender<Result<Outcome, WriteError>>),
-    Group { count: usize, answer: oneshot::Sender<Result<LogPosition, NotProposed>> },
+    Group { count: usize, answer: oneshot::Sender<Result<LogPosition, ProposalError>> },
 }
 
 impl Proposer {
@@ -151,9 +151,9 @@ impl Proposer {
     pub(super) async fn propose_group(
         &self,
         commands: Vec<Command>,
-    ) -> Result<LogPosition, NotProposed> {
+    ) -> Result<LogPosition, ProposalError> {
         let placed = self.queue.enter_group(commands).await?;
-        placed.await.unwrap_or(Err(NotProposed::Unknown))
+        placed.await.unwrap_or(Err(ProposalError::Unknown))
     }
 }
 
@@ -184,8 +184,8 @@ impl Task {
             match self.context.consensus.role() {
                 Role::Leader => self.lead(is_due).await,
                 Role::Follower(leader) => self.forward(leader).await,
-                Role::NoLeader => self.refuse(NotProposed::NotLeader),
-                Role::LeaderWithoutQuorum => self.refuse(NotProposed::NoMajority),
+                Role::NoLeader => self.refuse(ProposalError::NotLeader),
+                Role::LeaderWithoutQuorum => self.refuse(ProposalError::NoMajority),
             }
         }
     }
@@ -275,8 +275,8 @@ impl Task {
         let proposed = consensus.propose(Arc::new(batch));
         let proposed = tokio::time::timeout(BATCH_LIMIT, proposed);
         let applied = tokio::select! {
-            applied = proposed => applied.unwrap_or(Err(ProposeError::Unknown)),
-            () = overruled(consensus) => Err(ProposeError::Unknown),
+            applied = proposed => applied.unwrap_or(Err(ProposalError::Unknown)),
+            () = overruled(consensus) => Err(ProposalError::Unknown),
         };
         match applied {
             Ok(applied) => {
@@ -288,7 +288,7 @@ impl Task {
                 });
             }
             Err(error) => {
-                refuse_all(waiting, error.into());
+                refuse_all(waiting, error);
                 // A tick that fails would be due again at once.
                 tokio::time::sleep(RETRY).await;
             }
@@ -296,7 +296,7 @@ impl Task {
     }
 
     /// Answers all that waits that it was not proposed.
-    fn refuse(&mut self, why: NotProposed) {
+    fn refuse(&mut self, why: ProposalError) {
         for request in self.waiting.drain(..) {
             match request {
                 Queued::Command { answer, .. } => {
@@ -332,7 +332,7 @@ fn answer_all(waiting: Vec<Waiting>, applied: Applied) {
     }
 }
 
-fn refuse_all(waiting: Vec<Waiting>, why: NotProposed) {
+fn refuse_all(waiting: Vec<Waiting>, why: ProposalError) {
     for one in waiting {
         match one {
             Waiting::Command(answer) => {
@@ -341,15 +341,6 @@ fn refuse_all(waiting: Vec<Waiting>, why: NotProposed) {
             Waiting::Group { answer, .. } => {
                 let _gone = answer.send(Err(why));
             }
-        }
-    }
-}
-
-impl From<ProposeError> for NotProposed {
-    fn from(error: ProposeError) -> Self {
-        match error {
-            ProposeError::NotLeader => Self::NotLeader,
-            ProposeError::Unknown => Self::Unknown,
         }
     }
 }

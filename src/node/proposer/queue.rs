@@ -16,7 +16,7 @@ use etcd_projections::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::node::error::{Unavailable, WriteError};
-use crate::peers::{LogPosition, NotProposed};
+use crate::peers::{LogPosition, ProposalError};
 
 /// How many requests may wait. Beyond it, requests wait to wait.
 const QUEUE: usize = 16 << 10;
@@ -97,7 +97,7 @@ pub(super) enum Queued {
         /// Their room in the queue.
         _room: OwnedSemaphorePermit,
         /// Who waits.
-        answer: oneshot::Sender<Result<LogPosition, NotProposed>>,
+        answer: oneshot::Sender<Result<LogPosition, ProposalError>>,
     },
 }
 
@@ -162,13 +162,13 @@ impl Queue {
     pub(super) async fn enter_group(
         &self,
         commands: Vec<Command>,
-    ) -> Result<oneshot::Receiver<Result<LogPosition, NotProposed>>, NotProposed> {
+    ) -> Result<oneshot::Receiver<Result<LogPosition, ProposalError>>, ProposalError> {
         let bytes = commands.iter().map(Command::written_size).sum();
         let room = tokio::time::timeout(ROOM_LIMIT, self.room(bytes)).await;
-        let room = room.map_err(|_| NotProposed::NoMajority)?;
+        let room = room.map_err(|_| ProposalError::NoMajority)?;
         let (answer, placed) = oneshot::channel();
         let request = Queued::Group { commands, bytes, _room: room, answer };
-        self.requests.send(request).await.map_err(|_| NotProposed::NotLeader)?;
+        self.requests.send(request).await.map_err(|_| ProposalError::NotLeader)?;
         Ok(placed)
     }
 
@@ -244,7 +244,7 @@ mod tests {
         let (queue, _exit) = queue();
         let _full = queue.enter(set(QUEUE_BYTES - 1000), None).await.unwrap();
         let refused = queue.enter_group(vec![set(1000)]).await;
-        assert_eq!(refused.map(drop), Err(NotProposed::NoMajority));
+        assert_eq!(refused.map(drop), Err(ProposalError::NoMajority));
     }
 
     /// Nothing that a client may send is larger, but what cannot fit would wait for ever.

@@ -15,7 +15,7 @@ use serde_json::ser::Formatter;
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::state::replay::Step;
+use crate::state::replay::ReplayedEntry;
 use crate::util::printable::{Printable, is_printable};
 
 /// What to show, and how.
@@ -52,7 +52,7 @@ impl Selection {
 pub async fn show(dir: &Path, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
     let opened = Opened::open(dir)?;
     let mut replay = opened.replay(1)?;
-    while let Some(Step { entry, outcomes }) = replay.next().await? {
+    while let Some(ReplayedEntry { entry, outcomes }) = replay.next().await? {
         match entry.batch() {
             Some(batch) => show_batch(&entry, batch, &outcomes, selection, out)?,
             None if selection.takes_all() => show_other(&entry, out)?,
@@ -77,14 +77,14 @@ fn show_batch(
             continue;
         }
         if selection.json {
-            let line = Line::new(entry, command, outcome);
+            let line = EntryLine::new(entry, command, outcome);
             let mut json = Serializer::with_formatter(&mut *out, PrintableJson);
             line.serialize(&mut json).map_err(std::io::Error::from)?;
             writeln!(out)?;
         } else if let Some(command) = command {
             let (index, time, what) =
                 (outcome.position.index.0, outcome.position.time, Came(outcome));
-            writeln!(out, "{index:>8}  {time}  {}{what}", Shown(command))?;
+            writeln!(out, "{index:>8}  {time}  {}{what}", CommandText(command))?;
         } else if let What::Event(event) = &outcome.what {
             let (time, what) = (outcome.position.time, Came(outcome));
             writeln!(out, "{:>8}  {time}  expire {}{what}", "", Printable(&event.key))?;
@@ -124,7 +124,7 @@ fn show_other(entry: &Entry, out: &mut dyn Write) -> Result<(), ToolError> {
 
 /// A line of JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct EntryLine<'a> {
     raft: u64,
     term: u64,
     index: u64,
@@ -137,7 +137,7 @@ struct Line<'a> {
     refused: Option<String>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> EntryLine<'a> {
     fn new(entry: &Entry, command: Option<&'a Command>, outcome: &'a Outcome) -> Self {
         let (event, refused) = match &outcome.what {
             What::Event(event) => (Some(&**event), None),
@@ -189,9 +189,9 @@ impl Formatter for PrintableJson {
 }
 
 /// A command, for people.
-struct Shown<'a>(&'a Command);
+struct CommandText<'a>(&'a Command);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for CommandText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ttl = |f: &mut fmt::Formatter<'_>, ttl: &Option<Ttl>| match ttl {
             Some(ttl) => write!(f, " for {ttl} s"),

@@ -9,7 +9,7 @@ use etcd_projections::{Position, State, WatchRing};
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::state::replay::Step;
+use crate::state::replay::ReplayedEntry;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
 
 /// Checks frames, chain and continuity, replays the log, and compares the state
@@ -27,7 +27,7 @@ pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
     let mut replay = opened.replay(ring)?;
     let start = replay.state().position().index;
     let mut ahead = checkpoints.iter().filter(|file| file.index > start).peekable();
-    while let Some(Step { entry, .. }) = replay.next().await? {
+    while let Some(ReplayedEntry { entry, .. }) = replay.next().await? {
         while let Some(file) = ahead.next_if(|file| file.raft_index == entry.id.index) {
             compare(file, &store.read(&file.path)?, replay.state())?;
         }
