@@ -385,3 +385,25 @@ impl Tail {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fixtures::entry;
+
+    /// The disk is behind: the place of an entry that was overruled meanwhile is not that
+    /// of the one which stands there by now, or another leader's would be read.
+    #[test]
+    fn place_of_an_overruled_entry_is_not_taken() {
+        let mut tail = Tail::new(0);
+        let (overruled, stands) = (entry(0, 1, "old"), entry(0, 2, "new"));
+        tail.push(Arc::clone(&overruled));
+        tail.truncate(RaftIndex(0));
+        tail.push(Arc::clone(&stands));
+        let place = Place { segment: NonZeroU64::MIN, offset: 0, length: 1 };
+        tail.set_place(&overruled, place);
+        assert!(matches!(tail.get(RaftIndex(0)), Some(Found::Cached(found)) if found == stands));
+        tail.set_place(&stands, place);
+        assert!(matches!(tail.get(RaftIndex(0)), Some(Found::OnDisk(..))));
+    }
+}
