@@ -168,6 +168,21 @@ impl Tail {
             Write::Backfill { upto } => self.backfill(*upto),
             Write::Forget { upto } => self.forget(*upto),
         }
+        self.check();
+    }
+
+    /// Makes sure of what holds whatever is written: what was let go of lies before what
+    /// is here, and nothing that is spoken of lies behind it. But `committed` may: a leader
+    /// says what is committed before its entries have come.
+    fn check(&self) {
+        let at = |id: Option<LogId>| id.map(|id| id.index);
+        let (released, last) = (at(self.released), at(self.last()));
+        let follows = released.is_none_or(|released| released.next() == self.first);
+        assert!(self.slots.is_empty() || follows, "{:?} behind {released:?}", self.first);
+        assert!(at(self.missing) <= released, "{:?} is missing, not {released:?}", self.missing);
+        assert!(at(self.purged).max(at(self.forgotten)) <= last, "beyond {last:?}: {self:?}");
+        assert!(self.index_before <= self.index(), "{} goes back", self.index());
+        assert!(self.uncached <= self.slots.len(), "{} of {last:?}", self.uncached);
     }
 
     pub(crate) fn set_vote(&mut self, vote: Vote) {
