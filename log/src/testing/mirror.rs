@@ -29,9 +29,10 @@ use crate::error::LogError;
 use crate::memory::MemoryLog;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::compare;
+use crate::testing::crash_image::{Crash, Image};
 use crate::testing::fixtures::{self, NODE};
 use crate::testing::model::Model;
-use crate::testing::simulated_disk::{Crash, Image, RecordingDisk};
+use crate::testing::simulated_disk::RecordingDisk;
 use crate::testing::steps::{Rest, Step, cache, steps};
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, Payload, RaftIndex, Term, Vote,

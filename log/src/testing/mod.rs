@@ -3,6 +3,8 @@
 
 #[cfg(test)]
 mod compare;
+#[cfg_attr(not(test), expect(dead_code, reason = "the tests of this crate use all of it"))]
+mod crash_image;
 #[cfg(test)]
 mod crash_matrix;
 #[cfg(feature = "simulated-disk")]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::testing::simulated_disk::Crash;
+use crate::testing::crash_image::Crash;
 
 /// Something that is done to the logs. Numbers count backwards from the last entry that
 /// it can be done to, as far as there are entries.
