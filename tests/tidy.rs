@@ -31,8 +31,24 @@ const FOLDERS: Order<'_> = &[
 /// What imports upwards, or in a circle, until it is mended: a file, and what it imports.
 const STILL_UPWARDS: &[(&str, &str)] = &[];
 
-/// The folders of `log/src/`. Nothing is checked as long as there are none.
-const FOLDERS_OF_THE_LOG: Order<'_> = &[];
+/// The folders and files of `log/src/`.
+const FOLDERS_OF_THE_LOG: Order<'_> = &[
+    &["types"],
+    &["files"],
+    &["error"],
+    &["storage"],
+    &["notice"],
+    &["recording"],
+    &["segments"],
+    &["memory"],
+    &["disk"],
+    &["archive"],
+    &["recovery"],
+    &["reader"],
+    &["wal"],
+    &["testing"],
+    &["lib"],
+];
 
 /// The same of the log.
 const STILL_UPWARDS_IN_THE_LOG: &[(&str, &str)] = &[];

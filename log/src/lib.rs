@@ -6,6 +6,41 @@
 //!                                                └─ checksummed, chained
 //! ```
 //!
+//! A log that is opened, written, closed, and read again:
+//!
+//! ```
+//! use std::sync::{Arc, mpsc};
+//!
+//! use etcd_log::{Batch, Command, Entry, KeyPath, LogId, LogStorage as _, LogTime, NodeId};
+//! use etcd_log::{Payload, RaftIndex, Term, Wal, WalOptions, Write};
+//!
+//! # let home = tempfile::tempdir()?;
+//! let node = NodeId(0xa1);
+//! let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
+//! let (dir, archive) = (home.path().join("wal"), home.path().join("archive"));
+//! let options = WalOptions::new(dir, archive, node, on_fatal);
+//! let (wal, _recovered) = Wal::open(&options)?;
+//!
+//! let (key, value) = (KeyPath::clean("/greeting")?, Arc::from("hello"));
+//! let batch = Batch::new(LogTime(1), vec![Command::Set { key, value, ttl: None }]);
+//! let id = LogId { term: Term(1), node, index: RaftIndex(0) };
+//! let entry = Arc::new(Entry { id, payload: Payload::Batch(Arc::new(batch)) });
+//!
+//! // It can be read at once, and is safe when somebody is told.
+//! let (sender, safe) = mpsc::channel();
+//! let tell = move |result| drop(sender.send(result));
+//! wal.write(Write::Append(vec![Arc::clone(&entry)]), Box::new(tell));
+//! assert_eq!(wal.entries(RaftIndex(0)..RaftIndex(1), usize::MAX)?, [Arc::clone(&entry)]);
+//! safe.recv()??;
+//! wal.close()?;
+//!
+//! let (wal, _recovered) = Wal::open(&options)?;
+//! assert_eq!(wal.state().last, Some(id));
+//! let read: Result<Vec<_>, _> = wal.reader().iter(RaftIndex(0)..RaftIndex(9)).collect();
+//! assert_eq!(read?, [entry]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The modules, in reading order. Each imports only those before it, but for its tests:
 //!
 //! | module | what it is |

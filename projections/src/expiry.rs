@@ -92,6 +92,7 @@ impl ExpiryIndex {
         if let Some(deadline) = deadline {
             self.by_time.insert((deadline, key.clone()));
         }
+        assert_eq!(self.by_time.len(), self.by_key.len(), "a key has one deadline: {key}");
     }
 }
 

@@ -8,6 +8,35 @@
 //!      key tree   watch ring   expiry index   machines   digest
 //! ```
 //!
+//! A key that is set, read, and expires when the logged clock has moved on:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use etcd_log::{Batch, Command, KeyPath, LogTime, Ttl};
+//! use etcd_projections::{Change, State, TreeNode, What};
+//!
+//! let key = KeyPath::clean("/lock")?;
+//! let mut state = State::new(1000);
+//! let set = Command::Set { key: key.clone(), value: Arc::from("mine"), ttl: Ttl::new(5) };
+//! let outcomes = state.apply(&Batch::new(LogTime(0), vec![set]));
+//!
+//! // One outcome a command: here an event, which takes the first index.
+//! let What::Event(event) = &outcomes[0].what else { panic!("refused: {outcomes:?}") };
+//! assert_eq!((event.index.0, &event.key), (1, &key));
+//! let deadline = LogTime(0).plus_seconds(5);
+//! let file = TreeNode::File { value: Arc::from("mine"), deadline: Some(deadline) };
+//! assert_eq!(state.tree().get(&key), Some(&file));
+//!
+//! // A batch without commands only moves the clock.
+//! let outcomes = state.apply(&Batch::new(deadline, Vec::new()));
+//! let What::Event(event) = &outcomes[0].what else { panic!("not due: {outcomes:?}") };
+//! assert!(matches!(event.change, Change::Expire { .. }));
+//! assert_eq!(state.tree().get(&key), None);
+//! assert_eq!(state.position().index.0, 1);
+//! # Ok::<(), etcd_log::InvalidKey>(())
+//! ```
+//!
 //! All of it is pure: no I/O, no clock, no randomness, no order that differs
 //! between machines. Time arrives in the batch. Copying a [`State`] is O(1), for
 //! its maps share what they have in common.
@@ -17,19 +46,33 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod decide;
-mod digest;
-mod directories;
-mod event;
-mod expiry;
-mod key_tree;
-mod machines;
-mod outcome;
-mod snapshot;
-mod state;
+// In reading order: none imports one that stands below it. A blank line keeps rustfmt
+// from another order.
 mod system_keys;
-mod trail;
+
+mod event;
+
+mod outcome;
+
+mod directories;
+
+mod key_tree;
+
 mod watch_ring;
+
+mod expiry;
+
+mod machines;
+
+mod digest;
+
+mod trail;
+
+mod decide;
+
+mod state;
+
+mod snapshot;
 
 pub use decide::decide;
 pub use event::{Change, Event};

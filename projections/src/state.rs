@@ -165,8 +165,13 @@ impl State {
     /// The clock never goes back: a batch from an earlier time counts as one from
     /// the last batch's time. Every outcome leads to another position, so that a
     /// position stands for one state.
+    ///
+    /// # Panics
+    ///
+    /// If not each command had one outcome.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         let time = batch.time.max(self.position.time);
+        let before = self.position.index;
         let mut outcomes = Vec::with_capacity(batch.commands.len().max(1));
         while let Some(outcome) = self.expire(time) {
             self.fold(&outcome);
@@ -183,6 +188,9 @@ impl State {
             self.fold(&outcome);
             outcomes.push(outcome);
         }
+        // One outcome a command: whoever waits for the answer of one counts on it.
+        let decided = self.position.index.0 - before.0;
+        assert_eq!(decided, batch.commands.len() as u64, "outcomes behind {before}");
         outcomes
     }
 

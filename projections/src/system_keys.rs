@@ -21,6 +21,10 @@ pub const CLUSTER_KEY: &str = "/_etcd/cluster";
 /// The directory with a key for each machine.
 const MACHINES_KEY: &str = "/_etcd/machines";
 
+// A machine's key is made from its name, and the cluster's key always.
+const _: () = assert!(CLUSTER_KEY.len() <= KeyPath::MAX_BYTES);
+const _: () = assert!(MACHINES_KEY.len() < KeyPath::MAX_BYTES);
+
 /// Returns whether only the system may write a key.
 pub fn is_reserved(key: &KeyPath) -> bool {
     key.as_str()

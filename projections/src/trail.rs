@@ -41,6 +41,8 @@ struct Stood {
 impl Trail {
     /// Notes where an entry has led.
     pub(crate) fn note(&mut self, entry: RaftIndex, position: Position, digest: Digest) {
+        let last = self.stood.back().map(|stood| stood.entry);
+        assert!(last < Some(entry), "entry {entry} behind {last:?}");
         if self.stood.len() == LENGTH {
             self.stood.pop_front();
         }

@@ -151,6 +151,8 @@ impl Projection for WatchRing {
     fn fold(&mut self, outcome: &Outcome) {
         self.position.follow(outcome);
         if let What::Event(event) = &outcome.what {
+            // The ring is searched by these numbers.
+            assert_eq!(event.number, self.position.event, "the number of {event:?}");
             self.push(Arc::clone(event));
         }
     }

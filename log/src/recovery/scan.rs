@@ -36,7 +36,10 @@ use crate::types::{Index, LogId, RaftIndex};
 
 /// The largest file that can be a segment: full, and gone over by the largest
 /// commit. Bounds what a scan has in memory.
-const MOST_SEGMENT_BYTES: u64 = 1 << 30;
+pub(crate) const MOST_SEGMENT_BYTES: u64 = 1 << 30;
+
+// Where a frame begins is kept in four bytes.
+const _: () = assert!(MOST_SEGMENT_BYTES <= u32::MAX as u64);
 
 /// Reads and checks all segments of `dir`, showing every record to the visitor
 /// if there is one. Without one, entries are checked but not parsed.

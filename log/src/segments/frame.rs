@@ -36,6 +36,9 @@ pub(crate) const HEADER: usize = 40;
 /// 4 MiB grows sixfold at worst when JSON escapes all of it.
 pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
+// How long a payload is stands in four bytes, and where a frame ends is counted in them.
+const _: () = assert!(HEADER + MAX_PAYLOAD <= u32::MAX as usize);
+
 /// The version of the log's format.
 pub const FORMAT: u32 = 1;
 

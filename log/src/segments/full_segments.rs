@@ -59,7 +59,12 @@ struct State {
 impl FullSegments {
     /// Notes that a segment is full.
     pub(crate) fn push(&self, segment: FullSegment) {
-        self.change(|state| state.full.push_back(segment));
+        self.change(|state| {
+            let before = state.full.back().map_or(state.released, |last| last.last_commit);
+            assert!(before < segment.first_commit, "{segment:?} is full behind {before}");
+            assert!(segment.first_commit <= segment.last_commit, "{segment:?} holds nothing");
+            state.full.push_back(segment);
+        });
     }
 
     /// Notes what the checkpoints contain.

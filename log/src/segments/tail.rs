@@ -168,6 +168,21 @@ impl Tail {
             Write::Backfill { upto } => self.backfill(*upto),
             Write::Forget { upto } => self.forget(*upto),
         }
+        self.check();
+    }
+
+    /// Makes sure of what holds whatever is written: what was let go of lies before what
+    /// is here, and nothing that is spoken of lies behind it. But `committed` may: a leader
+    /// says what is committed before its entries have come.
+    fn check(&self) {
+        let at = |id: Option<LogId>| id.map(|id| id.index);
+        let (released, last) = (at(self.released), at(self.last()));
+        let follows = released.is_none_or(|released| released.next() == self.first);
+        assert!(self.slots.is_empty() || follows, "{:?} behind {released:?}", self.first);
+        assert!(at(self.missing) <= released, "{:?} is missing, not {released:?}", self.missing);
+        assert!(at(self.purged).max(at(self.forgotten)) <= last, "beyond {last:?}: {self:?}");
+        assert!(self.index_before <= self.index(), "{} goes back", self.index());
+        assert!(self.uncached <= self.slots.len(), "{} of {last:?}", self.uncached);
     }
 
     pub(crate) fn set_vote(&mut self, vote: Vote) {
@@ -383,5 +398,27 @@ impl Tail {
                 Some(_) | None => break,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::fixtures::entry;
+
+    /// The disk is behind: the place of an entry that was overruled meanwhile is not that
+    /// of the one which stands there by now, or another leader's would be read.
+    #[test]
+    fn place_of_an_overruled_entry_is_not_taken() {
+        let mut tail = Tail::new(0);
+        let (overruled, stands) = (entry(0, 1, "old"), entry(0, 2, "new"));
+        tail.push(Arc::clone(&overruled));
+        tail.truncate(RaftIndex(0));
+        tail.push(Arc::clone(&stands));
+        let place = Place { segment: NonZeroU64::MIN, offset: 0, length: 1 };
+        tail.set_place(&overruled, place);
+        assert!(matches!(tail.get(RaftIndex(0)), Some(Found::Cached(found)) if found == stands));
+        tail.set_place(&stands, place);
+        assert!(matches!(tail.get(RaftIndex(0)), Some(Found::OnDisk(..))));
     }
 }

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::LogError;
 use crate::recovery::scanned::Recovered;
-use crate::testing::simulated_disk::{Crash, Image, RecordingDisk};
+use crate::testing::crash_image::{Crash, Image};
+use crate::testing::simulated_disk::RecordingDisk;
 use crate::wal::Wal;
 use crate::wal::options::WalOptions;
 

@@ -17,7 +17,7 @@ use crate::wal::options::WalOptions;
 pub(crate) const NODE: NodeId = NodeId(0xa1);
 
 /// Longer than anything takes on a busy machine: reaching it is a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How to open the log of a directory, with segments of so many bytes.
 pub(crate) fn options(dir: &Path, segment_bytes: u32) -> WalOptions {

@@ -21,6 +21,9 @@ use crate::wal::writer::Submitter;
 /// How many bytes of entries go into a file.
 const FILE_BYTES: usize = 8 << 20;
 
+// A file of less than a block compresses badly.
+const _: () = assert!(FILE_BYTES >= sealed::BLOCK_BYTES);
+
 /// Fills in the history that is missing.
 pub struct Backfill {
     pruner: Pruner,

@@ -13,6 +13,13 @@ const COMMIT_BYTES: usize = 8 << 20;
 /// The most records that go into one commit together.
 const COMMIT_RECORDS: usize = 4096;
 
+/// The most entries that come with one write: that many fit in a message between nodes.
+const WRITE_ENTRIES: usize = 50_000;
+
+// A frame says in two bytes how many follow. Besides what waited there may be one write
+// more, and the notes of what comes before and of what is committed.
+const _: () = assert!(COMMIT_RECORDS + WRITE_ENTRIES + 2 <= u16::MAX as usize);
+
 /// What goes to disk with one fsync.
 #[derive(Default)]
 pub(super) struct Group {

@@ -6,7 +6,15 @@ use std::sync::Arc;
 use crate::archive::retention::Retain;
 use crate::disk::SegmentSize;
 use crate::notice::{OnFatal, OnNotice};
+use crate::recovery::scan::MOST_SEGMENT_BYTES;
+use crate::segments::frame::MAX_PAYLOAD;
 use crate::types::NodeId;
+
+/// The shortest segment: a base frame fits in it.
+const LEAST_BYTES: u32 = 1 << 10;
+
+/// The longest segment: a scan has it in memory.
+const MOST_BYTES: u32 = 256 << 20;
 
 /// How to open a log.
 #[derive(Clone)]
@@ -58,6 +66,11 @@ impl WalOptions {
     }
 
     pub(super) fn segment_size(&self) -> SegmentSize {
-        SegmentSize { allocated: self.segment_bytes.clamp(1 << 10, 256 << 20) }
+        // The commit that fills a segment goes over its end, and is scanned with it.
+        const {
+            assert!(MOST_BYTES as u64 + (4 * MAX_PAYLOAD) as u64 <= MOST_SEGMENT_BYTES);
+            assert!(Self::SEGMENT_BYTES >= LEAST_BYTES && Self::SEGMENT_BYTES <= MOST_BYTES);
+        }
+        SegmentSize { allocated: self.segment_bytes.clamp(LEAST_BYTES, MOST_BYTES) }
     }
 }

@@ -48,6 +48,8 @@ impl Pruner {
     ///
     /// If the log cannot be written, or a file not be removed.
     pub(crate) fn forget(&self, upto: LogId) -> Result<usize, LogError> {
+        let released = self.reader.tail().released().map(|id| id.index);
+        assert!(Some(upto.index) <= released, "{upto} is not in the archive, {released:?} is");
         self.submitter.write_and_wait(Write::Forget { upto })?;
         let archive = self.reader.archive();
         let forgotten = archive.forget(upto);

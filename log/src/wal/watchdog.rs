@@ -22,6 +22,10 @@ const STALL: Duration = Duration::from_secs(1);
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+// Whoever is told that it is over has been told before that it takes long.
+const _: () = assert!(INTERVAL.as_millis() < STALL.as_millis());
+const _: () = assert!(STALL.as_millis() + 2 * INTERVAL.as_millis() < LIMIT.as_millis());
+
 /// Watches the writer. Its thread ends with it.
 pub(crate) struct Watchdog {
     /// When the write under way began.

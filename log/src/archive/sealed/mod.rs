@@ -46,10 +46,14 @@ const TRAILER: usize = 4 + 16 + 8;
 
 /// How many bytes of entries go into a block: a reader that seeks has to read
 /// one, and a larger one hardly compresses better.
-const BLOCK_BYTES: usize = 256 << 10;
+pub(crate) const BLOCK_BYTES: usize = 256 << 10;
 
 /// The most bytes that a block can have: all but full, and one entry more.
 const MOST_BLOCK_BYTES: usize = BLOCK_BYTES + MAX_PAYLOAD;
+
+// How long a block is stands in four bytes, compressed and not: what does not compress
+// grows by less than one in a hundred.
+const _: () = assert!(MOST_BLOCK_BYTES + MOST_BLOCK_BYTES / 100 <= u32::MAX as usize);
 
 /// What a new file follows.
 #[derive(Clone, Debug, Default)]

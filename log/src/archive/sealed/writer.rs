@@ -108,6 +108,9 @@ impl<'d> SealedWriter<'d> {
                 block.check = block.check.or(batch.check);
             }
         }
+        let is_first = self.footer.blocks.is_empty() && self.raw.is_empty();
+        let follows = is_first || head.id.index == self.footer.last.index.next();
+        assert!(follows, "entry {} sealed behind {}", head.id, self.footer.last);
         self.footer.index = Index(self.footer.index.0 + u64::from(head.commands));
         self.footer.last = head.id;
         let length = u32::try_from(payload.len()).expect("payloads are bounded");

@@ -1,0 +1,428 @@
+//! Three logs side by side: the real one, the in-memory one, and the model. All that can
+//! be written is written to each, in any order that Raft may come to, and all that can be
+//! read is compared after each step.
+//!
+//! ```text
+//! append, truncate, vote, …  ─┬─▶ Wal, its disk and its threads ─┐
+//! checkpoint, install, fill  ─┼─▶ MemoryLog                      ├─▶ equal?
+//! close, kill, power failure ─┴─▶ Model                          ┘
+//! ```
+//!
+//! The in-memory log lawfully differs in three things: it keeps what is forgotten, it
+//! never had what a checkpoint contained, and it forgets nothing of what is committed when
+//! a process ends. What is dropped is settled by the size of compressed files: that it may
+//! be is checked, and then the others drop it as well.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use tempfile::TempDir;
+
+use crate::archive::retention::Retain;
+use crate::error::LogError;
+use crate::memory::MemoryLog;
+use crate::storage::{LogStorage as _, Write};
+use crate::testing::compare;
+use crate::testing::crash_image::{Crash, Image};
+use crate::testing::fixtures::{self, NODE};
+use crate::testing::model::Model;
+use crate::testing::simulated_disk::RecordingDisk;
+use crate::testing::steps::{Rest, Step, cache, steps};
+use crate::types::{
+    Batch, Command, Entry, KeyPath, LogId, LogTime, Payload, RaftIndex, Term, Vote,
+};
+use crate::wal::Wal;
+use crate::wal::options::WalOptions;
+
+/// So small that few entries fill a segment.
+const SEGMENT_BYTES: u32 = 1024;
+
+/// How many logs are tried.
+const CASES: u32 = 64;
+
+/// How often something has come to pass, over all logs that were tried.
+type Seen = BTreeMap<&'static str, u64>;
+
+/// The three logs.
+struct Mirror {
+    /// How often the log was opened; each time it lies in another directory.
+    opened: u32,
+    retain: Retain,
+    disk: Arc<RecordingDisk>,
+    /// What the disk held when the log was opened.
+    image: Image,
+    wal: Wal,
+    memory: MemoryLog,
+    model: Model,
+    /// What was written, and is not known to be safe.
+    unsafe_yet: Vec<Receiver<Result<(), LogError>>>,
+    term: u64,
+    /// What the newest checkpoint contains, and all of them.
+    checkpoints: (Option<RaftIndex>, Option<RaftIndex>),
+    /// Up to where history came in a checkpoint and was fetched afterwards.
+    backfilled: Option<RaftIndex>,
+    seen: Seen,
+    /// Dropped last: until then the log is at work in it.
+    home: TempDir,
+}
+
+impl Mirror {
+    fn new(retain: Retain, cache_bytes: usize) -> Self {
+        let home = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
+        let disk = Arc::new(RecordingDisk::default());
+        let options = fixtures::options(&home.path().join("0"), SEGMENT_BYTES);
+        let options = WalOptions { cache_bytes, retain, ..options };
+        let (wal, _) = Wal::open_on(&disk, &options).unwrap();
+        Self {
+            home,
+            opened: 0,
+            retain,
+            disk,
+            image: Image::default(),
+            wal,
+            memory: MemoryLog::new(),
+            model: Model::default(),
+            unsafe_yet: Vec::new(),
+            term: 1,
+            checkpoints: (None, None),
+            backfilled: None,
+            seen: Seen::new(),
+        }
+    }
+
+    fn see(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn take(&mut self, step: &Step, waits: bool) {
+        match step {
+            Step::Append(commands, bytes) => self.append(commands, *bytes),
+            Step::Vote => self.vote(),
+            Step::Overrule(back, count) => self.overrule(*back, *count),
+            Step::Commit(back) => self.commit(*back),
+            Step::CommitAhead(by) => self.commit_ahead(*by),
+            Step::Purge(back) => self.purge(*back),
+            Step::Checkpoint(newest, all) => self.checkpoint(*newest, *all),
+            Step::Install(ahead) => self.install(*ahead),
+            Step::InstallHeld(back) => self.install_held(*back),
+            Step::Backfill(skip, rest) => self.backfill(*skip, rest),
+            Step::Close(cache) => self.close(*cache),
+            Step::Crash(crash, cache) => self.crash(*crash, *cache),
+        }
+        if waits {
+            self.settle();
+            self.compare();
+        } else if self.retain == Retain::Forever {
+            // What was written can be read at once, and nothing is dropped meanwhile.
+            self.compare();
+        }
+    }
+
+    /// Writes to the real log, and to the others.
+    fn write(&mut self, write: Write) {
+        let (sender, written) = mpsc::channel();
+        self.wal.write(write.clone(), Box::new(move |result| drop(sender.send(result))));
+        self.unsafe_yet.push(written);
+        self.write_to_others(write);
+    }
+
+    /// Waits until all is safe that was written.
+    fn wait(&mut self) {
+        for written in self.unsafe_yet.drain(..) {
+            written.recv_timeout(fixtures::PATIENCE).unwrap().unwrap();
+        }
+        self.model.sync();
+    }
+
+    fn write_to_others(&mut self, write: Write) {
+        self.model.apply(&write);
+        self.memory.write(write, Box::new(|written| written.unwrap()));
+    }
+
+    fn entry(&self, index: RaftIndex, commands: Option<usize>, bytes: usize) -> Arc<Entry> {
+        let id = LogId { term: Term(self.term), node: NODE, index };
+        let set = |number| {
+            let key = KeyPath::clean(&format!("/{number}")).unwrap();
+            Command::Set { key, value: Arc::from("v".repeat(bytes)), ttl: None }
+        };
+        let batch = |commands| Batch::new(LogTime(index.0 + 1), (0..commands).map(set).collect());
+        let payload =
+            commands.map_or(Payload::Blank, |count| Payload::Batch(Arc::new(batch(count))));
+        Arc::new(Entry { id, payload })
+    }
+
+    fn append(&mut self, commands: &[usize], bytes: usize) {
+        let entries = (self.model.next().0..).zip(commands).map(|(index, count)| {
+            // A new leader's first entry is blank.
+            self.entry(RaftIndex(index), (*count > 0).then_some(*count), bytes)
+        });
+        self.write(Write::Append(entries.collect()));
+    }
+
+    /// Another leader would not have what only this one has committed.
+    fn is_committed_ahead(&self) -> bool {
+        self.model.committed.is_some_and(|id| id.index >= self.model.next())
+    }
+
+    fn vote(&mut self) {
+        if self.is_committed_ahead() {
+            return;
+        }
+        self.term += 1;
+        self.write(Write::Vote(Vote { term: Term(self.term), node: NODE, committed: false }));
+    }
+
+    fn overrule(&mut self, back: u64, count: usize) {
+        if self.is_committed_ahead() {
+            return;
+        }
+        self.term += 1;
+        let kept = self.model.settled().map_or(RaftIndex(0), |id| id.index.next());
+        let since = kept.max(RaftIndex(self.model.next().0.saturating_sub(back)));
+        if since < self.model.next() {
+            self.see("truncated");
+        }
+        self.write(Write::Truncate { since });
+        self.append(&[0, 1, 2, 1][..count], 30);
+    }
+
+    fn note_committed(&mut self, upto: LogId) {
+        self.wal.note_committed(upto);
+        self.memory.note_committed(upto);
+        self.model.commit(upto);
+    }
+
+    fn commit(&mut self, back: u64) {
+        let Some(last) = self.model.last() else { return };
+        let index = RaftIndex(last.index.0.saturating_sub(back));
+        self.note_committed(self.model.id(index).unwrap());
+    }
+
+    fn commit_ahead(&mut self, by: u64) {
+        if self.is_committed_ahead() {
+            return;
+        }
+        // A commit that it came before would not note what is committed and here.
+        self.wait();
+        let index = RaftIndex(self.model.next().0 + by - 1);
+        self.note_committed(LogId { term: Term(self.term), node: NODE, index });
+        self.see("committed ahead");
+    }
+
+    /// An entry that nobody overrules any more.
+    fn settled(&self, back: u64) -> Option<LogId> {
+        let settled = self.model.settled()?;
+        self.model.id(RaftIndex(settled.index.0.saturating_sub(back)))
+    }
+
+    fn purge(&mut self, back: u64) {
+        if let Some(upto) = self.settled(back) {
+            self.write(Write::Purge { upto });
+        }
+    }
+
+    fn checkpoint(&mut self, newest: u64, all: u64) {
+        let Some(newest) = self.settled(newest).map(|id| id.index) else { return };
+        let newest = self.checkpoints.0.max(Some(newest));
+        let all = newest.map(|newest| RaftIndex(newest.0.saturating_sub(all)));
+        self.checkpoints = (newest, self.checkpoints.1.max(all));
+    }
+
+    fn install(&mut self, ahead: u64) {
+        if self.is_committed_ahead() {
+            return;
+        }
+        self.term += 1;
+        let from = self.model.settled().map_or(RaftIndex(0), |id| id.index.next());
+        let upto = RaftIndex(self.model.next().0.max(from.0 + 1) - 1 + ahead);
+        // The leader's log goes on in its own way behind what is committed.
+        self.model.entries.retain(|index, _| *index < from);
+        for index in from.0..=upto.0 {
+            let commands = usize::try_from(index % 3).unwrap();
+            let entry = self.entry(RaftIndex(index), (commands > 0).then_some(commands), 50);
+            self.model.entries.insert(RaftIndex(index), entry);
+        }
+        let (upto, index) = (self.model.id(upto).unwrap(), self.model.index_before(upto.next()));
+        let overtaken = self.model.missing;
+        self.write(Write::Install { upto, index });
+        if let Some(upto) = overtaken {
+            // Whoever was at it comes too late: more is missing by now.
+            self.write(Write::Backfill { upto });
+        }
+        self.see("installed");
+    }
+
+    fn install_held(&mut self, back: u64) {
+        let last = self.model.last();
+        if let Some(upto) = self.settled(back).filter(|upto| Some(*upto) < last) {
+            let index = self.model.index_before(upto.index.next());
+            self.write(Write::Install { upto, index });
+        }
+    }
+
+    fn backfill(&mut self, skip: u64, rest: &Rest) {
+        self.settle();
+        let backfill = self.wal.backfill();
+        assert_eq!(backfill.is_some(), self.model.missing.is_some());
+        let Some(mut backfill) = backfill else { return };
+        let (from, upto) = backfill.wanted();
+        assert_eq!(Some(upto), self.model.missing.map(|id| id.index));
+        assert!(from <= upto && self.model.forgotten.is_none_or(|id| id.index < from));
+        let next = upto.min(RaftIndex(from.0 + skip));
+        backfill.skip_to(next, self.model.index_before(next)).unwrap();
+        if next > from {
+            let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
+            self.write_to_others(Write::Forget { upto });
+        }
+        let wanted: Vec<_> =
+            self.model.entries.range(next..=upto).map(|(_, entry)| Arc::clone(entry)).collect();
+        let comes = match rest {
+            Rest::Comes => wanted.len(),
+            Rest::ComesInPart(count) => usize::try_from(*count).unwrap().min(wanted.len()),
+            Rest::IsKeptNowhere => 0,
+        };
+        for entry in &wanted[..comes] {
+            let mut bytes = Vec::new();
+            entry.encode(&mut bytes);
+            assert_eq!(backfill.push(bytes).unwrap(), entry.id.index == upto);
+        }
+        let upto = wanted.last().unwrap().id;
+        if matches!(rest, Rest::IsKeptNowhere) {
+            backfill.give_up().unwrap();
+        } else if comes < wanted.len() {
+            return;
+        }
+        // Without a command it is no history either.
+        if comes == 0 || wanted.iter().all(|entry| entry.commands() == 0) {
+            self.write_to_others(Write::Forget { upto });
+        } else {
+            self.see("backfilled");
+            self.backfilled = Some(upto.index);
+        }
+        self.write_to_others(Write::Backfill { upto });
+    }
+
+    fn dirs(&self) -> [PathBuf; 2] {
+        let dir = self.home.path().join(self.opened.to_string());
+        ["wal", "archive"].map(|name| dir.join(name))
+    }
+
+    fn close(&mut self, cache: usize) {
+        self.settle();
+        self.wal.close().unwrap();
+        self.model.close();
+        let archived = self.wal.reader().last_archived();
+        self.open(cache);
+        // What is in the archive is committed.
+        assert!(self.wal.state().committed >= archived);
+        self.after_opening();
+        self.see("closed");
+    }
+
+    fn crash(&mut self, crash: Crash, cache: usize) {
+        self.settle();
+        let mut image = self.image.clone();
+        self.disk.steps().iter().for_each(|step| image.apply(step));
+        let from = self.home.path().join(self.opened.to_string());
+        self.opened += 1;
+        let to = self.home.path().join(self.opened.to_string());
+        for (path, content) in image.after(crash) {
+            let path = to.join(path.strip_prefix(&from).unwrap());
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        self.open(cache);
+        self.after_opening();
+        self.see("crashed");
+    }
+
+    fn open(&mut self, cache: usize) {
+        let [dir, archive] = self.dirs();
+        self.image = Image::of(&[&dir, &archive]);
+        self.disk = Arc::new(RecordingDisk::default());
+        let (retain, home) = (self.retain, dir.parent().unwrap().to_owned());
+        let options = fixtures::options(&home, SEGMENT_BYTES);
+        let options = WalOptions { retain, cache_bytes: cache, must_exist: true, ..options };
+        self.wal = Wal::open_on(&self.disk, &options).unwrap().0;
+        self.checkpoints = (None, None);
+    }
+
+    /// What is known to be committed may have been lost, but not what was noted. Then the
+    /// leader tells it again.
+    fn after_opening(&mut self) {
+        let (found, known) = (self.wal.state().committed, self.model.committed);
+        assert!(self.model.noted <= found && found <= known, "{found:?} committed");
+        self.model.committed = found;
+        compare::wal_is(&self.wal, &self.model);
+        if let Some(known) = known {
+            self.note_committed(known);
+        }
+    }
+
+    /// Waits until all is safe, and all sealed and dropped that can be.
+    fn settle(&mut self) {
+        self.wait();
+        let sealed = self.wal.reader().last_archived();
+        // The round that is under way may have begun before.
+        let rounds = self.wal.archiver_rounds() + 2;
+        fixtures::eventually("the archiver has looked", || {
+            self.wal.note_checkpoints(self.checkpoints.0, self.checkpoints.1);
+            self.wal.archiver_rounds() >= rounds
+        });
+        if self.wal.reader().last_archived() > sealed {
+            self.see("sealed");
+        }
+        let forgotten = self.wal.state().forgotten;
+        let Some(upto) = forgotten.filter(|_| forgotten != self.model.forgotten) else { return };
+        let covered = self.checkpoints.1.min(self.model.purged.map(|id| id.index));
+        assert_ne!(self.retain, Retain::Forever);
+        assert_eq!(self.model.id(upto.index), Some(upto));
+        assert!(Some(upto.index) <= covered.max(self.backfilled), "{upto} was still needed");
+        self.write_to_others(Write::Forget { upto });
+        self.see("dropped");
+    }
+
+    fn compare(&self) {
+        compare::wal_is(&self.wal, &self.model);
+        compare::memory_is(&self.memory, &self.model);
+    }
+}
+
+#[test]
+fn three_logs_agree_whatever_is_written() {
+    let config = ProptestConfig {
+        cases: CASES,
+        max_shrink_iters: 2000,
+        ..ProptestConfig::with_source_file(file!())
+    };
+    let seen = RefCell::new(Seen::new());
+    let retain = prop_oneof![Just(Retain::Forever), Just(Retain::Bytes(800))];
+    let tried =
+        TestRunner::new(config).run(&(retain, cache(), steps()), |(retain, cache, steps)| {
+            let mut mirror = Mirror::new(retain, cache);
+            for (step, waits) in &steps {
+                mirror.take(step, *waits);
+            }
+            mirror.settle();
+            mirror.compare();
+            for (what, count) in mirror.seen {
+                *seen.borrow_mut().entry(what).or_default() += count;
+            }
+            Ok(())
+        });
+    if let Err(failed) = tried {
+        panic!("{failed}");
+    }
+    // Without these it would prove less than it says.
+    let seen = seen.into_inner();
+    let wanted = ["truncated", "committed ahead", "installed", "backfilled", "sealed", "dropped"];
+    for what in wanted.into_iter().chain(["closed", "crashed"]) {
+        assert!(seen.contains_key(what), "never {what}: {seen:?}");
+    }
+}
