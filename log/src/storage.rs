@@ -2,7 +2,8 @@
 //! on disk, or its in-memory twin.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use crate::error::LogError;
 use crate::types::{Entry, Index, LogId, RaftIndex, Vote};
@@ -96,6 +97,22 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
     ///
     /// If appended entries leave a hole.
     fn write(&self, write: Write, done: Done);
+
+    /// Writes, and waits until it is safe: up to `limit`, and [`Duration::MAX`] has no end.
+    /// Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// If the log is closed, the disk fails, or the time is over: then it may be written yet.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::write`].
+    fn write_and_wait(&self, write: Write, limit: Duration) -> Result<(), LogError> {
+        let (sender, written) = mpsc::channel();
+        self.write(write, Box::new(move |result| drop(sender.send(result))));
+        written.recv_timeout(limit).unwrap_or(Err(LogError::Closed))
+    }
 
     /// Returns the first entry that is kept as history.
     fn first(&self) -> RaftIndex;

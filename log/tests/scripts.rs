@@ -40,7 +40,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_log::{
@@ -187,8 +187,8 @@ impl Runner {
 
     fn write(&self, write: &Write) -> Result<String, Box<dyn Error>> {
         let wal = self.wal.as_ref().ok_or("the log is not open")?;
-        write_to(wal, write.clone())?;
-        write_to(&self.twin, write.clone())?;
+        wal.write_and_wait(write.clone(), PATIENCE)?;
+        self.twin.write_and_wait(write.clone(), PATIENCE)?;
         Ok(String::new())
     }
 
@@ -337,13 +337,6 @@ impl Runner {
         let entries: Result<Vec<_>, _> = wal.reader().iter(all.clone()).collect();
         assert_eq!(entries.unwrap(), self.twin.entries(all, usize::MAX).unwrap());
     }
-}
-
-/// Writes, and waits until it is safe.
-fn write_to(log: &impl LogStorage, write: Write) -> Result<(), Box<dyn Error>> {
-    let (sender, done) = mpsc::channel();
-    log.write(write, Box::new(move |result| sender.send(result).unwrap()));
-    Ok(done.recv()??)
 }
 
 impl goldenscript::Runner for Runner {

@@ -14,7 +14,8 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_log::{
     Batch, ClusterId, Command, Entry, Index, LogError, LogId, LogStorage as _, Machine, Membership,
@@ -147,11 +148,11 @@ fn append(
     ];
     if let Some(upto) = wal.state().missing {
         // Those who had it are gone.
-        write(wal, Write::Forget { upto })?;
-        write(wal, Write::Backfill { upto })?;
+        wal.write_and_wait(Write::Forget { upto }, Duration::MAX)?;
+        wal.write_and_wait(Write::Backfill { upto }, Duration::MAX)?;
     }
-    write(wal, Write::Vote(Vote { term, node, committed: false }))?;
-    write(wal, Write::Append(entries))?;
+    wal.write_and_wait(Write::Vote(Vote { term, node, committed: false }), Duration::MAX)?;
+    wal.write_and_wait(Write::Append(entries), Duration::MAX)?;
     Ok(())
 }
 
@@ -161,12 +162,6 @@ pub(crate) fn begin_anew(state: &State, node: NodeId, cluster: ClusterId) -> Vec
     let others = state.machines().iter().filter(|machine| machine.node != node);
     let leaves = others.map(|machine| Command::Leave { name: Arc::clone(&machine.name) });
     std::iter::once(Command::Sync { cluster }).chain(leaves).collect()
-}
-
-fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
-    let (sender, written) = mpsc::channel();
-    wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    written.recv().unwrap_or(Err(LogError::Closed))
 }
 
 fn report(

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use etcd::storage::data_dir::Identity;
 use etcd::tools::log::{self, Import};
@@ -153,9 +153,7 @@ fn append(dir: &Path, batch: impl FnOnce(&State) -> Batch) {
     }
     let id = LogId { index: last.index.next(), ..last };
     let entry = Entry { id, payload: Payload::Batch(Arc::new(batch(&state))) };
-    let (sender, written) = mpsc::channel();
-    wal.write(Write::Append(vec![Arc::new(entry)]), Box::new(move |done| drop(sender.send(done))));
-    written.recv().unwrap().unwrap();
+    wal.write_and_wait(Write::Append(vec![Arc::new(entry)]), Duration::MAX).unwrap();
     wal.close().unwrap();
 }
 

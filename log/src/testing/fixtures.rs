@@ -1,7 +1,7 @@
 //! What the tests within this crate share.
 
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::archive::retention::Retain;
@@ -37,9 +37,7 @@ pub(crate) fn entry(index: u64, term: u64, value: &str) -> Arc<Entry> {
 
 /// Writes, and waits until it is safe.
 pub(crate) fn write(wal: &Wal, write: Write) -> Result<(), LogError> {
-    let (sender, done) = mpsc::channel();
-    wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    done.recv_timeout(PATIENCE).unwrap_or(Err(LogError::Closed))
+    wal.write_and_wait(write, PATIENCE)
 }
 
 /// Waits until all is sealed that can be by now.

@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_log::{
@@ -40,9 +40,7 @@ pub fn entry(index: u64, value: &str) -> Arc<Entry> {
 
 /// Writes, and waits until it is safe.
 pub fn write(wal: &Wal, write: Write) {
-    let (sender, done) = mpsc::channel();
-    wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    done.recv_timeout(PATIENCE).unwrap().unwrap();
+    wal.write_and_wait(write, PATIENCE).unwrap();
 }
 
 /// Waits until something is so.

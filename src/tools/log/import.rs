@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_log::{
@@ -148,7 +148,7 @@ fn write_log(data_dir: &DataDir, node: NodeId, batches: Vec<Batch>) -> Result<()
 }
 
 fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
-    write(wal, LogWrite::Vote(Vote { term: Term(1), node, committed: true }))?;
+    wal.write_and_wait(LogWrite::Vote(Vote { term: Term(1), node, committed: true }), WRITE_LIMIT)?;
     let entries: Vec<_> = entries(node, batches).collect();
     let mut bytes = 0;
     let chunks = entries.chunk_by(|entry, _| {
@@ -157,7 +157,9 @@ fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogErro
         bytes = if fits { bytes } else { 0 };
         fits
     });
-    chunks.into_iter().try_for_each(|chunk| write(wal, LogWrite::Append(chunk.to_vec())))?;
+    chunks
+        .into_iter()
+        .try_for_each(|chunk| wal.write_and_wait(LogWrite::Append(chunk.to_vec()), WRITE_LIMIT))?;
     if let Some(last) = entries.last() {
         wal.note_committed(last.id);
     }
@@ -186,13 +188,6 @@ fn entries(node: NodeId, batches: Vec<Batch>) -> impl Iterator<Item = Arc<Entry>
             Arc::new(Entry { id, payload })
         },
     )
-}
-
-/// Writes, and waits until it is safe.
-fn write(wal: &Wal, write: LogWrite) -> Result<(), LogError> {
-    let (sender, written) = mpsc::channel();
-    wal.write(write, Box::new(move |result| drop(sender.send(result))));
-    written.recv_timeout(WRITE_LIMIT).unwrap_or(Err(LogError::Closed))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
