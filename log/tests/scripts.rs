@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_log::{
-    Batch, Command, Entry, Index, Installed, KeyPath, LogId, LogReader, LogStorage, LogTime,
+    Batch, Command, Entry, Index, Installed, KeyPath, LogId, LogReader, LogStorage as _, LogTime,
     MemoryLog, NodeId, Payload, RaftIndex, Record, Retain, Term, Vote, Wal, WalOptions, Write,
 };
 use tempfile::TempDir;

@@ -32,10 +32,10 @@ const OPEN_FILES: usize = 4;
 /// The sealed files of a directory. Cloning gives another handle.
 #[derive(Clone)]
 pub(crate) struct Archive {
-    shared: Arc<Shared>,
+    shared: Arc<Files>,
 }
 
-struct Shared {
+struct Files {
     dir: PathBuf,
     /// Oldest first, without gaps.
     files: Mutex<VecDeque<Arc<Sealed>>>,
@@ -84,7 +84,7 @@ impl Archive {
             }
         }
         let (files, open, sealing) = (Mutex::new(files), Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), files, open, sealing }) })
+        Ok(Self { shared: Arc::new(Files { dir: dir.to_owned(), files, open, sealing }) })
     }
 
     /// Returns where the files lie.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::testing::simulated_disk::Step;
+use crate::testing::simulated_disk::DiskOp;
 
 /// What a crash does to what was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,34 +76,34 @@ impl Image {
     }
 
     /// Does one step more.
-    pub(crate) fn apply(&mut self, step: &Step) {
+    pub(crate) fn apply(&mut self, step: &DiskOp) {
         match step {
-            Step::Create(path) => {
+            DiskOp::Create(path) => {
                 let named = Some((path.clone(), self.inodes.len()));
                 self.inodes.push(Inode::default());
                 self.change_names(NameChange { gone: None, named });
             }
-            Step::Write(path, offset, bytes) => {
+            DiskOp::Write(path, offset, bytes) => {
                 self.inode(path).unsynced.push(Change::Write(*offset, bytes.clone()));
             }
-            Step::SetLen(path, length) => {
+            DiskOp::SetLen(path, length) => {
                 self.inode(path).unsynced.push(Change::SetLen(*length));
             }
-            Step::Sync(path) => {
+            DiskOp::Sync(path) => {
                 let inode = self.inode(path);
                 for change in std::mem::take(&mut inode.unsynced) {
                     change.apply(&mut inode.durable);
                 }
             }
-            Step::Rename(from, to) => {
+            DiskOp::Rename(from, to) => {
                 let named = Some((to.clone(), self.names[from]));
                 self.change_names(NameChange { gone: Some(from.clone()), named });
             }
-            Step::Remove(path) => {
+            DiskOp::Remove(path) => {
                 self.change_names(NameChange { gone: Some(path.clone()), named: None });
             }
-            Step::SyncDir(dir) => self.sync_names(dir),
-            Step::Acknowledged(_) => {}
+            DiskOp::SyncDir(dir) => self.sync_names(dir),
+            DiskOp::Acknowledged(_) => {}
         }
     }
 

@@ -17,7 +17,7 @@ use crate::disk::Disk as _;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::crash_image::{Crash, Image};
 use crate::testing::fixtures::{self, NODE};
-use crate::testing::simulated_disk::{RecordingDisk, Step};
+use crate::testing::simulated_disk::{DiskOp, RecordingDisk};
 use crate::types::{Entry, RaftIndex, Term, Vote};
 use crate::wal::Wal;
 use crate::wal::options::WalOptions;
@@ -232,12 +232,12 @@ const CRASHES: [Crash; 10] = [
 
 /// Crashes after every step, in every way, and checks what is found each time.
 /// Returns how many different disks were found.
-fn crash_everywhere(mut image: Image, steps: &[Step], root: &Path, models: &[Model]) -> usize {
+fn crash_everywhere(mut image: Image, steps: &[DiskOp], root: &Path, models: &[Model]) -> usize {
     let mut seen = BTreeSet::new();
     let mut acknowledged = 0;
     for (at, step) in steps.iter().enumerate() {
         image.apply(step);
-        if let Step::Acknowledged(number) = step {
+        if let DiskOp::Acknowledged(number) = step {
             acknowledged = *number;
         }
         for crash in CRASHES {
@@ -255,9 +255,9 @@ fn crash_everywhere(mut image: Image, steps: &[Step], root: &Path, models: &[Mod
     seen.len()
 }
 
-fn shown(step: &Step) -> String {
+fn shown(step: &DiskOp) -> String {
     match step {
-        Step::Write(path, offset, bytes) => {
+        DiskOp::Write(path, offset, bytes) => {
             format!("Write({}, {offset}, {} bytes)", path.display(), bytes.len())
         }
         other => format!("{other:?}"),
@@ -268,13 +268,13 @@ fn shown(step: &Step) -> String {
 fn nothing_acknowledged_is_lost_wherever_a_crash_comes() {
     let work = workload();
     let steps = work.disk.steps();
-    let count = |wanted: fn(&Step) -> bool| steps.iter().filter(|step| wanted(step)).count();
+    let count = |wanted: fn(&DiskOp) -> bool| steps.iter().filter(|step| wanted(step)).count();
     // Without these the matrix would prove less than it says.
-    let reused = |step: &Step| matches!(step, Step::Rename(from, _) if from.to_string_lossy().ends_with("-cp"));
+    let reused = |step: &DiskOp| matches!(step, DiskOp::Rename(from, _) if from.to_string_lossy().ends_with("-cp"));
     assert!(steps.iter().any(reused), "no segment was used again");
-    assert!(count(|step| matches!(step, Step::Remove(_))) > 0, "nothing was dropped");
-    assert!(count(|step| matches!(step, Step::SetLen(..))) > 0, "no room was given back");
-    assert!(count(|step| matches!(step, Step::Acknowledged(_))) > 60);
+    assert!(count(|step| matches!(step, DiskOp::Remove(_))) > 0, "nothing was dropped");
+    assert!(count(|step| matches!(step, DiskOp::SetLen(..))) > 0, "no room was given back");
+    assert!(count(|step| matches!(step, DiskOp::Acknowledged(_))) > 60);
     let found = crash_everywhere(Image::default(), &steps, work.dir.path(), &work.models);
     assert!(found > 500, "{found} disks");
 }
@@ -288,7 +288,7 @@ fn opening_can_be_cut_short_as_well() {
     let mut acknowledged = 0;
     for (at, step) in steps.iter().enumerate() {
         image.apply(step);
-        if let Step::Acknowledged(number) = step {
+        if let DiskOp::Acknowledged(number) = step {
             acknowledged = *number;
         }
         if at % 11 != 0 {

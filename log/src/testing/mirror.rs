@@ -33,7 +33,7 @@ use crate::testing::crash_image::{Crash, Image};
 use crate::testing::fixtures::{self, NODE};
 use crate::testing::model::Model;
 use crate::testing::simulated_disk::RecordingDisk;
-use crate::testing::steps::{Rest, Step, cache, steps};
+use crate::testing::steps::{LogOp, Rest, cache, steps};
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, Payload, RaftIndex, Term, Vote,
 };
@@ -100,20 +100,20 @@ impl Mirror {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    fn take(&mut self, step: &Step, waits: bool) {
+    fn take(&mut self, step: &LogOp, waits: bool) {
         match step {
-            Step::Append(commands, bytes) => self.append(commands, *bytes),
-            Step::Vote => self.vote(),
-            Step::Overrule(back, count) => self.overrule(*back, *count),
-            Step::Commit(back) => self.commit(*back),
-            Step::CommitAhead(by) => self.commit_ahead(*by),
-            Step::Purge(back) => self.purge(*back),
-            Step::Checkpoint(newest, all) => self.checkpoint(*newest, *all),
-            Step::Install(ahead) => self.install(*ahead),
-            Step::InstallHeld(back) => self.install_held(*back),
-            Step::Backfill(skip, rest) => self.backfill(*skip, rest),
-            Step::Close(cache) => self.close(*cache),
-            Step::Crash(crash, cache) => self.crash(*crash, *cache),
+            LogOp::Append(commands, bytes) => self.append(commands, *bytes),
+            LogOp::Vote => self.vote(),
+            LogOp::Overrule(back, count) => self.overrule(*back, *count),
+            LogOp::Commit(back) => self.commit(*back),
+            LogOp::CommitAhead(by) => self.commit_ahead(*by),
+            LogOp::Purge(back) => self.purge(*back),
+            LogOp::Checkpoint(newest, all) => self.checkpoint(*newest, *all),
+            LogOp::Install(ahead) => self.install(*ahead),
+            LogOp::InstallHeld(back) => self.install_held(*back),
+            LogOp::Backfill(skip, rest) => self.backfill(*skip, rest),
+            LogOp::Close(cache) => self.close(*cache),
+            LogOp::Crash(crash, cache) => self.crash(*crash, *cache),
         }
         if waits {
             self.settle();

@@ -15,7 +15,7 @@ use crate::segments::full_segments::FullSegments;
 use crate::segments::segment;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::fixtures::{entry, eventually, options, write};
-use crate::testing::simulated_disk::{RecordingDisk, Step};
+use crate::testing::simulated_disk::{DiskOp, RecordingDisk};
 use crate::types::RaftIndex;
 use crate::wal::Wal;
 use crate::wal::options::WalOptions;
@@ -249,19 +249,20 @@ fn recycled_name_is_durable_before_anything_in_it_is_acknowledged() {
         disk.acknowledge(usize::try_from(index).unwrap());
     }
     let steps = disk.steps();
-    let is_reuse = |step: &Step| matches!(step, Step::Rename(from, _) if from.to_string_lossy().ends_with("-cp"));
+    let is_reuse = |step: &DiskOp| matches!(step, DiskOp::Rename(from, _) if from.to_string_lossy().ends_with("-cp"));
     let mut reused = 0;
     for at in (0..steps.len()).filter(|at| is_reuse(&steps[*at])) {
         // What fills a segment makes the next one. The first commit there is synced,
         // and then its name, before anybody hears of it.
-        let Step::Rename(_, to) = &steps[at] else { unreachable!() };
+        let DiskOp::Rename(_, to) = &steps[at] else { unreachable!() };
         let rest = &steps[at..];
-        let written = rest.iter().position(|step| matches!(step, Step::Sync(path) if path == to));
+        let written = rest.iter().position(|step| matches!(step, DiskOp::Sync(path) if path == to));
         let Some(written) = written else { continue };
         let rest = &rest[written..];
-        let is_named = |step: &Step| matches!(step, Step::SyncDir(path) if path.ends_with("wal"));
+        let is_named =
+            |step: &DiskOp| matches!(step, DiskOp::SyncDir(path) if path.ends_with("wal"));
         let named = rest.iter().position(is_named).expect("its name is synced");
-        let told = rest.iter().position(|step| matches!(step, Step::Acknowledged(_)));
+        let told = rest.iter().position(|step| matches!(step, DiskOp::Acknowledged(_)));
         assert!(told.is_none_or(|told| named < told), "{named} {told:?}");
         reused += 1;
     }
@@ -276,10 +277,10 @@ fn recovered_pages_are_synced_before_anything_is_built_on_them() {
     let (wal, _) = Wal::open_on(&disk, &options(dir.path(), 64 << 10)).unwrap();
     append(&wal, 3..4);
     let steps = disk.steps();
-    let first = |wanted: &dyn Fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
-    let synced = first(&|step| matches!(step, Step::Sync(path) if *path == newest));
-    let named = first(&|step| matches!(step, Step::SyncDir(path) if path.ends_with("wal")));
-    let written = first(&|step| matches!(step, Step::Write(path, ..) if *path == newest));
+    let first = |wanted: &dyn Fn(&DiskOp) -> bool| steps.iter().position(wanted).unwrap();
+    let synced = first(&|step| matches!(step, DiskOp::Sync(path) if *path == newest));
+    let named = first(&|step| matches!(step, DiskOp::SyncDir(path) if path.ends_with("wal")));
+    let written = first(&|step| matches!(step, DiskOp::Write(path, ..) if *path == newest));
     assert!(synced < written && named < written, "{synced} {named} {written}");
 }
 

@@ -31,7 +31,7 @@ use crate::segments::segment::{self, BEFORE_FRAMES, BEHIND_FRAMES, FILE_HEADER};
 
 /// Something that was done to a disk.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
+pub(crate) enum DiskOp {
     Create(PathBuf),
     Write(PathBuf, u64, Vec<u8>),
     SetLen(PathBuf, u64),
@@ -55,25 +55,25 @@ type Committed = (PathBuf, Range<usize>);
 /// A disk that remembers what was done to it. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecordingDisk {
-    steps: Arc<Mutex<Vec<Step>>>,
+    steps: Arc<Mutex<Vec<DiskOp>>>,
     segments: Arc<Mutex<Files>>,
 }
 
 impl RecordingDisk {
     /// Returns all that was done.
-    pub(crate) fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<DiskOp> {
         self.lock().clone()
     }
 
     /// Takes out all that was done.
     #[cfg(feature = "simulated-disk")]
-    pub(crate) fn take_steps(&self) -> Vec<Step> {
+    pub(crate) fn take_steps(&self) -> Vec<DiskOp> {
         std::mem::take(&mut self.lock())
     }
 
     /// Notes that somebody was told.
     pub(crate) fn acknowledge(&self, number: usize) {
-        self.lock().push(Step::Acknowledged(number));
+        self.lock().push(DiskOp::Acknowledged(number));
     }
 
     /// Notes what okaywal's own thread did to the segments that were let go.
@@ -81,13 +81,13 @@ impl RecordingDisk {
         self.note_segments(dir, None, &mut self.lock());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Step>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<DiskOp>> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something, and remembers it. What other threads do comes before or
     /// after.
-    fn record<T>(&self, step: Step, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn record<T>(&self, step: DiskOp, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let mut steps = self.lock();
         let result = work()?;
         steps.push(step);
@@ -96,7 +96,7 @@ impl RecordingDisk {
 
     /// Reads off the directory what okaywal did. A commit is synced when it is
     /// done, the segment that it went to first of all.
-    fn note_segments(&self, dir: &Path, committed: Option<&Committed>, steps: &mut Vec<Step>) {
+    fn note_segments(&self, dir: &Path, committed: Option<&Committed>, steps: &mut Vec<DiskOp>) {
         let mut known = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, mut changes) = look(dir, &known, committed);
         let_go(&mut known, &now, dir, steps);
@@ -106,14 +106,14 @@ impl RecordingDisk {
             let before = known.iter().find(|(_, (known, _))| *known == inode);
             let before = before.map(|(before, _)| before.clone());
             match &before {
-                Some(old) if *old != path => steps.push(Step::Rename(old.clone(), path.clone())),
+                Some(old) if *old != path => steps.push(DiskOp::Rename(old.clone(), path.clone())),
                 Some(_) => {}
-                None => steps.push(Step::Create(path.clone())),
+                None => steps.push(DiskOp::Create(path.clone())),
             }
             let file = before.and_then(|before| known.remove(&before));
             let (_, content) = known.entry(path.clone()).or_insert(file.unwrap_or((inode, vec![])));
             if length < content.len() {
-                steps.push(Step::SetLen(path.clone(), length as u64));
+                steps.push(DiskOp::SetLen(path.clone(), length as u64));
                 content.truncate(length);
             }
             steps.extend(written(&path, at, &content[at.min(content.len())..], &bytes));
@@ -121,14 +121,14 @@ impl RecordingDisk {
             content[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         known.retain(|path, _| now.contains_key(path));
-        steps.extend(committed_to.map(|path| Step::Sync(path.to_owned())));
+        steps.extend(committed_to.map(|path| DiskOp::Sync(path.to_owned())));
     }
 }
 
 /// Notes the segments that okaywal's own thread has let go since: one after the
 /// other, oldest first, with a sync of the directory after each. They may be in
 /// use again by now.
-fn let_go(known: &mut Files, now: &Listing, dir: &Path, steps: &mut Vec<Step>) {
+fn let_go(known: &mut Files, now: &Listing, dir: &Path, steps: &mut Vec<DiskOp>) {
     let is_spare = |path: &Path| path.to_string_lossy().ends_with("-cp");
     let mut gone: Vec<PathBuf> =
         known.keys().filter(|path| !is_spare(path) && !now.contains_key(*path)).cloned().collect();
@@ -137,13 +137,13 @@ fn let_go(known: &mut Files, now: &Listing, dir: &Path, steps: &mut Vec<Step>) {
         let spare = PathBuf::from(format!("{}-cp", path.display()));
         let file = known.remove(&path).expect("listed above");
         known.insert(spare.clone(), file);
-        steps.extend([Step::Rename(path, spare), Step::SyncDir(dir.to_owned())]);
+        steps.extend([DiskOp::Rename(path, spare), DiskOp::SyncDir(dir.to_owned())]);
     }
 }
 
 impl Disk for RecordingDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.record(Step::Create(path.to_owned()), || RealDisk.create(path))?;
+        let file = self.record(DiskOp::Create(path.to_owned()), || RealDisk.create(path))?;
         Ok(Box::new(RecordingFile { disk: self.clone(), path: path.to_owned(), file }))
     }
 
@@ -153,16 +153,16 @@ impl Disk for RecordingDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let step = Step::Rename(from.to_owned(), to.to_owned());
+        let step = DiskOp::Rename(from.to_owned(), to.to_owned());
         self.record(step, || RealDisk.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.record(Step::Remove(path.to_owned()), || RealDisk.remove(path))
+        self.record(DiskOp::Remove(path.to_owned()), || RealDisk.remove(path))
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.record(Step::SyncDir(dir.to_owned()), || RealDisk.sync_dir(dir))
+        self.record(DiskOp::SyncDir(dir.to_owned()), || RealDisk.sync_dir(dir))
     }
 
     fn segments(
@@ -187,16 +187,16 @@ struct RecordingFile {
 
 impl DiskFile for RecordingFile {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let step = Step::Write(self.path.clone(), offset, bytes.to_vec());
+        let step = DiskOp::Write(self.path.clone(), offset, bytes.to_vec());
         self.disk.record(step, || self.file.write_at(bytes, offset))
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.disk.record(Step::SetLen(self.path.clone(), length), || self.file.set_len(length))
+        self.disk.record(DiskOp::SetLen(self.path.clone(), length), || self.file.set_len(length))
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.disk.record(Step::Sync(self.path.clone()), || self.file.sync())
+        self.disk.record(DiskOp::Sync(self.path.clone()), || self.file.sync())
     }
 }
 
@@ -292,9 +292,9 @@ fn read_segments(dir: &Path) -> Files {
 }
 
 /// What was written to a file from somewhere on, from what it holds before and after.
-fn written(path: &Path, from: usize, before: &[u8], after: &[u8]) -> Option<Step> {
+fn written(path: &Path, from: usize, before: &[u8], after: &[u8]) -> Option<DiskOp> {
     let is_other = |at: &usize| before.get(*at) != Some(&after[*at]);
     let first = (0..after.len()).find(is_other)?;
     let last = (0..after.len()).rfind(is_other)?;
-    Some(Step::Write(path.to_owned(), (from + first) as u64, after[first..=last].to_vec()))
+    Some(DiskOp::Write(path.to_owned(), (from + first) as u64, after[first..=last].to_vec()))
 }

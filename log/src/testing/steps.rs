@@ -7,7 +7,7 @@ use crate::testing::crash_image::Crash;
 /// Something that is done to the logs. Numbers count backwards from the last entry that
 /// it can be done to, as far as there are entries.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
+pub(crate) enum LogOp {
     /// Entries with so many commands each, of values of so many bytes.
     Append(Vec<usize>, usize),
     /// A vote in a new term.
@@ -51,7 +51,7 @@ pub(crate) fn cache() -> impl Strategy<Value = usize> {
 }
 
 /// Steps, and after which the disk is waited for.
-pub(crate) fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<(LogOp, bool)>> {
     let commands = prop_oneof![1 => Just(0_usize), 4 => Just(1), 1 => 2..4_usize];
     let append = (prop::collection::vec(commands, 1..5), 0..400_usize);
     let rest = prop_oneof![
@@ -66,18 +66,18 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         any::<u64>().prop_map(Crash::KeepsSome)
     ];
     let step = prop_oneof![
-        12 => append.prop_map(|(commands, bytes)| Step::Append(commands, bytes)),
-        1 => Just(Step::Vote),
-        3 => (0..6_u64, 0..4_usize).prop_map(|(back, count)| Step::Overrule(back, count)),
-        5 => (0..4_u64).prop_map(Step::Commit),
-        1 => (1..4_u64).prop_map(Step::CommitAhead),
-        4 => (0..4_u64).prop_map(Step::Purge),
-        5 => (0..4_u64, 0..4_u64).prop_map(|(newest, all)| Step::Checkpoint(newest, all)),
-        2 => (0..12_u64).prop_map(Step::Install),
-        1 => (0..6_u64).prop_map(Step::InstallHeld),
-        2 => (skip, rest).prop_map(|(skip, rest)| Step::Backfill(skip, rest)),
-        1 => cache().prop_map(Step::Close),
-        2 => (crash, cache()).prop_map(|(crash, cache)| Step::Crash(crash, cache)),
+        12 => append.prop_map(|(commands, bytes)| LogOp::Append(commands, bytes)),
+        1 => Just(LogOp::Vote),
+        3 => (0..6_u64, 0..4_usize).prop_map(|(back, count)| LogOp::Overrule(back, count)),
+        5 => (0..4_u64).prop_map(LogOp::Commit),
+        1 => (1..4_u64).prop_map(LogOp::CommitAhead),
+        4 => (0..4_u64).prop_map(LogOp::Purge),
+        5 => (0..4_u64, 0..4_u64).prop_map(|(newest, all)| LogOp::Checkpoint(newest, all)),
+        2 => (0..12_u64).prop_map(LogOp::Install),
+        1 => (0..6_u64).prop_map(LogOp::InstallHeld),
+        2 => (skip, rest).prop_map(|(skip, rest)| LogOp::Backfill(skip, rest)),
+        1 => cache().prop_map(LogOp::Close),
+        2 => (crash, cache()).prop_map(|(crash, cache)| LogOp::Crash(crash, cache)),
     ];
     prop::collection::vec((step, prop::bool::weighted(0.5)), 1..80)
 }
