@@ -304,6 +304,17 @@ pub fn agent(limit: Duration) -> ureq::Agent {
     config.timeout_global(Some(limit)).build().new_agent()
 }
 
+/// How long the threads of a process have waited for a core, all in all.
+pub fn waited_for_a_core(pid: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One may have ended since.
+    let waited = threads.filter_map(|thread| {
+        let times = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        times.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(waited.sum())
+}
+
 /// What a start that is refused says, or a tool.
 ///
 /// # Panics
