@@ -6,7 +6,7 @@
 //!         draft.tmp                                          left by a crash; removed
 //! ```
 //!
-//! Files come at one end and go at the other. Each names the hash of the one
+//! Contents come at one end and go at the other. Each names the hash of the one
 //! before it, so that a file that is missing, swapped or doubled is noticed at
 //! every start. A copy of the directory is a backup.
 
@@ -32,10 +32,10 @@ const OPEN_FILES: usize = 4;
 /// The sealed files of a directory. Cloning gives another handle.
 #[derive(Clone)]
 pub(crate) struct Archive {
-    shared: Arc<Files>,
+    shared: Arc<Contents>,
 }
 
-struct Files {
+struct Contents {
     dir: PathBuf,
     /// Oldest first, without gaps.
     files: Mutex<VecDeque<Arc<Sealed>>>,
@@ -84,7 +84,7 @@ impl Archive {
             }
         }
         let (files, open, sealing) = (Mutex::new(files), Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Files { dir: dir.to_owned(), files, open, sealing }) })
+        Ok(Self { shared: Arc::new(Contents { dir: dir.to_owned(), files, open, sealing }) })
     }
 
     /// Returns where the files lie.

@@ -1,0 +1,95 @@
+//! `etcd log`: the log of a stopped machine, or of a copy.
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use etcd_log::{Index, KeyPath};
+
+use super::output::has_seen_enough;
+use super::recover::DirArg;
+use super::values::{parse_key, parse_name};
+use crate::tools::log;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Show what the log says: commands, and what came of them
+    Show {
+        #[command(flatten)]
+        dir: DirArg,
+        /// First command to show
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+        /// Last command to show [default: the last there is]
+        #[arg(long, value_name = "M", default_value_t = u64::MAX, hide_default_value = true)]
+        to: u64,
+        /// Show only what concerns this key, or those below it
+        #[arg(long, value_name = "PREFIX", value_parser = parse_key)]
+        key: Option<KeyPath>,
+        /// Show lines of JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rebuild the state from the log alone, and print it
+    Replay {
+        #[command(flatten)]
+        dir: DirArg,
+        /// Last command to replay [default: the last there is]
+        #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
+        to: u64,
+    },
+    /// Check every byte of the log, and the checkpoints against it; name the last command
+    Verify {
+        #[command(flatten)]
+        dir: DirArg,
+    },
+    /// Write the log as lines of JSON: one batch a line, and a last line that says it is the last
+    Export {
+        #[command(flatten)]
+        dir: DirArg,
+    },
+    /// Make a new machine, a cluster of its own, out of an exported log
+    Import {
+        /// The exported log; - for the standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The new machine's data directory: new, or empty
+        #[arg(short = 'd', long, value_name = "DIR", default_value = "default.etcd")]
+        data_dir: PathBuf,
+        /// The new machine's name [default: that of the first machine in the log]
+        #[arg(short = 'n', long, value_name = "NAME", value_parser = parse_name)]
+        name: Option<String>,
+        /// Take a log that does not say where it ends: one that was
+        /// cut off, or that an earlier version has exported
+        #[arg(long, verbatim_doc_comment)]
+        without_end: bool,
+    },
+}
+
+impl LogCommand {
+    pub(super) fn run(self) -> Result<(), Box<dyn Error>> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let done = runtime.block_on(async {
+            match self {
+                Self::Show { dir, from, to, key, json } => {
+                    let selection = log::Selection { from: Index(from), to: Index(to), key, json };
+                    log::show(&dir.path, &selection, &mut out).await
+                }
+                Self::Replay { dir, to } => log::replay(&dir.path, Index(to), &mut out).await,
+                Self::Verify { dir } => log::verify(&dir.path, &mut out).await,
+                Self::Export { dir } => log::export(&dir.path, &mut out).await,
+                Self::Import { file, data_dir, name, without_end } => {
+                    let import = log::Import { file, name, without_end };
+                    log::import(&import, &data_dir, &mut out)
+                }
+            }
+        });
+        let flushed = out.flush();
+        match done.and_then(|()| Ok(flushed?)) {
+            Err(log::ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
+            done => Ok(done?),
+        }
+    }
+}
