@@ -13,11 +13,11 @@
 //!
 //! The other way round, a clock that jumps ahead would let all expire that has a time
 //! to live. How much time has passed says the clock that only goes on, which nobody
-//! sets. So a jump of more than [`JUMP`] is not followed: time goes on from where it
+//! sets. So a jump of more than `JUMP` is not followed: time goes on from where it
 //! was, a tenth faster than it does, until the clock is met again.
 //!
 //! *Limits*: the clock that only goes on stands still while a machine is suspended. A
-//! jump that comes slower than a tenth, or in steps of less than [`JUMP`], is followed.
+//! jump that comes slower than a tenth, or in steps of less than `JUMP`, is followed.
 //! When it starts, a machine has nothing to judge its clock by.
 
 use std::sync::{Arc, Mutex, PoisonError};
