@@ -12,6 +12,36 @@
 //! This crate is the shell: every effect is here, and no decision. What a command
 //! does is decided in `etcd-projections`; how a log lies on disk, in `etcd-log`.
 //!
+//! The heart of it is a fold that needs none of the shell:
+//!
+//! ```
+//! use etcd_log::{KeyPath, Recording};
+//! use etcd_projections::{Change, State, TreeNode};
+//!
+//! // Two batches of a log: a key that lives for five seconds; six seconds later, nothing.
+//! let log = r#"
+//! {"index":1,"time":"2013-07-11T20:31:07Z","commands":[{"set":{"key":"/a","value":"b","ttl":5}}]}
+//! {"index":2,"time":"2013-07-11T20:31:13Z","commands":[]}
+//! "#;
+//! let batches = Recording::read(log.as_bytes())?.batches;
+//! let (mut state, key) = (State::new(10), KeyPath::clean("/a")?);
+//!
+//! state.apply(&batches[0]);
+//! let holds = state.tree().get(&key);
+//! assert!(matches!(holds, Some(TreeNode::File { value, .. }) if &**value == "b"));
+//!
+//! // The log's time goes on, and the key expires: an event that took no command.
+//! state.apply(&batches[1]);
+//! assert_eq!(state.tree().get(&key), None);
+//! let last = state.ring().last().expect("a set, and an expiry");
+//! assert!(matches!(last.change, Change::Expire { .. }));
+//! assert_eq!((last.index.0, last.number.0), (1, 2));
+//!
+//! // Whoever folds this log, on whatever machine and in whatever year, gets this digest.
+//! assert_eq!(state.digest().to_string(), "0631c5d68d11754355f2e0d415425cad");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # The folders, from the top
 //!
 //! | folder | what is in it, and what it keeps |
@@ -27,7 +57,7 @@
 //! | [`peers`] | what machines say to each other: bounded, hashed, within its time |
 //! | [`util`] | what everything else may use |
 //!
-//! # Ten words
+//! # Twelve words
 //!
 //! * *command*: what somebody wants; it may be refused. *Event*: what happened; it cannot fail.
 //! * *batch*: the commands of one Raft entry, and the leader's time; without any, a *tick*.
@@ -35,10 +65,13 @@
 //! * *logged time*: the time in the batches, the only clock that the state depends on.
 //! * *outcome*: what came of a command, an event or a *rejection*.
 //! * *projection*: a read model, folded from outcomes.
-//! * *checkpoint*: the projections at an index, on disk. *Segment*: a file of the log that
-//!   is being written. *Sealed file*: one of settled history, which never changes.
+//! * *checkpoint*: the projections at an index, on disk: a cache of the log.
+//! * *WAL*: the *segments*, files of the log that are being written. *Archive*: the *sealed
+//!   files* of settled history, which never change.
+//! * *high-water mark*: how far the log went for certain, so that a lost end is noticed.
 //! * *barrier*: the proof that this machine leads, or whom it follows does, for reads.
-//! * *learner*: a member without a vote yet. *Machine*: a member, by its name.
+//! * *node*: a process of ours. *Machine*: a member of the cluster, by its name and its
+//!   addresses. *Learner*: a member without a vote yet.
 //! * *pulse*: a leader's sign of life beside its entries.
 //!
 //! # The life of a PUT
@@ -71,12 +104,25 @@
 //!
 //! # How to work here
 //!
-//! * One test: `cargo test --test cluster leader_that`. One golden script, which is a test
-//!   too: `cargo test -p etcd-log --test scripts torn_tail`.
-//! * All scripts of a runner recorded anew: `UPDATE_GOLDENFILES=1 cargo test -p etcd-log
-//!   --test scripts`, then read the difference against the claim at the top of the script.
-//! * A seed of the simulation: `SIM_SEED=17 cargo test --test simulation one_seed`.
-//! * All that must pass: `.ci/run`.
+//! * All that must pass: `.ci/run`: form, lints, documentation, and the tests, those in the
+//!   documentation and the examples among them. The tests alone: `cargo test --workspace`.
+//! * The tests of the whole are a program each, by what they test: `api` what clients are told,
+//!   `durability` what must last, `cluster` several processes, `program` starts, stops and tools,
+//!   `simulation` many machines in one thread, `tidy` what no compiler checks. One test: `cargo
+//!   test --test cluster leader_that`. One that hangs is ended after ten minutes, and named;
+//!   `TEST_LIMIT=60` makes that a minute.
+//! * A golden script is a test: `cargo test -p etcd-log --test scripts torn_tail`, `cargo test
+//!   --test durability recorded::scripts::locks`. With `UPDATE_GOLDENFILES=1` before it, it is
+//!   recorded anew: read the difference against the claim at its top. The logs that they read,
+//!   in `tests/recorded`, never change: they fold to the same digests for ever.
+//! * A simulation that fails says its seed: `SIM_SEED=17 cargo test --test simulation one_seed`
+//!   repeats it, and tells all that happened.
+//! * A folder imports those below it in the table above, and no files import each other in a
+//!   circle across folders: `tests/tidy.rs` names the line that does. A new folder gets a place
+//!   in its list, and a line in the table.
+//! * A new dependency has its reason beside it, in `Cargo.toml` of the workspace.
+//! * To use the crates from outside: `examples/replay.rs`, `examples/changes.rs`,
+//!   `examples/lock.rs`.
 
 pub mod api;
 pub mod cli;

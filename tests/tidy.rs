@@ -68,8 +68,16 @@ fn files(below: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> impl Iterator<Item = PathBuf> {
-    let below =
-        ["src", "log/src", "log/tests", "projections/src", "projections/tests", "tests", "benches"];
+    let below = [
+        "src",
+        "log/src",
+        "log/tests",
+        "projections/src",
+        "projections/tests",
+        "tests",
+        "benches",
+        "examples",
+    ];
     let all = below.into_iter().flat_map(files);
     all.filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
 }
@@ -117,6 +125,55 @@ fn every_script_opens_with_its_claim() {
             assert!(text.starts_with("# "), "{}", path.display());
             assert!(text.lines().count() <= 80, "{}", path.display());
         }
+    }
+}
+
+#[test]
+fn every_example_says_for_whom_it_is_and_how_to_run_it() {
+    for path in files("examples") {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.file_stem().unwrap().display().to_string();
+        assert!(text.starts_with("//! For whoever "), "{name}");
+        assert!(text.contains(&format!("cargo run --example {name}")), "{name}");
+        assert!(text.lines().count() < 80, "{name}");
+    }
+}
+
+/// In backticks stand paths, of files below `src` or from the root, and commands.
+#[test]
+fn whatever_the_tour_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tour = fs::read_to_string(root.join("src/lib.rs")).unwrap().replace("\n//!", "");
+    let mut named = 0;
+    for quoted in tour.split('`').skip(1).step_by(2) {
+        let words: Vec<_> = quoted.split_whitespace().collect();
+        if let [path] = words[..]
+            && path.contains(['/', '.'])
+        {
+            assert!(root.join("src").join(path).exists() || root.join(path).exists(), "{path}");
+            named += 1;
+        }
+        if let Some(at) = words.iter().position(|word| *word == "--test") {
+            let crates = ["", "log", "projections"].map(|of| root.join(of).join("tests"));
+            let program = words[at + 1];
+            let is_there = |tests: &PathBuf| {
+                tests.join(program).join("main.rs").exists()
+                    || tests.join(program).with_extension("rs").exists()
+            };
+            assert!(crates.iter().any(is_there), "{quoted}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "the tour names {named} files and programs");
+}
+
+#[test]
+fn whatever_the_readme_links_to_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let links = readme.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    for link in links.filter(|link| !link.contains("://")) {
+        assert!(root.join(link).exists(), "{link}");
     }
 }
 

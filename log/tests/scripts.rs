@@ -32,6 +32,8 @@
 //! The second records all of them anew: what has changed is read against what they claim.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../tests/support/limit.rs"]
+mod limit;
 #[path = "../../tests/support/scripts_are_tests.rs"]
 mod scripts_are_tests;
 
@@ -58,6 +60,7 @@ const NODE: NodeId = NodeId(0xa1);
 test_each_path! { in "log/tests/scripts" as scripts => run }
 
 fn run(script: &Path) {
+    limit::begin();
     goldenscript::run(&mut Runner::new(), script).unwrap();
 }
 

@@ -18,6 +18,8 @@ use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
+use crate::support::limit;
+
 /// Not the node that the suite votes for: one's own vote is demoted when read.
 const ME: NodeId = NodeId(77);
 
@@ -73,11 +75,13 @@ impl StoreBuilder<TypeConfig, LogStore<MemoryLog>, StateMachine, TempDir> for In
 
 #[test]
 fn log_on_disk() {
+    limit::begin();
     Suite::test_all(OnDisk).unwrap();
 }
 
 #[test]
 fn log_in_memory() {
+    limit::begin();
     Suite::test_all(InMemory).unwrap();
 }
 

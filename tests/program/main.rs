@@ -1,6 +1,7 @@
 //! The program as those see it who run it: how it starts, why it does not, how it stops,
 //! and the tools beside the server.
 
+mod examples;
 mod limit;
 mod log_tool;
 mod process;

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
+#[path = "../../../tests/support/limit.rs"]
+pub mod limit;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,8 +21,9 @@ pub const NODE: NodeId = NodeId(0xa1);
 /// Longer than anything takes on a busy machine: reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How to open the log of a directory.
+/// How to open the log of a directory. The time of the test that does so begins anew.
 pub fn options(dir: &Path) -> WalOptions {
+    limit::begin();
     let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
     let (wal, archive) = (dir.join("wal"), dir.join("archive"));
     WalOptions { retain: Retain::Forever, ..WalOptions::new(wal, archive, NODE, on_fatal) }
