@@ -51,7 +51,11 @@ fn load(server: &Server, stop: &AtomicBool, done: &AtomicU64) {
 fn imported_machine_leaves_the_cluster_alone_that_its_log_is_of() {
     let mut cluster = Cluster::start(3, &[]);
     assert_eq!(cluster.server(0).post("/v1/keys/before", &[("value", "v")]).status, 200);
-    assert_eq!(cluster.server(0).post("/v1/keys/load/0", &[("value", "v")]).status, 200);
+    let last = cluster.server(0).post("/v1/keys/load/0", &[("value", "v")]);
+    assert_eq!(last.status, 200);
+    // What is acknowledged, this machine may not know to be committed yet.
+    let reached = format!("/v1/keys/load/0?min_index={}&timeout=60", last.number("x-etcd-index"));
+    assert_eq!(cluster.server(2).get(&reached).status, 200);
     let (status, _) = cluster.servers[2].take().unwrap().stop("-TERM");
     assert!(status.success());
     let dir = TempDir::new().unwrap();
