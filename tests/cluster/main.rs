@@ -6,6 +6,7 @@
 
 mod cluster;
 mod cluster_faults;
+mod expiry;
 mod lasting_faults;
 #[path = "../support/linearizability/mod.rs"]
 mod linearizability;

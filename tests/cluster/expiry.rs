@@ -2,8 +2,6 @@
 //! of them expire, and what clients write goes between.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use etcd::tools::log::{self, Import};
 use etcd_log::{Batch, Command, Index, KeyPath, LogTime, RecordedBatch, Ttl};
-use support::{Server, etcd, eventually};
 use tempfile::TempDir;
+
+use crate::support::{Server, etcd, eventually};
 
 const KEYS: usize = 200_000;
 
