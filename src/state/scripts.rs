@@ -83,7 +83,10 @@ struct Runner {
     /// Where the state was.
     place: usize,
     check: Option<Check>,
-    heard: Arc<Mutex<Vec<String>>>,
+    /// How many have begun to wait.
+    waited: usize,
+    /// What those say who were woken, by when they began to wait.
+    heard: Arc<Mutex<BTreeMap<usize, Vec<String>>>>,
 }
 
 /// The commands of a script.
@@ -182,7 +185,8 @@ impl goldenscript::Runner for Runner {
             }
         });
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(shown + &lines(heard.drain(..)))
+        // Who of them is woken first, is left to chance.
+        Ok(shown + &lines(std::mem::take(&mut *heard).into_values().flatten()))
     }
 }
 
@@ -202,6 +206,7 @@ impl Runner {
             tickets: BTreeMap::new(),
             place: 0,
             check: None,
+            waited: 0,
             heard: Arc::default(),
         }
     }
@@ -241,8 +246,12 @@ impl Runner {
 
     /// Lets somebody wait.
     fn wait(&mut self, action: &Action) -> Output {
-        let heard = Arc::clone(&self.heard);
-        let say = move |line| heard.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        self.waited += 1;
+        let (heard, number) = (Arc::clone(&self.heard), self.waited);
+        let say = move |line| {
+            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.entry(number).or_default().push(line);
+        };
         let reader = self.reader.clone();
         let (name, waiting) = match action {
             Action::Listen { name, key } => {
