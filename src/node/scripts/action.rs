@@ -11,6 +11,7 @@ pub(super) enum Action {
         #[arg(key, optional)]
         checkpoint: Option<usize>,
     },
+    Introduce,
     Stop {
         #[arg(key, optional)]
         on: Option<String>,

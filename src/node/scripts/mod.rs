@@ -4,6 +4,7 @@
 //! ```text
 //! start [machines=N] [ring=N] [checkpoint=BYTES]        a group, whose first entries are not
 //!                                    shown; each writes a checkpoint after so many bytes
+//! introduce                          into the log: a sync, and a join of each
 //! stop [on=n1]  restart [on=n1]      what is on its disk stays
 //! set KEY=VALUE… [ttl=S] [limit=MS] [bytes=N] [only_in=TERM]    a request a key, all at once
 //! delete KEY                         a request
@@ -108,6 +109,10 @@ impl goldenscript::Runner for Runner {
             }
             Action::Set { .. } | Action::Delete { .. } | Action::Many { .. } => self.ask(action)?,
             Action::Group { bytes, on, pairs } => self.group(pairs, *bytes, on.as_ref())?,
+            Action::Introduce => {
+                self.world.introduce();
+                String::new()
+            }
             Action::GiveUp(key) => {
                 self.waiting.remove(key).ok_or("it does not wait")?.abort();
                 String::new()

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_log::{
-    ClusterId, Entry, LogId, LogTime, Machine as Described, Membership, NodeId, Payload, RaftIndex,
+    ClusterId, Command, Entry, LogId, LogTime, Machine as Described, Membership, NodeId, Payload,
+    RaftIndex,
 };
 use etcd_projections::State;
 use tempfile::TempDir;
@@ -41,6 +42,9 @@ const SEED: u64 = 5;
 
 /// How long the machines of a group get to agree on who leads.
 const ELECTION: Duration = Duration::from_secs(1);
+
+/// The cluster that all belong to.
+const CLUSTER: ClusterId = ClusterId(1);
 
 /// The time at which every script begins.
 const BEGIN: LogTime = LogTime(1_000_000_000);
@@ -137,13 +141,22 @@ impl World {
         }
     }
 
+    /// Writes into the log who the machines are, at once, for the group is what the log says.
+    pub(super) fn introduce(&self) {
+        let mut commands = vec![Command::Sync { cluster: CLUSTER }];
+        commands.extend(self.machines.values().map(|machine| Command::Join(machine.described())));
+        let node = self.machines["n1"].node().clone();
+        let placed = self.run(async move { node.inner.proposer.propose_group(commands).await });
+        placed.expect("the first machine leads");
+    }
+
     /// Starts a machine from its log alone.
     pub(super) fn start(&mut self, name: &str) {
         let machine = &self.machines[name];
         let begun = self.begun;
         let since_begun = move || u64::try_from(begun.elapsed().as_nanos()).expect("not yet");
         let parts = Parts {
-            cluster: ClusterId(1),
+            cluster: CLUSTER,
             machine: machine.described(),
             founds: false,
             log: machine.log.clone(),
