@@ -21,6 +21,8 @@ mod proposer;
 mod read_barrier;
 mod reconcile;
 mod rpc;
+#[cfg(test)]
+mod scripts;
 mod twin;
 mod watch;
 

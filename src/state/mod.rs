@@ -4,4 +4,6 @@ pub mod log_clock;
 pub mod published;
 pub mod recent_outcomes;
 pub mod replay;
+#[cfg(test)]
+mod scripts;
 pub(crate) mod watch_hub;

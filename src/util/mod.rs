@@ -5,3 +5,6 @@ pub mod clock;
 pub mod error_chain;
 pub mod printable;
 pub(crate) mod rate_limit;
+#[cfg(test)]
+#[path = "../../tests/support/scripts_are_tests.rs"]
+pub(crate) mod scripts_are_tests;
