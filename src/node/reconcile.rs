@@ -126,3 +126,6 @@ fn next_step(
         }
     })
 }
+
+#[cfg(test)]
+mod scripts;

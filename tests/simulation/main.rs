@@ -44,6 +44,7 @@ mod members;
 mod probe;
 mod reads;
 mod real_log;
+mod scripts;
 mod twins;
 mod world;
 
