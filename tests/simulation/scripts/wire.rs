@@ -175,14 +175,14 @@ impl Handler for Line {
         self.node.listens_to(node)
     }
 
-    async fn answer(&self, asked: Incoming<'_>) -> Result<Response, Refusal> {
+    async fn answer(&self, request: Request, incoming: Incoming<'_>) -> Result<Response, Refusal> {
         let Self { wire, from, to, .. } = self;
-        let is_append = matches!(asked.request, Request::Append { .. } | Request::Pulse { .. });
+        let is_append = matches!(request, Request::Append { .. } | Request::Pulse { .. });
         let shows = !is_append || wire.lock().shows_appends;
-        let request = shown::request(&asked.request, &asked.behind).filter(|_| shows);
-        let is_shown = request.is_some();
-        wire.carry(*from, *to, request).await;
-        let answer = self.node.answer(asked).await;
+        let shown = shown::request(&request, &incoming.behind).filter(|_| shows);
+        let is_shown = shown.is_some();
+        wire.carry(*from, *to, shown).await;
+        let answer = self.node.answer(request, incoming).await;
         wire.carry(*to, *from, is_shown.then(|| shown::answer(&answer))).await;
         answer
     }
