@@ -25,9 +25,6 @@
 //!
 //! The second records all of them anew: what has changed is read against what they claim.
 
-#[path = "../../../tests/support/scripts_are_tests.rs"]
-mod scripts_are_tests;
-
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;
@@ -37,6 +34,7 @@ use etcd_projections::State;
 use test_each_file::test_each_path;
 
 use super::*;
+use crate::util::scripts_are_tests;
 
 /// No script takes so many steps: it goes round in a circle.
 const MOST_STEPS: usize = 20;

@@ -179,9 +179,9 @@ impl Handler for Line {
         let Self { wire, from, to, .. } = self;
         let is_append = matches!(request, Request::Append { .. } | Request::Pulse { .. });
         let shows = !is_append || wire.lock().shows_appends;
-        let shown = shown::request(&request, &incoming.behind).filter(|_| shows);
-        let is_shown = shown.is_some();
-        wire.carry(*from, *to, shown).await;
+        let traced = shown::request(&request, &incoming.behind).filter(|_| shows);
+        let is_shown = traced.is_some();
+        wire.carry(*from, *to, traced).await;
         let answer = self.node.answer(request, incoming).await;
         wire.carry(*to, *from, is_shown.then(|| shown::answer(&answer))).await;
         answer
