@@ -163,6 +163,10 @@ impl Consensus {
                 self.liveness.removed();
                 false
             }
+            Err(CallError::Refused { refusal: Refusal::RunsElsewhere(address), .. }) => {
+                self.liveness.runs_elsewhere(address);
+                false
+            }
             Ok(_) | Err(_) => false,
         }
     }

@@ -21,6 +21,8 @@ use super::quorum;
 pub(crate) struct Liveness {
     heard: Arc<Mutex<Contacts>>,
     removed: Arc<watch::Sender<bool>>,
+    /// Where another process of this machine runs.
+    elsewhere: Arc<watch::Sender<Option<Arc<str>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -146,6 +148,22 @@ impl Liveness {
     /// Notes that this machine is no longer a member of the cluster.
     pub(crate) fn removed(&self) {
         self.removed.send_replace(true);
+    }
+
+    /// Notes that another process of this machine runs at an address.
+    pub(crate) fn runs_elsewhere(&self, address: Arc<str>) {
+        self.elsewhere.send_replace(Some(address));
+    }
+
+    /// Waits until another process of this machine turns out to run; returns where.
+    pub(crate) async fn until_elsewhere(&self) -> Arc<str> {
+        let mut elsewhere = self.elsewhere.subscribe();
+        let found = elsewhere.wait_for(Option::is_some).await;
+        match found.ok().and_then(|found| found.clone()) {
+            Some(address) => address,
+            // The sending end lives as long as this one.
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until this machine is no longer a member of the cluster.

@@ -1,6 +1,7 @@
 //! How this machine stands to the others: who leads, and who the members are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{LogId, Membership, NodeId, RaftIndex, Term, Vote};
@@ -159,6 +160,11 @@ impl Consensus {
     /// Notes that this machine was told that it is no longer a member.
     pub fn removed(&self) {
         self.liveness.removed();
+    }
+
+    /// Waits until a member says that another process of this machine runs; returns where.
+    pub async fn until_elsewhere(&self) -> Arc<str> {
+        self.liveness.until_elsewhere().await
     }
 
     /// Waits until this machine is told that it is no longer a member.

@@ -20,6 +20,7 @@ use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
+use super::announcement::Announcement;
 use super::error::{Unavailable, WriteError};
 use super::{Freshness, Node};
 use crate::peers::{CallError, Refusal, Request, Response, Status};
@@ -189,9 +190,18 @@ impl Node {
                     Err(CallError::Refused { refusal: Refusal::Removed, .. }) => {
                         Err(JoinError::Removed(Arc::clone(&self.inner.machine.name)))
                     }
-                    Err(CallError::Refused { refusal: Refusal::Impossible(why), .. }) => {
+                    Err(CallError::Refused {
+                        refusal: Refusal::RunsElsewhere(address), ..
+                    }) => {
+                        // Two would share one vote: the one that was there first goes on.
+                        let why = format!("another process of it runs at {address}");
+                        self.goes_on(&Announcement::Announcing, &Announcement::Elsewhere(address));
                         Err(JoinError::Refused(why))
                     }
+                    Err(CallError::Refused {
+                        refusal: Refusal::Impossible(why) | Refusal::NotBelieved(why),
+                        ..
+                    }) => Err(JoinError::Refused(why)),
                     // It is asked again: to say it twice does no harm.
                     Err(_) => Err(Unavailable::NoLeader.into()),
                 }

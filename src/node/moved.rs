@@ -25,6 +25,17 @@ use crate::peers::{Request, Response};
 /// How long whoever stands at an address may take to say who that is.
 const LIMIT: Duration = Duration::from_secs(1);
 
+/// Where a machine is found that says that it has moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Where it says.
+    There,
+    /// Not there.
+    NotThere,
+    /// There, and in another process where it was.
+    TwiceAt(Arc<str>),
+}
+
 impl Node {
     /// Looks for a machine where it says that it is by now, and notes that if it is so.
     /// Nobody waits for it: the machine says it again.
@@ -34,30 +45,38 @@ impl Node {
         if node == machine.node || known.as_deref() == Some(address) {
             return;
         }
-        if !looked_for.lock().insert(node) {
+        if !looked_for.begin(node) {
             return;
         }
         let (this, address) = (self.clone(), Arc::<str>::from(address));
         tokio::spawn(async move {
             let Inner { peers, looked_for, .. } = &*this.inner;
-            // The log may have told meanwhile where it is.
-            if this.has_moved(node, &address).await && peers.address(node) == known {
-                peers.learn(node, &address);
+            match this.find(node, &address).await {
+                // The log may have told meanwhile where it is.
+                Found::There if peers.address(node) == known => peers.learn(node, &address),
+                Found::TwiceAt(known) => looked_for.found_twice(node, &address, known),
+                Found::There | Found::NotThere => {}
             }
-            looked_for.lock().remove(&node);
+            looked_for.end(node);
         });
     }
 
-    /// Returns whether a machine is reached at an address, and no other process of it where
-    /// it was.
-    pub(super) async fn has_moved(&self, node: NodeId, address: &str) -> bool {
-        let before = self.inner.peers.address(node);
-        if before.as_deref() == Some(address) {
-            return true;
+    /// Finds out whether a machine is where it says that it is by now.
+    pub(super) async fn find(&self, node: NodeId, address: &str) -> Found {
+        let Some(known) = self.inner.peers.address(node) else {
+            let now = self.process_at(node, address).await;
+            return if now.is_some() { Found::There } else { Found::NotThere };
+        };
+        if *known == *address {
+            return Found::There;
         }
-        let before = async { self.process_at(node, before.as_deref()?).await };
-        let (before, now) = tokio::join!(before, self.process_at(node, address));
-        now.is_some() && (before.is_none() || before == now)
+        let (before, now) =
+            tokio::join!(self.process_at(node, &known), self.process_at(node, address));
+        match (before, now) {
+            (_, None) => Found::NotThere,
+            (Some(before), Some(now)) if before != now => Found::TwiceAt(known),
+            (_, Some(_)) => Found::There,
+        }
     }
 
     /// Returns whether a machine runs, and is known to be somewhere else than at an address.

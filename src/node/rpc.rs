@@ -6,6 +6,7 @@ use std::time::Duration;
 use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
 
 use super::members::{JoinError, LeaveError};
+use super::moved::Found;
 use super::proposer;
 use super::{Node, WriteError};
 use crate::consensus::{CheckpointHeader, Role};
@@ -98,6 +99,9 @@ impl Node {
     ) -> Result<Response, Refusal> {
         let consensus = &self.inner.consensus;
         if self.is_member(from) {
+            if let Some(known) = self.inner.looked_for.known_elsewhere(from, address) {
+                return Err(Refusal::RunsElsewhere(known));
+            }
             self.look_for(from, address);
         } else if consensus.leads() {
             // It counts for good: whoever has just begun to lead may not know yet who has
@@ -171,9 +175,15 @@ impl Node {
         self.check_leads()?;
         let address = machine.peer_address();
         // Who has left is told so, wherever it is.
-        if self.is_member(from) && !self.has_moved(from, address).await {
-            let text = format!("machine {from} is not found at {address}, or where it was as well");
-            return Err(Refusal::NotBelieved(text));
+        if self.is_member(from) {
+            match self.find(from, address).await {
+                Found::There => {}
+                Found::NotThere => {
+                    let text = format!("machine {from} is not found at {address}");
+                    return Err(Refusal::NotBelieved(text));
+                }
+                Found::TwiceAt(known) => return Err(Refusal::RunsElsewhere(known)),
+            }
         }
         let moved = self.move_member(machine, CHANGE_LIMIT).await;
         moved.map_err(|error| not_joined(&error))?;

@@ -43,8 +43,13 @@ impl Node {
             if let Announcement::Elsewhere(address) = &*announcement.borrow_and_update() {
                 return Arc::clone(address);
             }
-            if announcement.changed().await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                changed = announcement.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                }
+                address = self.inner.consensus.until_elsewhere() => return address,
             }
         }
     }

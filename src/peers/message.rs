@@ -309,6 +309,9 @@ pub enum Refusal {
     /// It does not lead: ask this one, if one is known.
     #[error("it does not lead")]
     NotLeader(Option<LeaderHint>),
+    /// Another process of the asking machine runs there: one is on a copy of its directory.
+    #[error("another process of this machine runs at {0}")]
+    RunsElsewhere(Arc<str>),
     /// The asking machine has been removed from the cluster.
     #[error("this machine was removed from the cluster")]
     Removed,

@@ -419,6 +419,22 @@ fn copy_of_a_machine_that_runs_stops() {
 }
 
 #[test]
+fn copy_that_does_not_reach_the_machine_stops() {
+    alone("directed::copy_that_does_not_reach_the_machine_stops", || {
+        let mut simulation = Simulation::at_rest();
+        let (_, follower) = simulation.leader_and_follower();
+        let until = simulation.sim.elapsed() + 3 * LONG;
+        // The leader reaches both, and neither the other.
+        simulation.begin(Fault::Twin(follower.clone()), until);
+        simulation.begin(Fault::Cut(follower.clone(), "twin0".to_owned()), until);
+        let stops = format!("twin0 finds {follower} at {follower}:7001, and stops");
+        simulation.run_until("it stops", move |this| told(&this.world).contains(&stops));
+        simulation.run_for(LONG / 4);
+        simulation.must_finish();
+    });
+}
+
+#[test]
 fn machine_that_is_announced_elsewhere_stops() {
     alone("directed::machine_that_is_announced_elsewhere_stops", || {
         let mut simulation = Simulation::at_rest();
