@@ -61,6 +61,12 @@ pub enum LogError {
         /// For how long.
         seconds: u64,
     },
+    /// Whoever waited for a write to be safe has given up. It may be written yet.
+    #[error("what was written is not safe on disk after {seconds} s")]
+    NotSafeYet {
+        /// After how long.
+        seconds: u64,
+    },
     /// The writer has stopped, by a failure before or because the log is closed.
     #[error("the log is closed")]
     Closed,

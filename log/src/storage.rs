@@ -2,7 +2,8 @@
 //! on disk, or its in-memory twin.
 
 use std::ops::Range;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::error::LogError;
@@ -111,7 +112,10 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
     fn write_and_wait(&self, write: Write, limit: Duration) -> Result<(), LogError> {
         let (sender, written) = mpsc::channel();
         self.write(write, Box::new(move |result| drop(sender.send(result))));
-        written.recv_timeout(limit).unwrap_or(Err(LogError::Closed))
+        written.recv_timeout(limit).unwrap_or_else(|none| match none {
+            RecvTimeoutError::Timeout => Err(LogError::NotSafeYet { seconds: limit.as_secs() }),
+            RecvTimeoutError::Disconnected => Err(LogError::Closed),
+        })
     }
 
     /// Returns the first entry that is kept as history.
@@ -126,4 +130,42 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
     /// Notes that entries are committed. It is written with the next write, and
     /// may be lost before.
     fn note_committed(&self, upto: LogId);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryLog;
+
+    /// A log whose disk never says that anything is safe.
+    #[derive(Clone, Default)]
+    struct Hanging(Arc<std::sync::Mutex<Vec<Done>>>);
+
+    impl LogStorage for Hanging {
+        fn state(&self) -> LogState {
+            MemoryLog::default().state()
+        }
+
+        fn entries(&self, _: Range<RaftIndex>, _: usize) -> Result<Vec<Arc<Entry>>, LogError> {
+            Ok(Vec::new())
+        }
+
+        fn write(&self, _: Write, done: Done) {
+            self.0.lock().unwrap().push(done);
+        }
+
+        fn first(&self) -> RaftIndex {
+            RaftIndex(0)
+        }
+
+        fn note_checkpoints(&self, _: Option<RaftIndex>, _: Option<RaftIndex>) {}
+
+        fn note_committed(&self, _: LogId) {}
+    }
+
+    #[test]
+    fn who_gives_up_waiting_does_not_hear_that_the_log_is_closed() {
+        let waited = Hanging::default().write_and_wait(Write::Append(Vec::new()), Duration::ZERO);
+        assert!(matches!(waited, Err(LogError::NotSafeYet { seconds: 0 })), "{waited:?}");
+    }
 }

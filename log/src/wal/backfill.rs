@@ -110,9 +110,14 @@ impl Backfill {
     ///
     /// # Errors
     ///
-    /// If there is history here already, which it would not follow; or if the log
-    /// cannot be written.
+    /// If there is history here already, which it would not follow; if so many commands
+    /// cannot lie before it; or if the log cannot be written.
     pub fn skip_to(&mut self, next: RaftIndex, before: Index) -> Result<(), BackfillError> {
+        let most = self.pruner.reader.tail().index_before_first();
+        if before > most {
+            let text = format!("{before} commands before entry {next}, where {most} are installed");
+            return Err(BackfillError::Foreign(text));
+        }
         let is_beginning = self.behind.is_none() && self.ready.is_empty();
         if next == self.next && is_beginning {
             // An earlier try has begun here, and had sealed nothing.
@@ -324,6 +329,19 @@ mod tests {
         assert_eq!(wal.state().missing, Some(entry(80, 1, "").id));
         wal.close().unwrap();
         Wal::open(&options(dir.path(), 1024)).unwrap();
+    }
+
+    /// Another machine says where its history begins, and is not believed in everything.
+    #[test]
+    fn more_commands_than_were_installed_cannot_lie_before() {
+        let (_dir, wal) = installed(50);
+        let mut backfill = wal.backfill().unwrap();
+        for before in [52, u64::MAX] {
+            let skipped = backfill.skip_to(RaftIndex(10), Index(before));
+            assert!(matches!(skipped, Err(BackfillError::Foreign(_))), "{skipped:?}");
+        }
+        assert_eq!(backfill.wanted(), (RaftIndex(0), RaftIndex(50)));
+        backfill.skip_to(RaftIndex(10), Index(10)).unwrap();
     }
 
     fn files(dir: &TempDir) -> usize {
