@@ -42,7 +42,6 @@ impl Consensus {
         let append = Append { from, vote, previous, committed, entries: &entries };
         let response = self.append_judged(&append, place).await?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-            self.heard(vote);
             // What this machine says it has, its disk has.
             self.unsynced.wait_for_all().await;
         }
