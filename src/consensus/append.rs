@@ -135,7 +135,9 @@ impl Network {
     ) -> Result<(), Unbelievable> {
         judge_appended(vote, previous, entries, appended)?;
         match (appended, entries.last().map(|entry| entry.id).or(previous)) {
-            (Appended::All, Some(last)) => self.confirmed.note(target, vote, last),
+            (Appended::All, Some(last)) | (Appended::UpTo(Some(last)), _) => {
+                self.confirmed.note(target, vote, last);
+            }
             (Appended::Conflict, _) => {
                 self.confirmed.judge_conflict(target, vote, previous.unwrap_or_default())?;
             }
@@ -295,6 +297,20 @@ mod tests {
             }
         }
         unreachable!("it is answered in the end")
+    }
+
+    #[tokio::test]
+    async fn what_was_confirmed_in_part_is_not_missed() {
+        let network =
+            Network::for_tests(Peers::new(NodeId(1), ClusterId(1), Arc::new(Slow::default())));
+        let vote = to_vote(Vote::new_committed(1, 1));
+        let entries: Vec<_> =
+            upto(5).entries.into_iter().map(|sent| Arc::new(to_entry(sent))).collect();
+        let judge = |previous, answer| {
+            network.judge_appended(NodeId(2), vote, Some(to_log_id(id(previous))), &entries, answer)
+        };
+        judge(1, Appended::UpTo(Some(to_log_id(id(4))))).unwrap();
+        assert!(judge(4, Appended::Conflict).is_err() && judge(5, Appended::Conflict).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

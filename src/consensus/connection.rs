@@ -189,7 +189,14 @@ impl RaftNetwork<TypeConfig> for Connection {
             closed = &mut cancel => return Err(closed.into()),
         };
         match sent {
-            Ok(vote) => Ok(SnapshotResponse { vote }),
+            Ok(answered) => {
+                if answered == vote {
+                    // openraft counts on it from here on.
+                    let applied = snapshot.snapshot.applied;
+                    self.network.confirmed.note(self.target, to_vote(vote), applied);
+                }
+                Ok(SnapshotResponse { vote: answered })
+            }
             Err(error) => {
                 if self.network.trouble.is_due() {
                     let (target, why) = (self.target, ErrorChain(&error));

@@ -72,6 +72,8 @@ pub(crate) enum ReceiveError {
     Connection(#[from] FrameError),
     #[error("the disk has no room for it")]
     NoRoom,
+    #[error("it is longer than the {offered} bytes that were offered")]
+    Longer { offered: u64 },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error("it contains the log up to {found}, not up to {expected}")]
@@ -98,7 +100,7 @@ impl IncomingCheckpoints {
         let coming = IncomingCheckpoint { file, is_kept: false };
         // The other machine sends nothing before.
         incoming.tell(&[]).await.map_err(FrameError::Io)?;
-        self.write(incoming, &coming.file.path).await?;
+        self.write(incoming, &coming.file.path, offer.bytes).await?;
         Ok(coming)
     }
 
@@ -123,15 +125,26 @@ impl IncomingCheckpoints {
     }
 
     /// Writes what comes into a file, durably.
-    async fn write(&self, incoming: &mut Incoming<'_>, path: &Path) -> Result<(), ReceiveError> {
+    async fn write(
+        &self,
+        incoming: &mut Incoming<'_>,
+        path: &Path,
+        bytes: u64,
+    ) -> Result<(), ReceiveError> {
         let failed = |action| move |error| CheckpointError::from(IoError::at(action, path)(error));
         let created = path.to_owned();
         let created = blocking(move || File::create(&created)).await;
         let mut file = created.map_err(failed("create"))?;
+        let mut come = 0;
         loop {
             let piece = tokio::time::timeout(PIECE_LIMIT, incoming.next_piece()).await;
             let piece = piece.map_err(|_| FrameError::Io(io::ErrorKind::TimedOut.into()))??;
             let Some(piece) = piece else { break };
+            come += piece.len() as u64;
+            if come > bytes {
+                // There is room for what was offered, and for no more.
+                return Err(ReceiveError::Longer { offered: bytes });
+            }
             if self.disk.is_short() {
                 return Err(ReceiveError::NoRoom);
             }

@@ -33,6 +33,9 @@ use tokio::time::Instant;
 /// disks take as long now and then.
 const ORDINARY: Duration = Duration::from_millis(100);
 
+/// For how long it is remembered how long a wait was.
+const REMEMBERED: Duration = Duration::from_mins(1);
+
 /// The entries that are not on this machine's disk yet. Cloning gives another
 /// handle.
 #[derive(Clone, Debug, Default)]
@@ -58,6 +61,17 @@ struct Delays {
     next: u64,
     /// When each wait ended that was no ordinary one, and how long it was.
     past: VecDeque<(Instant, Duration)>,
+}
+
+impl Delays {
+    /// Notes how long a wait was that is over. Of a follower nobody asks for it: what was
+    /// long ago goes all the same.
+    fn note(&mut self, delay: Duration) {
+        self.past.retain(|(ended, _)| ended.elapsed() < REMEMBERED);
+        if delay > ORDINARY {
+            self.past.push_back((Instant::now(), delay));
+        }
+    }
 }
 
 impl Unsynced {
@@ -88,9 +102,7 @@ impl Unsynced {
         self.wait_for(entry).await;
         let mut delays = self.delays();
         delays.since = None;
-        if since.elapsed() > ORDINARY {
-            delays.past.push_back((Instant::now(), since.elapsed()));
-        }
+        delays.note(since.elapsed());
     }
 
     /// Notes that openraft writes something that it waits for, and returns what notes
@@ -158,10 +170,8 @@ impl Drop for Writing {
         let at = delays.writes.iter().position(|(number, _)| *number == self.number);
         let since = at.and_then(|at| delays.writes.remove(at)).map(|(_, since)| since);
         // While applying waits, the time is counted there.
-        if let Some(since) = since.filter(|since| since.elapsed() > ORDINARY)
-            && delays.since.is_none()
-        {
-            delays.past.push_back((Instant::now(), since.elapsed()));
+        if let Some(since) = since.filter(|_| delays.since.is_none()) {
+            delays.note(since.elapsed());
         }
     }
 }
@@ -212,6 +222,17 @@ mod tests {
         assert_eq!((now.as_millis(), in_all.as_millis()), (0, 5000));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(unsynced.delay(lately).1.as_millis(), 2000, "the first one is long ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_disk_of_whom_nobody_asks_is_not_remembered_for_ever() {
+        let unsynced = Unsynced::default();
+        for _ in 0..1000 {
+            let writing = unsynced.writing();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(writing);
+        }
+        assert!(unsynced.delays().past.len() <= 60);
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,9 @@ use super::places::{Place, Places};
 /// How long somebody may be connected without a word who is no member.
 const STRANGERS_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long an answer may be that goes at once: far longer than any that says something.
+const ANSWER_BYTES: usize = 1 << 20;
+
 /// How often a machine shows that it is still busy with an answer.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(300);
 
@@ -172,12 +175,22 @@ async fn answer(
         }
         Err(refusal) => Err(refusal),
     };
-    let (kind, body) = match &answer {
+    let (kind, body) = encode(&answer);
+    frame::write(stream, kind, envelope, &body).await?;
+    Ok(kind == Kind::Refusal)
+}
+
+/// Writes an answer. What it quotes of the request may be longer than any frame.
+fn encode(answer: &Result<Response, Refusal>) -> (Kind, Vec<u8>) {
+    let (kind, body) = match answer {
         Ok(answer) => (Kind::Response, message::encode(answer, &[])),
         Err(refusal) => (Kind::Refusal, message::encode(refusal, &[])),
     };
-    frame::write(stream, kind, envelope, &body).await?;
-    Ok(answer.is_err())
+    if body.len() <= ANSWER_BYTES {
+        return (kind, body);
+    }
+    let text = format!("an answer of {} bytes, where {ANSWER_BYTES} may be", body.len());
+    (Kind::Refusal, message::encode(&Refusal::NotUnderstood(text), &[]))
 }
 
 /// Opens a frame that is for this machine, and holds a request.
@@ -216,6 +229,21 @@ mod tests {
         let envelope = Envelope { cluster: ClusterId(cluster), from: NodeId(2), to: NodeId(to) };
         let frame = Frame { kind, envelope, body: message::encode(request, &[]).into() };
         open(&frame, ME, CLUSTER).map(drop)
+    }
+
+    /// What cannot be read is quoted in the answer: a frame full of it must end nobody.
+    #[test]
+    fn answer_is_no_longer_than_a_frame() {
+        let short = Err(Refusal::NotUnderstood("what?".to_owned()));
+        let name = "x".repeat(MOST_BYTES - 16);
+        let request = message::encode(&std::collections::BTreeMap::from([(name, 0)]), &[]);
+        let unread = message::decode::<Request>(&request).map(drop).unwrap_err();
+        assert!(unread.len() > MOST_BYTES, "it is quoted whole");
+        for (answer, most) in [(short, 40), (Err(Refusal::NotUnderstood(unread)), 200)] {
+            let (kind, body) = encode(&answer);
+            assert!(kind == Kind::Refusal && body.len() < most, "{} bytes", body.len());
+            assert!(message::decode::<Refusal>(&body).is_ok());
+        }
     }
 
     /// Who may ask what: of this cluster or another, this machine or another, with

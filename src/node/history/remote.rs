@@ -67,7 +67,12 @@ impl RemoteHistory {
         let mut conversation = self.peers.open_stream(node, &request, SILENCE).await?;
         let mut told = false;
         loop {
-            match conversation.next().await {
+            let heard = tokio::select! {
+                heard = conversation.next() => heard,
+                // A machine may be looking for as long as it likes.
+                () = sink.is_gone() => return Ok(false),
+            };
+            match heard {
                 // It is still looking.
                 Ok(Part::Piece(event)) if event.is_empty() => {}
                 Ok(Part::Piece(event)) => {
