@@ -102,7 +102,7 @@ pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use recovery::scanned::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
-pub use storage::{Done, LogState, LogStorage, Write};
+pub use storage::{Done, LogState, LogStorage, WRITE_ENTRIES, Write};
 #[cfg(feature = "simulated-disk")]
 #[doc(hidden)]
 pub use testing::crashing;

@@ -14,7 +14,7 @@
 //! one was cut off, or made by a version that wrote none. Whether such a one will do is
 //! for whoever reads it to say.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -160,10 +160,17 @@ impl Recording {
     /// # Errors
     ///
     /// If a line cannot be read, is not a batch, or not the next one.
-    pub fn read(lines: impl BufRead) -> Result<Self, RecordingError> {
+    pub fn read(mut lines: impl BufRead) -> Result<Self, RecordingError> {
         let mut recording = Self::default();
-        for (at, line) in lines.split(b'\n').enumerate() {
-            recording.take(at + 1, &line?)?;
+        let mut text = Vec::new();
+        for line in 1.. {
+            text.clear();
+            // With the end of the line, and one byte that shows that it is too long.
+            let most = LINE_BYTES as u64 + 2;
+            if (&mut lines).take(most).read_until(b'\n', &mut text)? == 0 {
+                break;
+            }
+            recording.take(line, text.strip_suffix(b"\n").unwrap_or(&text))?;
         }
         Ok(recording)
     }
@@ -237,6 +244,14 @@ mod tests {
             let error = read(lines).unwrap_err();
             assert!(error.contains("batch begins with command #"), "{error}");
         }
+    }
+
+    /// A file that is no recording may have no line at all.
+    #[test]
+    fn line_without_an_end_is_refused_before_it_fills_the_memory() {
+        let endless = io::BufReader::new(io::repeat(b'x'));
+        let error = Recording::read(endless).unwrap_err().to_string();
+        assert!(error.starts_with("line 1: 33554434 bytes are more than"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::time::Duration;
 use crate::error::LogError;
 use crate::types::{Entry, Index, LogId, RaftIndex, Vote};
 
+/// The most entries that may be appended at a time.
+pub const WRITE_ENTRIES: usize = 50_000;
+
 /// What the log holds besides its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogState {

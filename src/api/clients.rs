@@ -62,7 +62,7 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
     loop {
         clients.crowd.note(own.len() >= files.own);
         let accepted = tokio::select! {
-            accepted = listener.accept(), if spare.has_room() => accepted,
+            accepted = listener.accept(), if own.len() < files.own || spare.has_room() => accepted,
             // Finished connections are forgotten as they go.
             Some(_) = own.join_next() => continue,
             Some(_) = spare.connections.join_next() => continue,

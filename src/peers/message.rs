@@ -11,13 +11,9 @@ use std::sync::Arc;
 
 use etcd_log::{
     ClusterId, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, Machine, NodeId,
-    RaftIndex, Vote,
+    RaftIndex, Vote, WRITE_ENTRIES,
 };
 use serde::{Deserialize, Serialize};
-
-/// How many entries there may be in one message: far more than any machine sends, and
-/// few enough to go into one commit of the log.
-const MOST_ENTRIES: usize = 50_000;
 
 /// What one machine asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -421,8 +417,8 @@ pub fn split_entries(mut bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
     while !bytes.is_empty() {
         let (length, rest) = split_length(bytes)?;
         let (entry, rest) = rest.split_at(length);
-        if entries.len() == MOST_ENTRIES {
-            return Err(format!("there are more than {MOST_ENTRIES} entries"));
+        if entries.len() == WRITE_ENTRIES {
+            return Err(format!("there are more than {WRITE_ENTRIES} entries"));
         }
         entries.push(entry);
         bytes = rest;
@@ -484,8 +480,8 @@ mod tests {
     #[test]
     fn entries_in_a_message_are_bounded() {
         let empty = 0_u32.to_le_bytes();
-        assert!(split_entries(&empty.repeat(MOST_ENTRIES)).is_ok());
-        assert!(split_entries(&empty.repeat(MOST_ENTRIES + 1)).is_err());
+        assert!(split_entries(&empty.repeat(WRITE_ENTRIES)).is_ok());
+        assert!(split_entries(&empty.repeat(WRITE_ENTRIES + 1)).is_err());
     }
 
     proptest! {

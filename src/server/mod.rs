@@ -133,6 +133,7 @@ impl Beginning {
         if begun.is_err() {
             if let Some(aside) = aside {
                 data_dir.put_back(&aside)?;
+                tracing::info!("what was set aside is back where it was");
             }
             data_dir.leave();
         }
@@ -147,11 +148,12 @@ impl Beginning {
         let listeners = Listeners::open(options).await?;
         if options.start_anew {
             *aside = data_dir.set_aside()?;
+            if let Some(aside) = &aside {
+                tracing::info!("what was there is set aside in {}", aside.display());
+            }
         }
         let (identity, is_known) = identify(data_dir, options, &listeners.addresses).await?;
-        if let Some(aside) = aside.take() {
-            tracing::info!("what was there is set aside in {}", aside.display());
-        }
+        *aside = None;
         announce(&identity, &describe(&identity, &listeners.addresses), data_dir);
         let (wal, recovered) = open_log(data_dir, &identity, options, is_known)?;
         Ok(Self { listeners, identity, is_known, wal, recovered })

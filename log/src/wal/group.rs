@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::segments::frame::{Installed, Record, Truncation};
 use crate::segments::tail::Tail;
-use crate::storage::{Done, LogState, Write};
+use crate::storage::{Done, LogState, WRITE_ENTRIES, Write};
 use crate::types::{Entry, Index};
 
 /// The most bytes of entries that go into one commit together.
@@ -12,9 +12,6 @@ const COMMIT_BYTES: usize = 8 << 20;
 
 /// The most records that go into one commit together.
 const COMMIT_RECORDS: usize = 4096;
-
-/// The most entries that come with one write: that many fit in a message between nodes.
-const WRITE_ENTRIES: usize = 50_000;
 
 // A frame says in two bytes how many follow. Besides what waited there may be one write
 // more, and the notes of what comes before and of what is committed.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use etcd_log::{
     Batch, Command, Entry, Index, IoError, LogError, LogId, LogStorage as _, Membership, NodeId,
-    Payload, RaftIndex, Recording, Term, Vote, Wal, WalOptions, Write as LogWrite,
+    Payload, RaftIndex, Recording, Term, Vote, WRITE_ENTRIES, Wal, WalOptions, Write as LogWrite,
 };
 use etcd_projections::{Position, State};
 
@@ -150,20 +150,25 @@ fn write_log(data_dir: &DataDir, node: NodeId, batches: Vec<Batch>) -> Result<()
 fn write_all(wal: &Wal, node: NodeId, batches: Vec<Batch>) -> Result<(), LogError> {
     wal.write_and_wait(LogWrite::Vote(Vote { term: Term(1), node, committed: true }), WRITE_LIMIT)?;
     let entries: Vec<_> = entries(node, batches).collect();
-    let mut bytes = 0;
-    let chunks = entries.chunk_by(|entry, _| {
-        bytes += entry.size();
-        let fits = bytes < CHUNK_BYTES;
-        bytes = if fits { bytes } else { 0 };
-        fits
-    });
-    chunks
-        .into_iter()
+    chunks(&entries)
         .try_for_each(|chunk| wal.write_and_wait(LogWrite::Append(chunk.to_vec()), WRITE_LIMIT))?;
     if let Some(last) = entries.last() {
         wal.note_committed(last.id);
     }
     Ok(())
+}
+
+/// Divides entries into as many as may be written at a time, and as go together in memory.
+fn chunks(entries: &[Arc<Entry>]) -> impl Iterator<Item = &[Arc<Entry>]> {
+    let (mut bytes, mut count) = (0, 0);
+    entries.chunk_by(move |entry, _| {
+        (bytes, count) = (bytes + entry.size(), count + 1);
+        let fits = bytes < CHUNK_BYTES && count < WRITE_ENTRIES;
+        if !fits {
+            (bytes, count) = (0, 0);
+        }
+        fits
+    })
 }
 
 /// A new machine of a new cluster, under this name or that of the recording's first.
@@ -192,4 +197,29 @@ fn entries(node: NodeId, batches: Vec<Batch>) -> impl Iterator<Item = Arc<Entry>
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::LogTime;
+
+    use super::*;
+
+    /// A log at rest for months is nothing but ticks.
+    #[test]
+    fn ticks_without_end_are_written_in_parts() {
+        let ticks = (0..140_000).map(|time| Batch::new(LogTime(time), Vec::new())).collect();
+        let entries: Vec<_> = entries(NodeId(1), ticks).collect();
+        let sizes: Vec<_> = chunks(&entries).map(<[_]>::len).collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 140_001);
+        assert!(sizes.iter().all(|size| *size <= WRITE_ENTRIES), "{sizes:?}");
+        let dir = tempfile::TempDir::new().unwrap();
+        let (wal, archive) = (dir.path().join("wal"), dir.path().join("archive"));
+        let options = WalOptions::new(wal, archive, NodeId(1), Arc::new(|error| panic!("{error}")));
+        let (wal, _) = Wal::open(&options).unwrap();
+        for chunk in chunks(&entries) {
+            wal.write_and_wait(LogWrite::Append(chunk.to_vec()), WRITE_LIMIT).unwrap();
+        }
+        assert_eq!(wal.reader().state().last, entries.last().map(|entry| entry.id));
+    }
 }
