@@ -138,7 +138,6 @@ pub trait LogStorage: Clone + Send + Sync + 'static {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryLog;
 
     /// A log whose disk never says that anything is safe.
     #[derive(Clone, Default)]
@@ -146,7 +145,7 @@ mod tests {
 
     impl LogStorage for Hanging {
         fn state(&self) -> LogState {
-            MemoryLog::default().state()
+            LogState::default()
         }
 
         fn entries(&self, _: Range<RaftIndex>, _: usize) -> Result<Vec<Arc<Entry>>, LogError> {
