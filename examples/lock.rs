@@ -1,12 +1,11 @@
-//! For whoever needs a lock that no dead holder keeps: testAndSet, a time to live, a watch.
+//! For whoever needs a lock that no dead holder keeps: a key that is created, and lives for
+//! a while.
 //!
 //! ```sh
-//! curl 127.0.0.1:4001/v1/keys/lock/holder -d value=nobody      # once, before all else
 //! cargo run --example lock -- http://127.0.0.1:4001 alice
 //! ```
 //!
-//! `/lock/holder` says who has it; `/lock/alive/NAME` is there while that one renews it.
-//! Each name is used once, and `nobody` never lives.
+//! `/lock` says who has it, and is there for as long as that one renews it.
 
 use std::error::Error;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -38,42 +37,39 @@ impl Lock {
         // The watch comes first, so that nothing happens between a look and the wait.
         let events = ureq::get(format!("{}/v1/watch/lock?stream=true", self.url)).call()?;
         let mut events = BufReader::new(events.into_body().into_reader()).lines();
+        let create = [("value", &*self.me), ("prevExist", "false"), TTL];
         loop {
-            let held = self.ask("keys/lock/holder", &[])?.ok_or("/lock/holder was never set")?;
-            let holder = held["value"].as_str().unwrap_or_default();
-            if self.ask(&format!("keys/lock/alive/{holder}"), &[])?.is_none() {
-                self.ask(&format!("keys/lock/alive/{}", self.me), &[("value", "yes"), TTL])?;
-                // Of all who find nobody alive, the first one gets it.
-                let form = [("prevValue", holder), ("value", &*self.me)];
-                if let Some(taken) = self.ask("testAndSet/lock/holder", &form)? {
-                    return taken["index"].as_u64().ok_or_else(|| "no index".into());
-                }
+            if let Some(taken) = read(ureq::post(self.key()).send_form(create))? {
+                return taken["index"].as_u64().ok_or_else(|| "no index".into());
             }
             events.next().ok_or("the watch has ended")??;
         }
     }
 
-    /// Lives on, unless it is too late: what has expired cannot be tested.
+    /// Keeps the lock, unless it is too late: what has expired cannot be tested.
     pub(crate) fn renew(&self) -> Result<(), Box<dyn Error>> {
-        let form = [("prevValue", "yes"), ("value", "yes"), TTL];
-        let renewed = self.ask(&format!("testAndSet/lock/alive/{}", self.me), &form)?;
+        let form = [("prevValue", &*self.me), ("value", &self.me), TTL];
+        let renewed = read(ureq::post(self.key()).send_form(form))?;
         renewed.map(drop).ok_or_else(|| "the lock is lost".into())
     }
 
-    /// Gives the lock to nobody, if it is still held.
+    /// Gives the lock back, if it is still held: nobody else's is deleted.
     pub(crate) fn release(&self) -> Result<(), Box<dyn Error>> {
-        self.ask("testAndSet/lock/holder", &[("prevValue", &self.me), ("value", "nobody")])
-            .map(drop)
+        read(ureq::delete(self.key()).query("prevValue", &self.me).call()).map(drop)
     }
 
-    /// Gets, or posts a form; nothing, where there is no such key, or another value.
-    fn ask(&self, path: &str, form: &[(&str, &str)]) -> Result<Option<Value>, Box<dyn Error>> {
-        let url = format!("{}/v1/{path}", self.url);
-        let get = || ureq::get(&url).call();
-        match if form.is_empty() { get() } else { ureq::post(&url).send_form(form.to_vec()) } {
-            Ok(answer) => Ok(serde_json::from_str(&answer.into_body().read_to_string()?)?),
-            Err(ureq::Error::StatusCode(400 | 404)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    fn key(&self) -> String {
+        format!("{}/v1/keys/lock", self.url)
+    }
+}
+
+/// Reads an answer; nothing, where the key is there, is not, or holds something else.
+fn read(
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<Option<Value>, Box<dyn Error>> {
+    match answer {
+        Ok(answer) => Ok(serde_json::from_str(&answer.into_body().read_to_string()?)?),
+        Err(ureq::Error::StatusCode(400 | 404)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

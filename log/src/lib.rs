@@ -101,14 +101,15 @@ pub use notice::{Notice, OnFatal, OnNotice};
 pub use reader::LogReader;
 pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use recovery::scanned::{Recovered, TornTail, Visit};
-pub use segments::frame::{Base, FORMAT as LOG_FORMAT, Installed, Record, Truncation, format_of};
+pub use segments::frame::{Base, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, WRITE_ENTRIES, Write};
 #[cfg(feature = "simulated-disk")]
 #[doc(hidden)]
 pub use testing::crashing;
 pub use types::{
     Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
-    LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Term, TestAndSet, Ttl, Vote,
+    LogFormat, LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Restore,
+    RestoreChange, Term, TestAndSet, Ttl, Vote,
 };
 pub use wal::Wal;
 pub use wal::backfill::{Backfill, BackfillError};

@@ -9,33 +9,95 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Command, KeyPath, LogTime, Machine, TestAndSet, Ttl};
+use etcd_log::{
+    Command, Index, KeyPath, LogTime, Machine, Restore, RestoreChange, TestAndSet, Ttl,
+};
 
+use crate::cluster::ClusterValue;
 use crate::event::Change;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines;
 use crate::outcome::Rejection;
 use crate::system_keys::{cluster_key, is_reserved, machine_key};
 
-/// Decides what a command does to the tree at a logged time.
+/// What a command comes to, if it is not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided<'c> {
+    /// A change of this key.
+    Change(KeyPath, Change),
+    /// One change after the other, each decided in its turn ([`decide_step`]).
+    Steps(&'c [RestoreChange]),
+}
+
+/// Decides what a command does to the tree at a logged time, behind the last command.
 ///
 /// # Errors
 ///
 /// If the command is refused: it then takes an index, and changes nothing.
-pub fn decide(
+pub fn decide<'c>(
     tree: &KeyTree,
-    command: &Command,
+    command: &'c Command,
+    time: LogTime,
+    last: Index,
+) -> Result<Decided<'c>, Rejection> {
+    let (key, change) = match command {
+        Command::Set { key, value, ttl } => set(tree, key, value, *ttl, time)?,
+        Command::Create { key, value, ttl } => create(tree, key, value, *ttl, time)?,
+        Command::TestAndSet(command) => test_and_set(tree, command, time)?,
+        Command::Delete { key } => delete(tree, key)?,
+        Command::TestAndDelete { key, prev_value } => test_and_delete(tree, key, prev_value)?,
+        Command::DeleteDir { key } => delete_dir(tree, key)?,
+        Command::Restore(restore) => return steps(restore, last),
+        Command::Sync { cluster, format } => {
+            let value = ClusterValue { cluster: *cluster, format: *format };
+            overwrite(tree, cluster_key(), value.to_string())
+        }
+        Command::Upgrade { format } => {
+            let value = ClusterValue::of(tree).ok_or(Rejection::KeyNotFound)?;
+            let format = value.format.max(*format);
+            overwrite(tree, cluster_key(), ClusterValue { format, ..value }.to_string())
+        }
+        Command::Join(machine) => join(tree, machine)?,
+        Command::Leave { name } => leave(tree, name)?,
+    };
+    Ok(Decided::Change(key, change))
+}
+
+/// Decides what one step of a restore does, if it does anything: a key may have expired
+/// since it was worked out.
+pub fn decide_step(
+    tree: &KeyTree,
+    step: &RestoreChange,
+    time: LogTime,
+) -> Option<(KeyPath, Change)> {
+    let decided = match step {
+        RestoreChange::Delete(key) => delete(tree, key),
+        RestoreChange::DeleteDir(key) => delete_dir(tree, key),
+        RestoreChange::Set { key, value, ttl } => set(tree, key, value, *ttl, time),
+    };
+    decided.ok()
+}
+
+/// What a restore does was worked out from the state behind one command, and counts
+/// there alone.
+fn steps(restore: &Restore, last: Index) -> Result<Decided<'_>, Rejection> {
+    if restore.base != last {
+        return Err(Rejection::Overtaken { base: restore.base });
+    }
+    Ok(Decided::Steps(&restore.changes))
+}
+
+fn create(
+    tree: &KeyTree,
+    key: &KeyPath,
+    value: &Arc<str>,
+    ttl: Option<Ttl>,
     time: LogTime,
 ) -> Result<(KeyPath, Change), Rejection> {
-    match command {
-        Command::Set { key, value, ttl } => set(tree, key, value, *ttl, time),
-        Command::TestAndSet(command) => test_and_set(tree, command, time),
-        Command::Delete { key } => delete(tree, key),
-        Command::DeleteDir { key } => delete_dir(tree, key),
-        Command::Sync { cluster } => Ok(overwrite(tree, cluster_key(), cluster.to_string())),
-        Command::Join(machine) => join(tree, machine),
-        Command::Leave { name } => leave(tree, name),
+    if look_up(tree, key)?.is_some() {
+        return Err(Rejection::KeyExists(key.clone()));
     }
+    set(tree, key, value, ttl, time)
 }
 
 fn set(
@@ -73,6 +135,18 @@ fn test_and_set(
 fn delete(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Rejection> {
     let (prev, deadline) = look_up(tree, key)?.ok_or(Rejection::KeyNotFound)?;
     Ok((key.clone(), Change::Delete { prev, deadline }))
+}
+
+fn test_and_delete(
+    tree: &KeyTree,
+    key: &KeyPath,
+    expected: &Arc<str>,
+) -> Result<(KeyPath, Change), Rejection> {
+    let (found, deadline) = look_up(tree, key)?.ok_or(Rejection::KeyNotFound)?;
+    if found != *expected {
+        return Err(Rejection::TestFailed { found, expected: Arc::clone(expected) });
+    }
+    Ok((key.clone(), Change::Delete { prev: found, deadline }))
 }
 
 fn delete_dir(tree: &KeyTree, key: &KeyPath) -> Result<(KeyPath, Change), Rejection> {

@@ -148,6 +148,15 @@ impl Layout<'_> {
                 self.buffer.push(7);
                 self.text(key.as_str());
             }
+            Rejection::KeyExists(key) => {
+                self.buffer.push(8);
+                self.text(key.as_str());
+            }
+            Rejection::Overtaken { base } => {
+                self.buffer.push(9);
+                self.number(base.0);
+            }
+            Rejection::NothingToDo => self.buffer.push(10),
         }
     }
 }

@@ -58,6 +58,8 @@ mod directories;
 
 mod key_tree;
 
+mod cluster;
+
 mod watch_ring;
 
 mod expiry;
@@ -74,12 +76,12 @@ mod state;
 
 mod snapshot;
 
-pub use decide::decide;
+pub use decide::{Decided, decide, decide_step};
 pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, TreeNode};
 pub use machines::Machines;
-pub use outcome::{Outcome, Position, Projection, Rejection, What};
+pub use outcome::{Outcome, Position, Projection, Rejection, What, of_commands};
 pub use snapshot::{RestoreError, SnapshotHeader, SnapshotItem};
 pub use state::{Diverged, State};
 pub use system_keys::{CLUSTER_KEY, is_reserved, machine_key};

@@ -59,6 +59,15 @@ pub enum Rejection {
     NotADirectory(KeyPath),
     /// A directory is to be deleted that holds something.
     NotEmpty(KeyPath),
+    /// The key is there, and was not to be.
+    KeyExists(KeyPath),
+    /// It was worked out from what was there behind another command.
+    Overtaken {
+        /// Behind which one.
+        base: Index,
+    },
+    /// Nothing of it was left to be done.
+    NothingToDo,
     /// The key belongs to the system.
     Reserved(KeyPath),
     /// A machine's name or address cannot be written down as a key and its value.
@@ -73,10 +82,25 @@ impl fmt::Display for Rejection {
             Self::NotAFile(key) => write!(f, "not a file: {key}"),
             Self::NotADirectory(key) => write!(f, "not a directory: {key}"),
             Self::NotEmpty(key) => write!(f, "not empty: {key}"),
+            Self::KeyExists(key) => write!(f, "key already exists: {key}"),
+            Self::Overtaken { base } => write!(f, "another command came behind {base}"),
+            Self::NothingToDo => f.write_str("nothing to do"),
             Self::Reserved(key) => write!(f, "reserved for the system: {key}"),
             Self::InvalidMachine(name) => write!(f, "invalid machine: {name}"),
         }
     }
+}
+
+/// Returns what came of each command, given the outcomes behind a command: of one that
+/// made several events, the first.
+pub fn of_commands(last: Index, outcomes: &[Outcome]) -> impl Iterator<Item = &Outcome> {
+    let mut last = last;
+    // An expiry has the index of the command before it.
+    outcomes.iter().filter(move |outcome| {
+        let is_next = outcome.position.index > last;
+        last = outcome.position.index;
+        is_next
+    })
 }
 
 impl Position {

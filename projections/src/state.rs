@@ -6,15 +6,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use etcd_log::{Batch, Check, Command, Digest, Index, LogTime, RaftIndex};
+use etcd_log::{
+    Batch, Check, Command, Digest, Index, LogFormat, LogTime, RaftIndex, RestoreChange,
+};
 
-use crate::decide::decide;
+use crate::cluster::FormatInForce;
+use crate::decide::{Decided, decide, decide_step};
 use crate::digest::Digester;
 use crate::event::{Change, Event};
 use crate::expiry::ExpiryIndex;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
-use crate::outcome::{Outcome, Position, Projection as _, What};
+use crate::outcome::{Outcome, Position, Projection as _, Rejection, What};
 use crate::trail::Trail;
 use crate::watch_ring::WatchRing;
 
@@ -68,6 +71,7 @@ pub struct State {
     pub(crate) ring: WatchRing,
     pub(crate) expiry: ExpiryIndex,
     pub(crate) machines: Machines,
+    format: FormatInForce,
     pub(crate) digester: Digester,
     trail: Trail,
 }
@@ -85,6 +89,7 @@ impl State {
             ring: WatchRing::new(ring_capacity),
             expiry: ExpiryIndex::default(),
             machines: Machines::default(),
+            format: FormatInForce::default(),
             digester: Digester::default(),
             trail: Trail::default(),
         }
@@ -99,7 +104,9 @@ impl State {
         machines: Machines,
         digester: Digester,
     ) -> Self {
-        Self { position, tree, ring, expiry, machines, digester, trail: Trail::default() }
+        let format = FormatInForce::restore(position, &tree);
+        let trail = Trail::default();
+        Self { position, tree, ring, expiry, machines, format, digester, trail }
     }
 
     /// Notes which entry of the log has led here, if one has: a state that comes from
@@ -137,6 +144,11 @@ impl State {
         &self.machines
     }
 
+    /// Returns what the log may say: the format in force.
+    pub fn format(&self) -> LogFormat {
+        self.format.get()
+    }
+
     /// Returns the hash over all outcomes so far.
     pub fn digest(&self) -> Digest {
         self.digester.digest()
@@ -159,8 +171,8 @@ impl State {
     }
 
     /// Applies the next committed batch: moves the logged clock on, lets due keys
-    /// expire, and decides each command. Returns all outcomes, in order; those of
-    /// the commands are the last ones, one each.
+    /// expire, and decides each command. Returns all outcomes, in order; which of them
+    /// came of the commands, [`of_commands`](crate::of_commands) tells.
     ///
     /// The clock never goes back: a batch from an earlier time counts as one from
     /// the last batch's time. Every outcome leads to another position, so that a
@@ -168,7 +180,7 @@ impl State {
     ///
     /// # Panics
     ///
-    /// If not each command had one outcome.
+    /// If not each command took one index.
     pub fn apply(&mut self, batch: &Batch) -> Vec<Outcome> {
         let time = batch.time.max(self.position.time);
         let before = self.position.index;
@@ -178,9 +190,7 @@ impl State {
             outcomes.push(outcome);
         }
         for command in &batch.commands {
-            let outcome = self.decide(command, time);
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            self.apply_command(command, time, &mut outcomes);
         }
         if outcomes.is_empty() && time > self.position.time {
             let position = self.position.after_clock(time, false);
@@ -188,7 +198,7 @@ impl State {
             self.fold(&outcome);
             outcomes.push(outcome);
         }
-        // One outcome a command: whoever waits for the answer of one counts on it.
+        // One index a command: whoever waits for the answer of one counts on it.
         let decided = self.position.index.0 - before.0;
         assert_eq!(decided, batch.commands.len() as u64, "outcomes behind {before}");
         outcomes
@@ -227,14 +237,45 @@ impl State {
         Some(event(position, key.clone(), change))
     }
 
-    fn decide(&self, command: &Command, time: LogTime) -> Outcome {
-        match decide(&self.tree, command, time) {
-            Ok((key, change)) => event(self.position.after_command(time, true), key, change),
-            Err(rejection) => Outcome {
-                position: self.position.after_command(time, false),
-                what: What::Rejection(rejection),
-            },
+    fn apply_command(&mut self, command: &Command, time: LogTime, outcomes: &mut Vec<Outcome>) {
+        let rejection = match decide(&self.tree, command, time, self.position.index) {
+            Ok(Decided::Change(key, change)) => {
+                let outcome = event(self.position.after_command(time, true), key, change);
+                self.fold(&outcome);
+                return outcomes.push(outcome);
+            }
+            Ok(Decided::Steps(steps)) if self.take_steps(steps, time, outcomes) > 0 => return,
+            Ok(Decided::Steps(_)) => Rejection::NothingToDo,
+            Err(rejection) => rejection,
+        };
+        let position = self.position.after_command(time, false);
+        let outcome = Outcome { position, what: What::Rejection(rejection) };
+        self.fold(&outcome);
+        outcomes.push(outcome);
+    }
+
+    /// Takes the steps of one command: its events all have its index. Returns how many
+    /// there were.
+    fn take_steps(
+        &mut self,
+        steps: &[RestoreChange],
+        time: LogTime,
+        outcomes: &mut Vec<Outcome>,
+    ) -> usize {
+        let (index, before) = (self.position.index, outcomes.len());
+        for step in steps {
+            let Some((key, change)) = decide_step(&self.tree, step, time) else { continue };
+            let is_first = self.position.index == index;
+            let position = if is_first {
+                self.position.after_command(time, true)
+            } else {
+                self.position.after_clock(time, true)
+            };
+            let outcome = event(position, key, change);
+            self.fold(&outcome);
+            outcomes.push(outcome);
         }
+        outcomes.len() - before
     }
 
     fn fold(&mut self, outcome: &Outcome) {
@@ -243,6 +284,7 @@ impl State {
         self.ring.fold(outcome);
         self.expiry.fold(outcome);
         self.machines.fold(outcome);
+        self.format.fold(outcome);
         self.digester.fold(outcome);
     }
 }

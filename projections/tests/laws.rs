@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Batch, Check, Command, Digest, KeyPath, LogTime, RaftIndex, TestAndSet, Ttl};
-use etcd_projections::{Outcome, Position, SnapshotItem, State, TreeNode, What};
+use etcd_log::{
+    Batch, Check, Command, Digest, Index, KeyPath, LogTime, RaftIndex, Restore, RestoreChange,
+    TestAndSet, Ttl,
+};
+use etcd_projections::{Outcome, Position, SnapshotItem, State, TreeNode, What, of_commands};
 use proptest::prelude::*;
 
 const RING: usize = 8;
@@ -30,19 +33,56 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         2 => key().prop_map(|key| Command::Delete { key }),
         2 => key().prop_map(|key| Command::DeleteDir { key }),
+        1 => (key(), value(), ttl())
+            .prop_map(|(key, value, ttl)| Command::Create { key, value, ttl }),
+        1 => (key(), value())
+            .prop_map(|(key, prev_value)| Command::TestAndDelete { key, prev_value }),
+        1 => (key(), proptest::collection::vec(step(), 0..4), any::<bool>())
+            .prop_map(|(key, changes, is_late)| {
+                let base = if is_late { Index(u64::MAX) } else { HERE };
+                Command::Restore(Restore { key, at: Index(1), base, changes })
+            }),
     ]
+}
+
+/// Stands for the index of the last command, in a restore that is not yet in a log.
+const HERE: Index = Index(0);
+
+fn step() -> impl Strategy<Value = RestoreChange> {
+    prop_oneof![
+        key().prop_map(RestoreChange::Delete),
+        key().prop_map(RestoreChange::DeleteDir),
+        (key(), value(), ttl()).prop_map(|(key, value, ttl)| RestoreChange::Set {
+            key,
+            value,
+            ttl
+        }),
+    ]
+}
+
+/// Says in each restore which command stands before it.
+fn placed(mut commands: Vec<Command>, last: &mut Index) -> Vec<Command> {
+    for command in &mut commands {
+        if let Command::Restore(restore) = command
+            && restore.base == HERE
+        {
+            restore.base = *last;
+        }
+        *last = last.next();
+    }
+    commands
 }
 
 /// Batches whose clock mostly goes on, and sometimes back.
 fn log() -> impl Strategy<Value = Vec<Batch>> {
     let batch = (0..20_u64, proptest::collection::vec(command(), 0..6));
     proptest::collection::vec(batch, 1..30).prop_map(|batches| {
-        let mut now = 10_u64;
+        let (mut now, mut last) = (10_u64, Index(0));
         batches
             .into_iter()
             .map(|(step, commands)| {
                 now = (now + step).saturating_sub(8);
-                Batch::new(LogTime(now * 500_000_000), commands)
+                Batch::new(LogTime(now * 500_000_000), placed(commands, &mut last))
             })
             .collect()
     })
@@ -109,11 +149,19 @@ proptest! {
         for batch in &log {
             let mut before = state.position();
             let outcomes = state.apply(batch);
-            let before_commands = outcomes.len() - batch.commands.len();
-            for (at, Outcome { position, what }) in outcomes.iter().enumerate() {
-                let by_command = u64::from(at >= before_commands);
+            let answers = of_commands(before.index, &outcomes).count();
+            prop_assert_eq!(answers, batch.commands.len());
+            let mut commands = batch.commands.iter();
+            let mut command: Option<&Command> = None;
+            for Outcome { position, what } in &outcomes {
+                let by_command = position.index.0 - before.index.0;
                 let by_event = u64::from(matches!(what, What::Event(_)));
-                prop_assert_eq!(position.index.0, before.index.0 + by_command);
+                match by_command {
+                    // A later event of one command, or the clock's before all of them.
+                    0 => prop_assert!(matches!(command, None | Some(Command::Restore(_)))),
+                    1 => command = commands.next(),
+                    _ => prop_assert!(false, "{} behind {}", position.index, before.index),
+                }
                 prop_assert_eq!(position.event.0, before.event.0 + by_event);
                 prop_assert!(position.time >= before.time);
                 before = *position;

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! set KEY=VALUE… [ttl=S]     testandset KEY FROM TO [ttl=S]      delete KEY      deletedir KEY
-//! sync ID      join NAME NODE [port=P]      leave NAME
+//! create KEY VALUE [ttl=S]   testanddelete KEY FROM
+//! put_back KEY [base=N] STEP…  a restore; a step is `KEY=VALUE`, `KEY=` (delete) or `KEY/=`
+//! sync ID [format=N]   upgrade N   join NAME NODE [port=P]   leave NAME
 //! sleep S  at S              the next batch is S seconds later; at this second
 //! tick                       a batch without commands
-//! tree  list KEY  ring  since N  from_index N  deadlines  machines  position  digest
+//! tree  list KEY  ring  since N  from_index N  deadlines  machines  format  position  digest
 //! restore [ring=N]           take the state apart, and put it together again
 //! ```
 //!
@@ -26,8 +28,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etcd_log::{
-    Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogTime, Machine, NodeId,
-    TestAndSet, Ttl,
+    Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogFormat, LogTime,
+    Machine, NodeId, Restore, RestoreChange, TestAndSet, Ttl,
 };
 use etcd_projections::{Change, Event, Outcome, SnapshotItem, State, TreeNode, What};
 use test_each_file::test_each_path;
@@ -87,6 +89,7 @@ impl Runner {
                 let Machine { name, node, peer_url, client_url } = machine;
                 format!("{name} {node} {peer_url} {client_url}")
             })),
+            Action::Format => format!("{}\n", state.format()),
             Action::Position => {
                 let position = state.position();
                 format!("{} {} {}\n", position.index, position.event, seconds(position.time))
@@ -113,10 +116,32 @@ enum Action {
         #[arg(key, optional)]
         ttl: Option<u64>,
     },
+    Create {
+        key: String,
+        value: String,
+        #[arg(key, optional)]
+        ttl: Option<u64>,
+    },
+    #[command(name = "testanddelete")]
+    TestAndDelete {
+        key: String,
+        from: String,
+    },
+    PutBack {
+        key: String,
+        #[arg(key, optional)]
+        base: Option<u64>,
+        steps: Vec<(String, String)>,
+    },
     Delete(String),
     #[command(name = "deletedir")]
     DeleteDir(String),
-    Sync(u64),
+    Sync {
+        cluster: u64,
+        #[arg(key, optional)]
+        format: Option<u32>,
+    },
+    Upgrade(u32),
     Join {
         name: String,
         node: u64,
@@ -138,6 +163,7 @@ enum Action {
     FromIndex(u64),
     Deadlines,
     Machines,
+    Format,
     Position,
     Digest,
 }
@@ -165,7 +191,25 @@ impl goldenscript::Runner for Runner {
             }
             Action::Delete(key) => vec![Command::Delete { key: KeyPath::clean(key)? }],
             Action::DeleteDir(key) => vec![Command::DeleteDir { key: KeyPath::clean(key)? }],
-            Action::Sync(cluster) => vec![Command::Sync { cluster: ClusterId(*cluster) }],
+            Action::Create { key, value, ttl } => {
+                let (key, value) = (KeyPath::clean(key)?, Arc::from(&**value));
+                vec![Command::Create { key, value, ttl: ttl.and_then(Ttl::new) }]
+            }
+            Action::TestAndDelete { key, from } => {
+                let (key, prev_value) = (KeyPath::clean(key)?, Arc::from(&**from));
+                vec![Command::TestAndDelete { key, prev_value }]
+            }
+            Action::PutBack { key, base, steps } => {
+                let (key, last) = (KeyPath::clean(key)?, self.state.position().index);
+                let base = base.map_or(last, Index);
+                let changes = steps.iter().map(step).collect::<Result<_, _>>()?;
+                vec![Command::Restore(Restore { key, at: Index(1), base, changes })]
+            }
+            Action::Sync { cluster, format } => {
+                let format = format.map_or(LogFormat::FIRST, LogFormat);
+                vec![Command::Sync { cluster: ClusterId(*cluster), format }]
+            }
+            Action::Upgrade(format) => vec![Command::Upgrade { format: LogFormat(*format) }],
             Action::Join { name, node, port } => vec![Command::Join(Machine {
                 name: Arc::from(&**name),
                 node: NodeId(*node),
@@ -192,6 +236,16 @@ impl goldenscript::Runner for Runner {
         };
         Ok(self.apply(commands))
     }
+}
+
+/// Reads a step of a restore.
+fn step((key, value): &(String, String)) -> Result<RestoreChange, InvalidKey> {
+    let path = KeyPath::clean(key)?;
+    Ok(match &**value {
+        "" if key.ends_with('/') => RestoreChange::DeleteDir(path),
+        "" => RestoreChange::Delete(path),
+        value => RestoreChange::Set { key: path, value: Arc::from(value), ttl: None },
+    })
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {

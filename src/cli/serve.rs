@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use etcd_log::Retain;
+use etcd_log::{LogFormat, Retain};
 use etcd_projections::WatchRing;
 
 use super::values::{
@@ -93,6 +93,11 @@ pub(super) struct ServeArgs {
           default_value = "600-1200", value_parser = parse_election)]
     election: (Duration, Duration),
 
+    /// Play a version that reads no later format of a log, for tests of upgrades
+    #[arg(long, value_name = "N", hide = true, default_value_t = LogFormat::NEWEST.0,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(LogFormat::NEWEST.0)))]
+    log_format: u32,
+
     /// Start anew; what the directory holds is moved into a directory
     /// inside it
     #[arg(short = 'i', long, verbatim_doc_comment)]
@@ -132,6 +137,7 @@ impl ServeArgs {
             retain: self.retain,
             timing: Timing { heartbeat, election: self.election, seed: None },
             reserve: Reserve { free: self.disk_reserve, ballast: self.ballast_bytes },
+            log_format: LogFormat(self.log_format),
             start_anew: self.ignore,
         })
     }

@@ -3,8 +3,8 @@
 //! The apply path reads no clock, no environment and no file. It publishes a
 //! state before anybody is told that a command of it was applied.
 
-use etcd_log::{LogId, Membership, RaftIndex};
-use etcd_projections::Diverged;
+use etcd_log::{LogFormat, LogId, Membership, RaftIndex};
+use etcd_projections::{Diverged, of_commands};
 use openraft::storage::RaftStateMachine;
 use openraft::{BasicNode, EntryPayload, Snapshot, StorageError, StorageIOError, StoredMembership};
 
@@ -23,9 +23,22 @@ type StorageResult<T> = Result<T, StorageError<u64>>;
 /// An entry of more outcomes than this takes long to apply: about a millisecond.
 const LONG: usize = 512;
 
+/// Why an entry cannot be applied.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    /// This machine, or the proposer, is not what the log says.
+    #[error(transparent)]
+    Diverged(#[from] Diverged),
+    /// It says what this machine cannot read.
+    #[error("a command is of log format {found}, and this machine reads {reads} at most")]
+    Format { found: LogFormat, reads: LogFormat },
+}
+
 /// Applies what is committed.
 #[derive(Debug)]
 pub struct StateMachine {
+    /// The newest format of a log that it reads.
+    reads: LogFormat,
     membership: (Option<LogId>, Membership),
     publisher: Publisher,
     outcomes: RecentOutcomes,
@@ -51,6 +64,7 @@ impl StateMachine {
         checkpoint_bytes: usize,
     ) -> Self {
         Self {
+            reads: LogFormat::NEWEST,
             membership,
             publisher,
             outcomes,
@@ -60,6 +74,12 @@ impl StateMachine {
             uncovered_bytes: 0,
             checkpoint_bytes,
         }
+    }
+
+    /// Reads no format of a log beyond this one, as an earlier version does.
+    #[must_use]
+    pub fn reading(self, reads: LogFormat) -> Self {
+        Self { reads, ..self }
     }
 
     fn checkpoint(&self) -> Checkpoint {
@@ -72,7 +92,7 @@ impl StateMachine {
     }
 
     /// Applies an entry.
-    fn apply_entry(&mut self, entry: &openraft::Entry<TypeConfig>) -> Result<Reply, Diverged> {
+    fn apply_entry(&mut self, entry: &openraft::Entry<TypeConfig>) -> Result<Reply, ApplyError> {
         let id = to_log_id(entry.log_id);
         if let EntryPayload::Membership(membership) = &entry.payload {
             self.membership = (Some(id), to_membership(membership));
@@ -82,6 +102,10 @@ impl StateMachine {
             self.publisher.apply(id, false, |state| state.apply_entry(id.index, None));
             return Ok(reply);
         };
+        let (found, reads) = (batch.format(), self.reads);
+        if found > reads {
+            return Err(ApplyError::Format { found, reads });
+        }
         let takes_long = {
             let now = self.publisher.now();
             if let Some(check) = &batch.check {
@@ -91,9 +115,10 @@ impl StateMachine {
         };
         self.uncovered_bytes += batch.size();
         self.publisher.apply(id, takes_long, |state| {
+            let last = state.position().index;
             let outcomes = state.apply_entry(id.index, Some(batch));
-            // The commands' outcomes are the last ones, one each.
-            reply.outcomes = outcomes[outcomes.len() - batch.commands.len()..].to_vec();
+            reply.outcomes = Vec::with_capacity(batch.commands.len());
+            reply.outcomes.extend(of_commands(last, &outcomes).cloned());
             // Before anybody can see that the entry is applied.
             self.outcomes.note(id.index, &reply.outcomes);
             outcomes

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use etcd_log::{ClusterId, LogId, LogStorage, Machine};
+use etcd_log::{ClusterId, LogFormat, LogId, LogStorage, Machine};
 use tokio::sync::mpsc;
 
 use super::{Node, NodeOptions};
@@ -27,6 +27,8 @@ pub struct Parts<L> {
     pub cluster: ClusterId,
     /// How the others and the clients know it.
     pub machine: Machine,
+    /// The newest format of a log that it reads.
+    pub reads: LogFormat,
     /// Whether it founds the cluster, if its log is empty.
     pub founds: bool,
     /// Its log.
@@ -89,7 +91,8 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         current,
         writer,
         parts.checkpoint_bytes,
-    );
+    )
+    .reading(parts.reads);
     let consensus = Consensus::start(ConsensusOptions {
         me: machine.node,
         address: machine.peer_address().to_owned(),
@@ -111,6 +114,7 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let node = Node::start(NodeOptions {
         cluster,
         machine,
+        reads: parts.reads,
         consensus: consensus.clone(),
         peers,
         hints: parts.hints,

@@ -1,5 +1,7 @@
 //! Why there is no answer, or none yet.
 
+use std::sync::Arc;
+
 use crate::consensus::{Consensus, Role};
 use crate::peers::ProposalError;
 
@@ -18,7 +20,7 @@ pub enum Unavailable {
 }
 
 /// Why a write was not answered with an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// It was not proposed, and will not be.
     #[error(transparent)]
@@ -26,6 +28,9 @@ pub enum WriteError {
     /// The disk is short of room: it was not proposed, and will not be.
     #[error("the disk is nearly full")]
     DiskFull,
+    /// Not all machines can read such a command yet: it was not proposed, and will not be.
+    #[error("upgrade not finished: {0}")]
+    UpgradeNotFinished(Arc<str>),
     /// It was proposed, and what came of it is not known.
     #[error("the outcome is unknown")]
     Unknown,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, KeyPath, LogTime, Machine};
+use etcd_log::{ClusterId, Command, Index, KeyPath, LogFormat, LogTime, Machine};
 use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
@@ -50,6 +50,8 @@ pub struct NodeOptions {
     pub cluster: ClusterId,
     /// How the others and the clients know it.
     pub machine: Machine,
+    /// The newest format of a log that it reads.
+    pub reads: LogFormat,
     /// The engine.
     pub consensus: Consensus,
     /// The way to the other machines.
@@ -86,6 +88,7 @@ pub struct Node {
 pub(super) struct Inner {
     pub(super) cluster: ClusterId,
     pub(super) machine: Machine,
+    pub(super) reads: LogFormat,
     pub(super) consensus: Consensus,
     pub(super) peers: Peers,
     pub(super) hints: Vec<String>,
@@ -137,6 +140,7 @@ impl Node {
         let inner = Inner {
             cluster,
             machine,
+            reads: options.reads,
             consensus,
             peers,
             hints: options.hints,
@@ -159,6 +163,7 @@ impl Node {
         let node = Self { inner: Arc::new(inner) };
         tokio::spawn(node.clone().follow_addresses());
         tokio::spawn(node.clone().reconcile());
+        tokio::spawn(node.clone().upgrade());
         tokio::spawn(node.clone().tell_news());
         tokio::spawn(node.clone().backfill(options.backfill));
         node
@@ -175,7 +180,10 @@ impl Node {
         if self.inner.disk.is_short() {
             return Err(WriteError::DiskFull);
         }
-        self.inner.proposer.propose(command, limit).await
+        let deadline = Instant::now() + limit;
+        self.until_it_may_say(command.format(), deadline).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.inner.proposer.propose(command, left).await
     }
 
     /// Returns a state that is fresh enough, waiting for it up to `limit`.

@@ -6,7 +6,7 @@ use etcd_log::{Command, Index};
 use tokio::time::Instant;
 
 use super::announcement::Announcement;
-use super::handle::{Freshness, Node};
+use super::handle::{Freshness, Inner, Node};
 use super::members::JoinError;
 use super::proposer;
 use crate::util::error_chain::ErrorChain;
@@ -51,7 +51,8 @@ impl Node {
     async fn try_to_introduce(&self) -> Result<(), JoinError> {
         let published = self.read(Freshness::Linearizable, INTRODUCTION_LIMIT).await?;
         if published.state.position().index == Index(0) {
-            let sync = Command::Sync { cluster: self.inner.cluster };
+            let Inner { cluster, reads, .. } = *self.inner;
+            let sync = Command::Sync { cluster, format: reads };
             self.inner.proposer.propose(sync, INTRODUCTION_LIMIT).await?;
         }
         let machine = &self.inner.machine;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Command, Machine, NodeId, Term};
+use etcd_log::{Command, LogFormat, Machine, NodeId, Term};
 use etcd_projections::{Machines, Rejection, What};
 use futures_util::future::join_all;
 use tokio::sync::MutexGuard;
@@ -39,12 +39,14 @@ pub(super) const STANDING_LIMIT: Duration = Duration::from_secs(1);
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The turn to change the members.
-struct ChangePermit<'n> {
+pub(super) struct ChangePermit<'n> {
     _alone: MutexGuard<'n, ()>,
     /// The term in which this machine leads.
-    term: Term,
+    pub(super) term: Term,
     /// The machines of the cluster, as of now.
-    machines: Machines,
+    pub(super) machines: Machines,
+    /// What the log may say, as of now.
+    pub(super) format: LogFormat,
 }
 
 /// Why a machine may not join.
@@ -57,6 +59,16 @@ pub enum JoinError {
     NameTaken {
         /// The name.
         name: Arc<str>,
+    },
+    /// It cannot read the log.
+    #[error("this cluster's log is of format {format}, machine {name} reads format {reads}")]
+    Format {
+        /// Its name.
+        name: Arc<str>,
+        /// The newest format that it reads.
+        reads: LogFormat,
+        /// The format in force.
+        format: LogFormat,
     },
     /// It is known to nobody, and says that it has moved.
     #[error("machine {0} is no member, or no longer")]
@@ -117,9 +129,19 @@ pub struct MemberStatus {
 
 impl Node {
     /// Writes a machine into the log, unless it is there already.
-    pub(super) async fn join(&self, machine: Machine, limit: Duration) -> Result<(), JoinError> {
+    /// Whoever cannot read the log would stop at its next command.
+    pub(super) async fn join(
+        &self,
+        machine: Machine,
+        reads: LogFormat,
+        limit: Duration,
+    ) -> Result<(), JoinError> {
         let deadline = Instant::now() + limit;
         let turn = self.turn_to_change(deadline).await?;
+        if reads < turn.format {
+            let (name, format) = (machine.name, turn.format);
+            return Err(JoinError::Format { name, reads, format });
+        }
         if turn.machines.iter().next().is_none() {
             // The founder comes first.
             return Err(Unavailable::NoLeader.into());
@@ -222,14 +244,18 @@ impl Node {
     /// What is proposed in the turn counts in its term alone: another leader may have let
     /// somebody go meanwhile, and does not wait for this one. As long as this machine has
     /// led without a break, nobody else has.
-    async fn turn_to_change(&self, deadline: Instant) -> Result<ChangePermit<'_>, Unavailable> {
+    pub(super) async fn turn_to_change(
+        &self,
+        deadline: Instant,
+    ) -> Result<ChangePermit<'_>, Unavailable> {
         let turn = self.inner.changing_members.lock();
         let turn = tokio::time::timeout_at(deadline, turn).await;
         let alone = turn.map_err(|_| Unavailable::NoLeader)?;
         let term = self.inner.consensus.leads_in().ok_or(Unavailable::NoLeader)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let published = self.read(Freshness::Linearizable, left).await?;
-        Ok(ChangePermit { _alone: alone, term, machines: published.state.machines().clone() })
+        let (machines, format) = (published.state.machines().clone(), published.state.format());
+        Ok(ChangePermit { _alone: alone, term, machines, format })
     }
 
     fn votes(&self, node: NodeId) -> bool {

@@ -24,6 +24,7 @@ mod rpc;
 #[cfg(test)]
 mod scripts;
 mod twin;
+mod upgrade;
 mod watch;
 
 pub use closing::Closing;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, LOG_FORMAT, LogTime, Machine, NodeId};
+use etcd_log::{ClusterId, LogFormat, LogTime, Machine, NodeId};
 
 use super::members::{JoinError, LeaveError};
 use super::moved::Found;
@@ -65,6 +65,7 @@ impl Handler for Node {
             Request::Removed => self.hear_farewell().await,
             Request::Knows { node } => Ok(self.tell_of(incoming.from, node).await),
             Request::Process => Ok(Response::Process { number: self.inner.peers.process() }),
+            Request::LogFormat => Ok(Response::LogFormat(self.inner.reads)),
             Request::Status => Ok(Response::Status(self.standing())),
             Request::History(wanted) => {
                 self.while_open(self.serve_history(&mut incoming, wanted)).await
@@ -123,13 +124,18 @@ impl Node {
             return Err(Refusal::Proposal(ProposalError::DiskFull));
         }
         let is_for_leader = |command: &etcd_log::Command| {
-            use etcd_log::Command::{Join, Leave, Sync};
-            matches!(command, Sync { .. } | Join(_) | Leave { .. })
+            use etcd_log::Command::{Join, Leave, Sync, Upgrade};
+            matches!(command, Sync { .. } | Join(_) | Leave { .. } | Upgrade { .. })
         };
         if commands.iter().any(is_for_leader) {
             // There is a request for each, which the leader looks into.
             let text = "no other machine proposes who the members are";
             return Err(Refusal::NotBelieved(text.to_owned()));
+        }
+        let format = self.inner.published.format();
+        if commands.iter().any(|command| command.format() > format) {
+            // Who asks is ahead of this machine: it has applied the upgrade already.
+            return Err(Refusal::Proposal(ProposalError::NotLeader));
         }
         if proposer::is_too_large(&commands) {
             return Err(Refusal::NotUnderstood("too many commands at once".to_owned()));
@@ -147,21 +153,14 @@ impl Node {
     }
 
     /// Lets a machine join, or says who can.
-    async fn let_in(&self, machine: Machine, log_format: u32) -> Result<Response, Refusal> {
-        if log_format != LOG_FORMAT {
-            let text = format!(
-                "this cluster's log is of format {LOG_FORMAT}, machine {} reads format {log_format}",
-                machine.name
-            );
-            return Err(Refusal::Impossible(text));
-        }
+    async fn let_in(&self, machine: Machine, reads: LogFormat) -> Result<Response, Refusal> {
         self.check_leads()?;
         let address = machine.peer_address();
         if self.runs_elsewhere(machine.node, address).await {
             let text = format!("machine {} runs already, and not at {address}", machine.node);
             return Err(Refusal::NotBelieved(text));
         }
-        let joined = self.join(machine, CHANGE_LIMIT).await;
+        let joined = self.join(machine, reads, CHANGE_LIMIT).await;
         joined.map_err(|error| not_joined(&error))?;
         Ok(Response::Joined { cluster: self.inner.cluster })
     }
@@ -242,9 +241,10 @@ impl Node {
 
 fn not_joined(error: &JoinError) -> Refusal {
     match error {
-        JoinError::NameTaken { .. } | JoinError::Rejected(_) | JoinError::Refused(_) => {
-            Refusal::Impossible(error.to_string())
-        }
+        JoinError::Format { .. }
+        | JoinError::NameTaken { .. }
+        | JoinError::Rejected(_)
+        | JoinError::Refused(_) => Refusal::Impossible(error.to_string()),
         JoinError::Removed(_) => Refusal::Removed,
         JoinError::Write(_) => Refusal::NotReady,
     }

@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use etcd_log::{
-    ClusterId, Command, Entry, EventNumber, Index, KeyPath, LogId, LogTime, Machine, NodeId,
-    RaftIndex, Vote, WRITE_ENTRIES,
+    ClusterId, Command, Entry, EventNumber, Index, KeyPath, LogFormat, LogId, LogTime, Machine,
+    NodeId, RaftIndex, Vote, WRITE_ENTRIES,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,7 @@ pub enum Request {
         /// The machine.
         machine: Machine,
         /// The newest format of a log that it can read.
-        log_format: u32,
+        log_format: LogFormat,
     },
     /// Remove a machine from the cluster.
     Leave {
@@ -101,6 +101,9 @@ pub enum Request {
     },
     /// Which process are you?
     Process,
+    /// Which is the newest format of a log that you can read? A version that reads the
+    /// first one alone does not understand it.
+    LogFormat,
     /// How do you stand?
     #[serde(rename = "standing")]
     Status,
@@ -192,6 +195,8 @@ pub enum Response {
         /// A number that no other one has.
         number: u64,
     },
+    /// The newest format of a log that the sender can read.
+    LogFormat(LogFormat),
     /// All that was asked for is told, in pieces: each an event, as JSON. An empty
     /// piece says that the sender is still looking.
     History {

@@ -256,7 +256,7 @@ mod tests {
             peer_url: "http://h:1".into(),
             client_url: "http://h:2".into(),
         };
-        let join = Request::Join { machine, log_format: 1 };
+        let join = Request::Join { machine, log_format: etcd_log::LogFormat::FIRST };
         let pre_vote = Request::PreVote { last: None, address: "h:1".into() };
         let (ok, other_cluster) = (Ok(()), Err(Refusal::OtherCluster(CLUSTER)));
         let other_machine = Err(Refusal::OtherMachine(ME));

@@ -40,7 +40,7 @@ pub(crate) async fn bootstrap(
     data_dir.begin_joining(&identity)?;
     let machine = describe(&identity, addresses);
     tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));
-    match join::join(&machine, &options.join, Arc::new(Tcp)).await {
+    match join::join(&machine, options.log_format, &options.join, Arc::new(Tcp)).await {
         Ok(cluster) => Ok(Identity { cluster, ..identity }),
         Err(refused) => {
             // The next try may be under another name.

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, LOG_FORMAT, Machine, NodeId};
+use etcd_log::{ClusterId, LogFormat, Machine, NodeId};
 use tokio::time::Instant;
 
 use crate::peers::{CallError, Connect, FrameError, Peers, Refusal, Request, Response};
@@ -55,18 +55,20 @@ pub enum JoinRefused {
     Http(Arc<str>),
 }
 
-/// Asks the machines at these addresses in turn, until one lets this one in.
+/// Asks the machines at these addresses in turn, until one lets this one in, which reads
+/// logs up to a format.
 ///
 /// # Errors
 ///
 /// If one refuses for good.
 pub async fn join(
     machine: &Machine,
+    reads: LogFormat,
     through: &[String],
     network: Arc<dyn Connect>,
 ) -> Result<ClusterId, JoinRefused> {
     let peers = Peers::new(machine.node, ClusterId(0), network);
-    let request = Request::Join { machine: machine.clone(), log_format: LOG_FORMAT };
+    let request = Request::Join { machine: machine.clone(), log_format: reads };
     let (mut pause, most) = PAUSES;
     let mut told = None;
     loop {

@@ -198,6 +198,7 @@ impl Server {
         let (node, consensus) = assemble::start(Parts {
             cluster: identity.cluster,
             machine,
+            reads: options.log_format,
             founds: !identity.joined,
             log: wal.clone(),
             backfill: BackfillSource(Arc::new(move || Some(Box::new(filled.backfill()?)))),

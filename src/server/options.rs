@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use etcd_log::Retain;
+use etcd_log::{LogFormat, Retain};
 
 use super::error::ServeError;
 use crate::consensus::Timing;
@@ -43,6 +43,8 @@ pub struct Options {
     pub timing: Timing,
     /// How much room on the disk is held back.
     pub reserve: Reserve,
+    /// The newest format of a log that it reads: an earlier one plays an earlier version.
+    pub log_format: LogFormat,
     /// Whether to set aside what the directory holds.
     pub start_anew: bool,
 }

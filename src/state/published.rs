@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Check, KeyPath, LogId, LogTime};
+use etcd_log::{Check, KeyPath, LogFormat, LogId, LogTime};
 use etcd_projections::{Diverged, Machines, Outcome, State};
 use tokio::sync::watch;
 
@@ -98,6 +98,11 @@ impl StateReader {
         self.current.borrow().state.position().time
     }
 
+    /// Returns what the log may say: the format in force.
+    pub fn format(&self) -> LogFormat {
+        self.current.borrow().state.format()
+    }
+
     /// Compares the state with what a proposer's was.
     ///
     /// # Errors
@@ -132,7 +137,10 @@ mod tests {
     use super::*;
 
     fn found(publisher: &Publisher) {
-        let batch = Batch::new(LogTime(1), vec![Command::Sync { cluster: ClusterId(1) }]);
+        let batch = Batch::new(
+            LogTime(1),
+            vec![Command::Sync { cluster: ClusterId(1), format: LogFormat::FIRST }],
+        );
         publisher.apply(LogId::default(), false, |state| state.apply(&batch));
     }
 

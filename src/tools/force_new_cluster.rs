@@ -161,7 +161,8 @@ fn append(
 pub(crate) fn begin_anew(state: &State, node: NodeId, cluster: ClusterId) -> Vec<Command> {
     let others = state.machines().iter().filter(|machine| machine.node != node);
     let leaves = others.map(|machine| Command::Leave { name: Arc::clone(&machine.name) });
-    std::iter::once(Command::Sync { cluster }).chain(leaves).collect()
+    let format = state.format();
+    std::iter::once(Command::Sync { cluster, format }).chain(leaves).collect()
 }
 
 fn report(

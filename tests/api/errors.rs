@@ -95,6 +95,48 @@ fn bad_requests_get_one_plain_line() {
     }
 }
 
+/// A write on condition whose condition does not hold, or is none.
+#[test]
+fn conditions_that_do_not_hold_get_one_plain_line() {
+    let (_dir, server) = fresh();
+    server.post("/v1/keys/file", &[("value", "x")]);
+    server.post("/v1/keys/dir/x", &[("value", "x")]);
+    let post = |path: &str, form: &[(&str, &str)]| server.post(path, form);
+    let cases = [
+        (
+            post("/v1/keys/file", &[("value", "y"), ("prevExist", "false")]),
+            400,
+            "Key Already Exists: /file\n",
+        ),
+        (
+            post("/v1/keys/dir", &[("value", "y"), ("prevExist", "false")]),
+            400,
+            "Not A File: /dir\n",
+        ),
+        (
+            post("/v1/keys/new", &[("value", "y"), ("prevExist", "true")]),
+            400,
+            "Set: PrevExist Must Be false\n",
+        ),
+        (
+            post("/v1/keys/new", &[("value", "y"), ("prevExist", "false"), ("prevValue", "x")]),
+            400,
+            "Set: PrevValue And PrevExist Exclude Each Other\n",
+        ),
+        (server.delete("/v1/keys/file?prevValue=y"), 400, "Test x==y fails\n"),
+        (server.delete("/v1/keys/new?prevValue=y"), 404, "404 page not found\n"),
+        (server.delete("/v1/keys/file?prevValue="), 400, "Delete: PrevValue Required\n"),
+        (
+            server.delete("/v1/keys/dir?prevValue=y&dir=true"),
+            400,
+            "Delete: PrevValue And Dir Exclude Each Other\n",
+        ),
+    ];
+    for (reply, status, body) in cases {
+        assert_eq!((reply.status, &*reply.body), (status, body));
+    }
+}
+
 /// A field that means nothing may have been meant: as a condition, as a limit, or as
 /// the rest of a value with a `&` in it.
 #[test]
@@ -103,7 +145,7 @@ fn write_with_a_field_that_is_not_known_is_refused() {
     let long = "n".repeat(100);
     let cut = format!("Unknown Field: {}...\n", "n".repeat(64));
     let cases = [
-        ("POST", "/v1/keys/file", "value=y&prevExist=false", "Unknown Field: prevExist\n"),
+        ("POST", "/v1/keys/file", "value=y&prevexist=false", "Unknown Field: prevexist\n"),
         ("PUT", "/v1/keys/file", "value=y&TTL=5", "Unknown Field: TTL\n"),
         ("POST", "/v1/keys/file", "value=a&b", "Unknown Field: b\n"),
         ("POST", "/v1/keys/file", "value=a&=b", "Unknown Field: (No Name)\n"),
@@ -115,7 +157,13 @@ fn write_with_a_field_that_is_not_known_is_refused() {
         // What only reads know means nothing to a write.
         ("POST", "/v1/keys/file", "value=y&index=3", "Unknown Field: index\n"),
         ("POST", "/v1/testAndSet/file", "prevValue=x&value=y&ttl=5&x=", "Unknown Field: x\n"),
-        ("DELETE", "/v1/keys/file?prevValue=z", "", "Unknown Field: prevValue\n"),
+        ("DELETE", "/v1/keys/file?prevExist=false", "", "Unknown Field: prevExist\n"),
+        (
+            "POST",
+            "/v1/testAndSet/file",
+            "prevValue=x&value=y&prevExist=false",
+            "Unknown Field: prevExist\n",
+        ),
         ("POST", "/v1/keys/file?dir=true", "value=y", "Unknown Field: dir\n"),
         ("DELETE", "/v1/machines/nobody?force=true", "", "Unknown Field: force\n"),
     ];

@@ -20,8 +20,8 @@ use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
 use etcd_log::{
-    ClusterId, Entry, LogId, LogStorage as _, Machine, Membership, MemoryLog, NodeId, Payload,
-    Write,
+    ClusterId, Entry, LogFormat, LogId, LogStorage as _, Machine, Membership, MemoryLog, NodeId,
+    Payload, Write,
 };
 use etcd_projections::State;
 use tempfile::TempDir;
@@ -55,6 +55,7 @@ async fn start(dir: &Path) -> Node {
             peer_url: Arc::from("http://127.0.0.1:1"),
             client_url: Arc::from("http://127.0.0.1:1"),
         },
+        reads: LogFormat::NEWEST,
         founds: true,
         log: log_amid_a_change(),
         backfill: BackfillSource(Arc::new(|| None)),

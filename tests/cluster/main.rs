@@ -13,3 +13,4 @@ mod linearizability;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrade;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use etcd::peers::{CallError, Peers, Refusal, Request, Response, Tcp, encode_entries};
 use etcd_log::{
-    Batch, ClusterId, Command, Entry, KeyPath, LOG_FORMAT, LogId, LogTime, Machine, NodeId,
-    Payload, RaftIndex, Term, Vote,
+    Batch, ClusterId, Command, Entry, KeyPath, LogFormat, LogId, LogTime, Machine, NodeId, Payload,
+    RaftIndex, Term, Vote,
 };
 
 use crate::support::cluster::Cluster;
@@ -377,7 +377,7 @@ fn member_that_runs_is_not_found_elsewhere() {
         }
         let machine = described(address);
         not_believed(liar.ask(&Request::Move { machine: machine.clone() }, &[]));
-        not_believed(stranger.ask(&Request::Join { machine, log_format: LOG_FORMAT }, &[]));
+        not_believed(stranger.ask(&Request::Join { machine, log_format: LogFormat::NEWEST }, &[]));
     }
     all_is_well(&cluster);
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd_log::{
-    Batch, ClusterId, Command, KeyPath, LogId, LogTime, Machine, NodeId, RaftIndex, Term, Ttl,
+    Batch, ClusterId, Command, KeyPath, LogFormat, LogId, LogTime, Machine, NodeId, RaftIndex,
+    Term, Ttl,
 };
 use etcd_projections::State;
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ fn checkpoint() -> Checkpoint {
     state.apply(&Batch::new(
         LogTime(7),
         vec![
-            Command::Sync { cluster: ClusterId(0xc1) },
+            Command::Sync { cluster: ClusterId(0xc1), format: LogFormat::FIRST },
             Command::Join(Machine {
                 name: Arc::from("node1"),
                 node: NodeId(0xa1),

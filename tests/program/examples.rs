@@ -69,9 +69,6 @@ fn lock_goes_from_holder_to_holder() {
     let dir = TempDir::new().unwrap();
     let server = Server::start(dir.path());
     let lock = |me: &str| Lock { url: server.url.clone(), me: me.to_owned() };
-    let never_set = lock("alice").acquire().unwrap_err().to_string();
-    assert_eq!(never_set, "/lock/holder was never set");
-    server.post("/v1/keys/lock/holder", &[("value", "nobody")]);
     let alice = lock("alice");
     let first = alice.acquire().unwrap();
     alice.renew().unwrap();
@@ -86,12 +83,12 @@ fn lock_goes_from_holder_to_holder() {
     alice.release().unwrap();
     let second = taken.recv_timeout(PATIENCE).unwrap();
     assert!(second > first, "{second} after {first}");
-    assert!(server.get("/v1/keys/lock/holder").body.contains(r#""value":"bob""#));
+    assert!(server.get("/v1/keys/lock").body.contains(r#""value":"bob""#));
     // What alice has given away she does not take from bob.
     alice.release().unwrap();
-    assert!(server.get("/v1/keys/lock/holder").body.contains(r#""value":"bob""#));
+    assert!(server.get("/v1/keys/lock").body.contains(r#""value":"bob""#));
     // A holder that dies loses it, by its key that expires; here, at once.
-    server.delete("/v1/keys/lock/alive/bob");
+    server.delete("/v1/keys/lock");
     assert!(lock("bob").renew().is_err());
     assert!(lock("carol").acquire().unwrap() > second);
 }

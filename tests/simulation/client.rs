@@ -122,6 +122,7 @@ async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>
         Ok(outcome) => Some((answer(&outcome), Some(outcome.position.index.0))),
         Err(WriteError::Unknown) => Some((Answer::Unknown, None)),
         Err(WriteError::Unavailable(_) | WriteError::DiskFull) => None,
+        Err(error @ WriteError::UpgradeNotFinished(_)) => panic!("all are of one version: {error}"),
     }
 }
 

@@ -15,7 +15,7 @@ use etcd::storage::checkpoint::{
 };
 use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
-use etcd_log::{ClusterId, Index, KeyPath, LogStorage as _, LogTime, Machine, NodeId};
+use etcd_log::{ClusterId, Index, KeyPath, LogFormat, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::{SnapshotItem, State, TreeNode};
 use tempfile::TempDir;
 use turmoil::net::TcpListener;
@@ -171,9 +171,13 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         Some(identity) => identity,
         None if through.is_empty() => Identity { cluster: CLUSTER, founder: true },
         None => {
-            let cluster =
-                etcd::server::join::join(&described, &through, Arc::<Network>::clone(&network))
-                    .await?;
+            let cluster = etcd::server::join::join(
+                &described,
+                LogFormat::NEWEST,
+                &through,
+                Arc::<Network>::clone(&network),
+            )
+            .await?;
             Identity { cluster, founder: false }
         }
     };
@@ -345,6 +349,7 @@ fn parts(
     Ok(Parts {
         cluster: identity.cluster,
         machine,
+        reads: LogFormat::NEWEST,
         founds: identity.founder,
         starts_behind: log.starts_behind(start.applied),
         log,

@@ -30,6 +30,13 @@ impl Cluster {
         Self::start_on(None, machines, args)
     }
 
+    /// The same, and each machine is started with further arguments the first time.
+    pub fn start_playing(machines: usize, first: &[&str]) -> Self {
+        let mut cluster = Self::start(machines, first);
+        cluster.args.clear();
+        cluster
+    }
+
     /// The same, and each machine can be cut off from the others.
     pub fn start_behind_proxies(machines: usize, args: &[&str]) -> Self {
         Self::start_on(Some(Network::default()), machines, args)

@@ -39,8 +39,8 @@ pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 // How long a payload is stands in four bytes, and where a frame ends is counted in them.
 const _: () = assert!(HEADER + MAX_PAYLOAD <= u32::MAX as usize);
 
-/// The version of the log's format.
-pub const FORMAT: u32 = 1;
+/// The version of the segments' format.
+pub(crate) const FORMAT: u32 = 1;
 
 /// One record of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::format::LogFormat;
 use super::key_path::KeyPath;
 use super::numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex};
 
@@ -40,12 +41,31 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ttl: Option<Ttl>,
     },
+    /// Set a key if it is not there (format 2).
+    #[serde(rename_all = "camelCase")]
+    Create {
+        /// The key to set.
+        key: KeyPath,
+        /// Its value, never empty.
+        value: Arc<str>,
+        /// How long it lives; absent for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<Ttl>,
+    },
     /// Set a key if it holds a given value.
     TestAndSet(TestAndSet),
     /// Delete a key.
     Delete {
         /// The key to delete.
         key: KeyPath,
+    },
+    /// Delete a key if it holds a given value (format 2).
+    #[serde(rename_all = "camelCase")]
+    TestAndDelete {
+        /// The key to delete.
+        key: KeyPath,
+        /// The value it must hold.
+        prev_value: Arc<str>,
     },
     /// Delete a directory that holds nothing.
     DeleteDir {
@@ -57,6 +77,16 @@ pub enum Command {
     Sync {
         /// The identity of the cluster from here on.
         cluster: ClusterId,
+        /// What its log may say from here on; absent where that is the first format.
+        #[serde(default, skip_serializing_if = "LogFormat::is_first")]
+        format: LogFormat,
+    },
+    /// Put down many changes below a directory at once, to make it what it was (format 2).
+    Restore(Restore),
+    /// Say more in the log from here on: all members can read it (format 2).
+    Upgrade {
+        /// What it may say.
+        format: LogFormat,
     },
     /// Make a machine known to the cluster, or its new addresses.
     Join(Machine),
@@ -80,6 +110,68 @@ pub struct TestAndSet {
     /// How long it lives; absent for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
+}
+
+/// Makes what lies at a key or below it what it was, under one index.
+///
+/// The changes were worked out from the state behind a command, and count there alone:
+/// if another command has come in between, all of it is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restore {
+    /// What is made what it was: a key, and all below it.
+    pub key: KeyPath,
+    /// The command behind which it was so.
+    pub at: Index,
+    /// The command before this one, if nothing comes in between.
+    pub base: Index,
+    /// What has to be done for it, in order. No two change the same key.
+    pub changes: Vec<RestoreChange>,
+}
+
+/// One of the changes of a [`Restore`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum RestoreChange {
+    /// Delete a key, unless it is gone.
+    Delete(KeyPath),
+    /// Delete a directory, unless it holds something.
+    DeleteDir(KeyPath),
+    /// Set a key.
+    #[serde(rename_all = "camelCase")]
+    Set {
+        /// The key to set.
+        key: KeyPath,
+        /// Its value, never empty.
+        value: Arc<str>,
+        /// How long it lives; absent for ever.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<Ttl>,
+    },
+}
+
+impl Restore {
+    /// Sums up the texts of all changes, and what stands around each.
+    fn sum(&self, size: impl Fn(&str) -> usize) -> usize {
+        let changes = self.changes.iter().flat_map(RestoreChange::texts);
+        size(self.key.as_str()) + 64 * self.changes.len() + changes.map(size).sum::<usize>()
+    }
+}
+
+impl RestoreChange {
+    /// Returns the key that it changes.
+    pub fn key(&self) -> &KeyPath {
+        match self {
+            Self::Delete(key) | Self::DeleteDir(key) | Self::Set { key, .. } => key,
+        }
+    }
+
+    fn texts(&self) -> [&str; 2] {
+        match self {
+            Self::Delete(key) | Self::DeleteDir(key) => [key.as_str(), ""],
+            Self::Set { key, value, .. } => [key.as_str(), value],
+        }
+    }
 }
 
 /// A machine of the cluster, as the others and the clients know it.
@@ -152,6 +244,11 @@ impl Batch {
         Self { commands: self.commands.iter().take(commands).cloned().collect(), ..*self }
     }
 
+    /// Returns the first format of the log that can say all of it.
+    pub fn format(&self) -> LogFormat {
+        self.commands.iter().map(Command::format).max().unwrap_or(LogFormat::FIRST)
+    }
+
     /// Returns about how many bytes of text the batch holds: what a bound on memory
     /// counts with.
     pub fn size(&self) -> usize {
@@ -166,31 +263,53 @@ impl Batch {
 }
 
 impl Command {
+    /// Returns the first format of the log that can say it.
+    pub fn format(&self) -> LogFormat {
+        match self {
+            Self::Set { .. }
+            | Self::TestAndSet(_)
+            | Self::Delete { .. }
+            | Self::DeleteDir { .. }
+            | Self::Join(_)
+            | Self::Leave { .. } => LogFormat::FIRST,
+            // The field is unknown to the first.
+            Self::Sync { format, .. } => (*format).min(LogFormat(2)),
+            Self::Create { .. }
+            | Self::TestAndDelete { .. }
+            | Self::Restore(_)
+            | Self::Upgrade { .. } => LogFormat(2),
+        }
+    }
+
     /// Returns about how many bytes of text the command holds.
     pub fn size(&self) -> usize {
-        64 + self.texts().map(str::len).sum::<usize>()
+        64 + self.sum(str::len)
     }
 
     /// Returns about how many bytes the command takes where it is written or sent, and
     /// hardly ever fewer: JSON makes six bytes of a control character. That takes a look
     /// at each byte.
     pub fn written_size(&self) -> usize {
-        64 + self.texts().map(written).sum::<usize>()
+        64 + self.sum(written)
     }
 
-    /// The texts in the command that may be long.
-    fn texts(&self) -> impl Iterator<Item = &str> {
+    /// Sums up the texts in the command that may be long.
+    fn sum(&self, size: impl Fn(&str) -> usize) -> usize {
         let texts: [&str; 3] = match self {
-            Self::Set { key, value, .. } => [key.as_str(), value, ""],
+            Self::Set { key, value, .. } | Self::Create { key, value, .. } => {
+                [key.as_str(), value, ""]
+            }
             Self::TestAndSet(TestAndSet { key, prev_value, value, .. }) => {
                 [key.as_str(), prev_value, value]
             }
             Self::Delete { key } | Self::DeleteDir { key } => [key.as_str(), "", ""],
-            Self::Sync { .. } => [""; 3],
+            Self::TestAndDelete { key, prev_value } => [key.as_str(), prev_value, ""],
+            Self::Sync { .. } | Self::Upgrade { .. } => [""; 3],
+            Self::Restore(restore) => return restore.sum(size),
             Self::Join(machine) => [&*machine.name, &machine.peer_url, &machine.client_url],
             Self::Leave { name } => [&**name, "", ""],
         };
-        texts.into_iter()
+        texts.into_iter().map(size).sum()
     }
 }
 
@@ -227,7 +346,13 @@ mod tests {
             r#"{"testAndSet":{"key":"/foo","prevValue":"bar","value":"baz"}},"#,
             r#"{"delete":{"key":"/foo"}},"#,
             r#"{"deleteDir":{"key":"/foo"}},"#,
-            r#"{"leave":{"name":"node1"}}],"#,
+            r#"{"leave":{"name":"node1"}},"#,
+            r#"{"sync":{"cluster":"00000000000000c1","format":2}},"#,
+            r#"{"create":{"key":"/lock","value":"me","ttl":5}},"#,
+            r#"{"testAndDelete":{"key":"/lock","prevValue":"me"}},"#,
+            r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"delete":"/a/b"},"#,
+            r#"{"deleteDir":"/a/c"},{"set":{"key":"/a/d","value":"x","ttl":7}}]}},"#,
+            r#"{"upgrade":{"format":2}}],"#,
             r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
             r#""digest":"0000000000000000000000000000000f"}}"#,
         );
@@ -266,6 +391,30 @@ mod tests {
         assert_eq!(serde_json::to_string(&check).unwrap(), text);
     }
 
+    /// What a word needs is a part of the format: it may not change.
+    #[test]
+    fn each_word_names_the_format_that_it_came_with() {
+        for (text, format) in [
+            (r#"{"sync":{"cluster":"00000000000000c1"}}"#, 1),
+            (r#"{"sync":{"cluster":"00000000000000c1","format":2}}"#, 2),
+            (r#"{"sync":{"cluster":"00000000000000c1","format":9}}"#, 2),
+            (r#"{"set":{"key":"/a","value":"b","ttl":5}}"#, 1),
+            (r#"{"testAndSet":{"key":"/a","prevValue":"b","value":"c"}}"#, 1),
+            (r#"{"delete":{"key":"/a"}}"#, 1),
+            (r#"{"deleteDir":{"key":"/a"}}"#, 1),
+            (r#"{"leave":{"name":"node1"}}"#, 1),
+            (r#"{"create":{"key":"/a","value":"b"}}"#, 2),
+            (r#"{"testAndDelete":{"key":"/a","prevValue":"b"}}"#, 2),
+            (r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[]}}"#, 2),
+            (r#"{"upgrade":{"format":9}}"#, 2),
+        ] {
+            let command: Command = serde_json::from_str(text).unwrap();
+            assert_eq!(command.format(), LogFormat(format), "{text}");
+        }
+        let tick = Batch::new(LogTime(1), Vec::new());
+        assert_eq!(tick.format(), LogFormat::FIRST);
+    }
+
     #[test]
     fn field_that_is_not_known_is_refused() {
         for text in [
@@ -274,6 +423,10 @@ mod tests {
             r#"{"set":{"key":"/foo/","value":"bar"}}"#,
             r#"{"set":{"key":"/foo","value":"bar","ttl":0}}"#,
             r#"{"paint":{"key":"/foo"}}"#,
+            r#"{"create":{"key":"/foo","value":"bar","prevExist":false}}"#,
+            r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"paint":"/a/b"}]}}"#,
+            r#"{"upgrade":{"format":0}}"#,
+            r#"{"upgrade":{}}"#,
         ] {
             assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
         }

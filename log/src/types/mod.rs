@@ -2,10 +2,12 @@
 
 mod command;
 mod entry;
+mod format;
 mod key_path;
 mod numbers;
 
-pub use command::{Batch, Check, Command, Machine, TestAndSet, Ttl};
+pub use command::{Batch, Check, Command, Machine, Restore, RestoreChange, TestAndSet, Ttl};
 pub use entry::{Entry, LogId, Membership, Payload, Vote};
+pub use format::LogFormat;
 pub use key_path::{InvalidKey, KeyPath};
 pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};

@@ -180,6 +180,8 @@ pub enum Problem {
     NoVote,
     /// The disk is short of room.
     DiskFull,
+    /// Not all machines can read such a command yet: who is in the way, in words.
+    UpgradeNotFinished(Arc<str>),
     /// The write may or may not have happened.
     Unknown,
     /// A watch asks for what is no longer kept.
@@ -204,6 +206,12 @@ pub enum Bad {
     TestAndSetValue,
     /// A testAndSet without a previous value.
     PrevValue,
+    /// A delete that tests for no value.
+    DeletePrevValue,
+    /// A condition that is none: something else than `prevExist=false`.
+    PrevExist,
+    /// Two fields that exclude each other: which.
+    Exclusive(&'static str),
     /// A time to live that is no whole number of seconds from 1.
     Ttl,
     /// An index that is no number.
@@ -234,6 +242,9 @@ impl fmt::Display for Bad {
             Self::SetValue => f.write_str("Set: Value Required"),
             Self::TestAndSetValue => f.write_str("TestAndSet: Value Required"),
             Self::PrevValue => f.write_str("TestAndSet: PrevValue Required"),
+            Self::DeletePrevValue => f.write_str("Delete: PrevValue Required"),
+            Self::PrevExist => f.write_str("Set: PrevExist Must Be false"),
+            Self::Exclusive(both) => write!(f, "{both} Exclude Each Other"),
             Self::Ttl => f.write_str("Set: TTL Must Be A Whole Number Of Seconds, 1 Or More"),
             Self::Index => f.write_str("Watch From Index: Valid Index Required"),
             Self::MinIndex => f.write_str("min_index: Valid Index Required"),
@@ -307,6 +318,9 @@ impl Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "Disk Nearly Full: Writes Are Refused Until There Is Room",
             ),
+            Self::UpgradeNotFinished(why) => {
+                Answer::line(StatusCode::CONFLICT, format_args!("Upgrade Not Finished: {why}"))
+            }
             Self::Unknown => Answer::line(
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",
@@ -379,6 +393,12 @@ fn rejected(rejection: &Rejection) -> Answer {
         Rejection::NotAFile(key) => Answer::line(bad, format_args!("Not A File: {key}")),
         Rejection::NotADirectory(key) => Answer::line(bad, format_args!("Not A Directory: {key}")),
         Rejection::NotEmpty(key) => Answer::line(bad, format_args!("Not Empty: {key}")),
+        Rejection::KeyExists(key) => Answer::line(bad, format_args!("Key Already Exists: {key}")),
+        Rejection::Overtaken { base } => Answer::line(
+            StatusCode::CONFLICT,
+            format_args!("Overtaken: Another Command Came Behind {}", base.0),
+        ),
+        Rejection::NothingToDo => Answer::line(StatusCode::CONFLICT, "Nothing To Do"),
         Rejection::Reserved(key) => {
             Answer::line(StatusCode::FORBIDDEN, format_args!("Reserved For The System: {key}"))
         }
@@ -411,6 +431,7 @@ impl From<WriteError> for Problem {
         match error {
             WriteError::Unavailable(unavailable) => Self::Unavailable(unavailable),
             WriteError::DiskFull => Self::DiskFull,
+            WriteError::UpgradeNotFinished(why) => Self::UpgradeNotFinished(why),
             WriteError::Unknown => Self::Unknown,
         }
     }

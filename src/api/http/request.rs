@@ -39,9 +39,10 @@ const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 const NOTED_BYTES: usize = 512;
 
 /// The fields that mean something somewhere; of the others, the first is noted.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "value",
     "prevValue",
+    "prevExist",
     "ttl",
     "index",
     "after",
@@ -137,12 +138,21 @@ impl Fields {
         self.text("value")
     }
 
-    /// Returns the value that a test asks for. No key holds an empty value, so an
+    /// Returns the value that a test asks for, or says what is bad. No key holds an empty value, so an
     /// empty one is a mistake rather than no test.
-    pub(in crate::api) fn prev_value(&self) -> Result<Option<Arc<str>>, Problem> {
+    pub(in crate::api) fn prev_value(&self, empty: Bad) -> Result<Option<Arc<str>>, Problem> {
         match (self.get("prevValue"), self.text("prevValue")?) {
-            (Some(_), None) => Err(Bad::PrevValue.into()),
+            (Some(_), None) => Err(empty.into()),
             (_, prev_value) => Ok(prev_value),
+        }
+    }
+
+    /// Returns whether a key is to be set only if it is not there.
+    pub(in crate::api) fn creates(&self) -> Result<bool, Problem> {
+        match self.get("prevExist") {
+            None => Ok(false),
+            Some(b"false" | b"0") => Ok(true),
+            Some(_) => Err(Bad::PrevExist.into()),
         }
     }
 
@@ -283,7 +293,7 @@ mod tests {
     fn form_is_decoded() {
         let fields = fields("value=Hello+w%C3%B6rld%21&other=x&&=&ttl=5&value=second");
         assert_eq!(fields.value(), Ok(Some(Arc::from("Hello wörld!"))));
-        assert_eq!(fields.prev_value(), Ok(None));
+        assert_eq!(fields.prev_value(Bad::PrevValue), Ok(None));
         assert_eq!(fields.ttl(), Ok(Ttl::new(5)));
     }
 
@@ -297,7 +307,7 @@ mod tests {
         for text in ["index=x", "index=-1", "index=+"] {
             assert_eq!(fields(text).index(), Err(Bad::Index.into()), "{text}");
         }
-        assert_eq!(fields("prevValue=").prev_value(), Err(Bad::PrevValue.into()));
+        assert_eq!(fields("prevValue=").prev_value(Bad::PrevValue), Err(Bad::PrevValue.into()));
         for text in ["timeout=x", "timeout=-1", "timeout=NaN", "timeout="] {
             assert_eq!(fields(text).limit(), Err(Bad::Timeout.into()), "{text}");
         }

@@ -14,7 +14,13 @@ use crate::node::Node;
 use crate::state::published::Published;
 
 /// The fields that a set knows, with or without a test.
-const SET: [&str; 4] = ["value", "prevValue", "ttl", "timeout"];
+const SET: [&str; 5] = ["value", "prevValue", "prevExist", "ttl", "timeout"];
+
+/// The fields that a testAndSet knows.
+const TEST_AND_SET: [&str; 4] = ["value", "prevValue", "ttl", "timeout"];
+
+/// The fields that a delete knows.
+const DELETE: [&str; 3] = ["prevValue", "dir", "timeout"];
 
 /// How many children of a directory are written before others are let in.
 const CHILDREN_AT_ONCE: usize = 256;
@@ -57,7 +63,7 @@ pub(super) async fn list<B>(
     Ok(answer.read_from(now))
 }
 
-/// Sets a key; with a previous value, tests it first.
+/// Sets a key; with a previous value, or without any to be, tests that first.
 pub(super) async fn set(
     node: &Node,
     key: KeyPath,
@@ -66,9 +72,13 @@ pub(super) async fn set(
     let fields = fields_of_write(&key, request, &SET).await?;
     let value = fields.value()?.ok_or(Bad::SetValue)?;
     let ttl = fields.ttl()?;
-    let command = match fields.prev_value()? {
-        Some(prev_value) => Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }),
-        None => Command::Set { key, value, ttl },
+    let command = match (fields.prev_value(Bad::PrevValue)?, fields.creates()?) {
+        (Some(_), true) => return Err(Bad::Exclusive("Set: PrevValue And PrevExist").into()),
+        (Some(prev_value), false) => {
+            Command::TestAndSet(TestAndSet { key, prev_value, value, ttl })
+        }
+        (None, true) => Command::Create { key, value, ttl },
+        (None, false) => Command::Set { key, value, ttl },
     };
     propose(node, command, &fields).await
 }
@@ -79,21 +89,26 @@ pub(super) async fn test_and_set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &SET).await?;
-    let prev_value = fields.prev_value()?.ok_or(Bad::PrevValue)?;
+    let fields = fields_of_write(&key, request, &TEST_AND_SET).await?;
+    let prev_value = fields.prev_value(Bad::PrevValue)?.ok_or(Bad::PrevValue)?;
     let value = fields.value()?.ok_or(Bad::TestAndSetValue)?;
     let ttl = fields.ttl()?;
     propose(node, Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }), &fields).await
 }
 
-/// Deletes a key, or a directory that holds nothing.
+/// Deletes a key; with a previous value, tests it first. Or a directory that holds nothing.
 pub(super) async fn delete(
     node: &Node,
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &["timeout", "dir"]).await?;
-    let command = if fields.dir()? { Command::DeleteDir { key } } else { Command::Delete { key } };
+    let fields = fields_of_write(&key, request, &DELETE).await?;
+    let command = match (fields.prev_value(Bad::DeletePrevValue)?, fields.dir()?) {
+        (Some(_), true) => return Err(Bad::Exclusive("Delete: PrevValue And Dir").into()),
+        (Some(prev_value), false) => Command::TestAndDelete { key, prev_value },
+        (None, true) => Command::DeleteDir { key },
+        (None, false) => Command::Delete { key },
+    };
     propose(node, command, &fields).await
 }
 

@@ -77,6 +77,10 @@ fn command(command: &Command) -> String {
         Command::TestAndSet(TestAndSet { key, ttl: lives, .. }) => {
             format!("testandset {key}{}", ttl(lives))
         }
+        Command::Create { key, ttl: lives, .. } => format!("create {key}{}", ttl(lives)),
+        Command::TestAndDelete { key, .. } => format!("testanddelete {key}"),
+        Command::Restore(restore) => format!("restore {}", restore.key),
+        Command::Upgrade { format } => format!("upgrade {format}"),
         Command::Delete { key } => format!("delete {key}"),
         Command::DeleteDir { key } => format!("delete directory {key}"),
         Command::Sync { .. } => "sync".to_owned(),

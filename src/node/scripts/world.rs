@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_log::{
-    ClusterId, Command, Entry, LogId, LogTime, Machine as Described, Membership, NodeId, Payload,
-    RaftIndex,
+    ClusterId, Command, Entry, LogFormat, LogId, LogTime, Machine as Described, Membership, NodeId,
+    Payload, RaftIndex,
 };
 use etcd_projections::State;
 use tempfile::TempDir;
@@ -143,7 +143,7 @@ impl World {
 
     /// Writes into the log who the machines are, at once, for the group is what the log says.
     pub(super) fn introduce(&self) {
-        let mut commands = vec![Command::Sync { cluster: CLUSTER }];
+        let mut commands = vec![Command::Sync { cluster: CLUSTER, format: LogFormat::NEWEST }];
         commands.extend(self.machines.values().map(|machine| Command::Join(machine.described())));
         let node = self.machines["n1"].node().clone();
         let placed = self.run(async move { node.inner.proposer.propose_group(commands).await });
@@ -158,6 +158,7 @@ impl World {
         let parts = Parts {
             cluster: CLUSTER,
             machine: machine.described(),
+            reads: LogFormat::NEWEST,
             founds: false,
             log: machine.log.clone(),
             backfill: BackfillSource(Arc::new(|| None)),

@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::Path;
 
 use etcd_log::{
-    Batch, Command, Entry, Index, KeyPath, LogTime, Machine, NodeId, Payload, TestAndSet, Ttl,
+    Batch, Command, Entry, Index, KeyPath, LogTime, Machine, NodeId, Payload, Restore, TestAndSet,
+    Ttl,
 };
 use etcd_projections::{Change, Outcome, What, machine_key};
 use serde::Serialize;
@@ -69,9 +70,13 @@ fn show_batch(
     selection: &Selection,
     out: &mut dyn Write,
 ) -> Result<(), ToolError> {
-    let expired = outcomes.len() - batch.commands.len();
-    for (at, outcome) in outcomes.iter().enumerate() {
-        let command = at.checked_sub(expired).map(|at| &batch.commands[at]);
+    let mut commands = batch.commands.iter();
+    // An expiry has the index of the command before it, as has each further event of one.
+    let end = outcomes.last().map_or(0, |outcome| outcome.position.index.0);
+    let mut last = Index(end - batch.commands.len() as u64);
+    for outcome in outcomes {
+        let is_answer = std::mem::replace(&mut last, outcome.position.index) < last;
+        let command = if is_answer { commands.next() } else { None };
         let key = command.map_or_else(|| key_of_event(outcome), key_of_command);
         if !selection.takes(outcome, key.as_ref()) {
             continue;
@@ -87,7 +92,7 @@ fn show_batch(
             writeln!(out, "{index:>8}  {time}  {}{what}", CommandText(command))?;
         } else if let What::Event(event) = &outcome.what {
             let (time, what) = (outcome.position.time, Came(outcome));
-            writeln!(out, "{:>8}  {time}  expire {}{what}", "", Printable(&event.key))?;
+            writeln!(out, "{:>8}  {time}  {}{what}", "", EventText(event))?;
         }
     }
     Ok(())
@@ -155,8 +160,13 @@ fn key_of_command(command: &Command) -> Option<KeyPath> {
         Command::Set { key, .. }
         | Command::Delete { key }
         | Command::DeleteDir { key }
+        | Command::Create { key, .. }
+        | Command::TestAndDelete { key, .. }
+        | Command::Restore(Restore { key, .. })
         | Command::TestAndSet(TestAndSet { key, .. }) => Some(key.clone()),
-        Command::Sync { .. } => KeyPath::clean(etcd_projections::CLUSTER_KEY).ok(),
+        Command::Sync { .. } | Command::Upgrade { .. } => {
+            KeyPath::clean(etcd_projections::CLUSTER_KEY).ok()
+        }
         Command::Join(Machine { name, .. }) | Command::Leave { name } => machine_key(name),
     }
 }
@@ -206,14 +216,42 @@ impl fmt::Display for CommandText<'_> {
                 write!(f, "testAndSet {} = {value:?} if it is {prev_value:?}", Printable(key))?;
                 ttl(f, seconds)
             }
+            Command::Create { key, value, ttl: seconds } => {
+                write!(f, "set {} = {value:?} if it is not there", Printable(key))?;
+                ttl(f, seconds)
+            }
+            Command::TestAndDelete { key, prev_value } => {
+                write!(f, "delete {} if it is {prev_value:?}", Printable(key))
+            }
+            Command::Restore(Restore { key, at, changes, .. }) => {
+                write!(f, "restore {} to {at}, {} changes", Printable(key), changes.len())
+            }
+            Command::Upgrade { format } => write!(f, "upgrade to log format {format}"),
             Command::Delete { key } => write!(f, "delete {}", Printable(key)),
             Command::DeleteDir { key } => write!(f, "delete directory {}", Printable(key)),
-            Command::Sync { cluster } => write!(f, "sync cluster {cluster}"),
+            Command::Sync { cluster, format } => {
+                write!(f, "sync cluster {cluster}, log format {format}")
+            }
             Command::Join(Machine { name, node, peer_url, client_url }) => {
                 let [name, peers, clients] = [name, peer_url, client_url].map(Printable);
                 write!(f, "join {name} ({node}) at {peers} and {clients}")
             }
             Command::Leave { name } => write!(f, "leave {}", Printable(name)),
+        }
+    }
+}
+
+/// An event that is not told with a command of its own, for people.
+struct EventText<'a>(&'a etcd_projections::Event);
+
+impl fmt::Display for EventText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = Printable(&self.0.key);
+        match &self.0.change {
+            Change::Set { value, .. } => write!(f, "set {key} = {value:?}"),
+            Change::Delete { .. } => write!(f, "delete {key}"),
+            Change::DeleteDir => write!(f, "delete directory {key}"),
+            Change::Expire { .. } => write!(f, "expire {key}"),
         }
     }
 }

@@ -13,7 +13,7 @@ use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd::storage::disk_space::DiskRoom;
 use etcd::util::clock::Clock;
-use etcd_log::{ClusterId, LogStorage as _, LogTime, Machine, NodeId};
+use etcd_log::{ClusterId, LogFormat, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::State;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -209,7 +209,7 @@ async fn run(
     };
     if !*host.has_joined.lock().unwrap() {
         let network = Arc::<Network>::clone(&network);
-        let _cluster = join(&machine, &others, network).await.unwrap();
+        let _cluster = join(&machine, LogFormat::NEWEST, &others, network).await.unwrap();
         *host.has_joined.lock().unwrap() = true;
     }
     let parts = parts(&host, machine, network, others, seed);
@@ -253,6 +253,7 @@ fn parts(
     Parts {
         cluster: ClusterId(1),
         machine,
+        reads: LogFormat::NEWEST,
         founds: host.founds,
         log,
         backfill: BackfillSource(Arc::new(|| None)),

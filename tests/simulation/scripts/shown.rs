@@ -26,6 +26,7 @@ pub(super) fn request(request: &Request, behind: &[u8]) -> Option<String> {
         Request::Checkpoint { .. }
         | Request::Move { .. }
         | Request::Knows { .. }
+        | Request::LogFormat
         | Request::Process
         | Request::Status
         | Request::History(_)
