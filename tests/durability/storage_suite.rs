@@ -15,6 +15,7 @@ use etcd::storage::disk_space::DiskRoom;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;
+use openraft::storage::RaftLogStorage as _;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
@@ -88,7 +89,7 @@ fn log_in_memory() {
 /// A machine that led must not lead on after a restart without an election.
 #[tokio::test]
 async fn own_vote_is_demoted_when_read_back() {
-    use openraft::storage::RaftLogStorage as _;
+    limit::begin();
     let log = MemoryLog::new();
     let vote = etcd_log::Vote { term: etcd_log::Term(3), node: ME, committed: true };
     log.write(etcd_log::Write::Vote(vote), Box::new(drop));
