@@ -12,6 +12,7 @@ use etcd::state::published;
 use etcd::state::recent_outcomes::RecentOutcomes;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::stored::Stored;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;
@@ -28,8 +29,9 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let start = Checkpoint::empty(State::new(10));
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
-    let disk = DiskRoom::default();
-    let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
+    let (log, disk) = (log.clone(), DiskRoom::default());
+    let stored = Stored { log, checkpoints: store.clone(), disk };
+    let writer = CheckpointWriter::start(stored, |_, _| {});
     let checkpoints = Checkpoints::new(store, &start, None);
     let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     StateMachine::new(
