@@ -43,6 +43,7 @@ const FOLDERS_OF_THE_LOG: Order<'_> = &[
     &["disk"],
     &["archive"],
     &["recovery"],
+    &["stream"],
     &["reader"],
     &["wal"],
     &["testing"],
