@@ -4,6 +4,8 @@
 
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/time_limit.rs"]
+mod time_limit;
 #[path = "tidy/tokens.rs"]
 mod tokens;
 
@@ -41,6 +43,7 @@ const FOLDERS_OF_THE_LOG: Order<'_> = &[
     &["disk"],
     &["archive"],
     &["recovery"],
+    &["stream"],
     &["reader"],
     &["wal"],
     &["testing"],
@@ -113,6 +116,20 @@ fn no_import_runs_upwards_or_in_a_circle() {
     };
     check("src", FOLDERS, &[]);
     check("log/src", FOLDERS_OF_THE_LOG, UPWARDS_IN_THE_LOG);
+}
+
+/// Nobody waits for ever for one that hangs: see `tests/support/limit.rs`.
+#[test]
+fn every_test_that_may_hang_has_its_time() {
+    let mut found = 0;
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        for (line, is_limited) in time_limit::of_tests(&text) {
+            found += 1;
+            assert!(is_limited, "{}:{line}: does not begin its time", path.display());
+        }
+    }
+    assert!(found > 20, "{found} tests of tokio or of a script");
 }
 
 #[test]

@@ -55,6 +55,7 @@
 //! | `disk` | the border to the disk, and okaywal's side of the segments |
 //! | `archive` | settled history, in sealed files, and how much of it is kept |
 //! | `recovery` | a directory of segments judged before any is used: `scan`, `high_water`, `repair` |
+//! | `stream` | [`EntryStream`]: the entries of a log, read a piece at a time |
 //! | `reader` | [`LogReader`]: one stream of entries from archive, segments and memory |
 //! | `wal` | [`Wal`]: the threads that write, seal, and drop |
 //! | `testing` | disks that crash, and what the tests share |
@@ -85,6 +86,8 @@ mod archive;
 
 mod recovery;
 
+mod stream;
+
 mod reader;
 
 mod wal;
@@ -103,6 +106,7 @@ pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
 pub use recovery::scanned::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, WRITE_ENTRIES, Write};
+pub use stream::EntryStream;
 #[cfg(feature = "simulated-disk")]
 #[doc(hidden)]
 pub use testing::crashing;

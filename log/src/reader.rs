@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::task::spawn_blocking;
 
 use crate::archive::Archive;
 use crate::error::{Damage, LogError};
@@ -30,6 +30,7 @@ use crate::segments::frame::{self, EntryHead, HEADER, Record};
 use crate::segments::segment;
 use crate::segments::tail::{Found, Place, Tail};
 use crate::storage::LogState;
+use crate::stream::EntryStream;
 use crate::types::{Entry, Index, LogId, Membership, RaftIndex};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
@@ -37,10 +38,6 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// How many entries are looked up at once.
 const CHUNK_ENTRIES: u64 = 1024;
-
-/// How many entries a stream is ahead of its reader: they are in memory already,
-/// for they were read a chunk at a time.
-const AHEAD: usize = 64;
 
 /// How many open segments are kept at hand.
 const OPEN_FILES: usize = 8;
@@ -255,19 +252,17 @@ impl LogReader {
     /// Streams the entries from `range.start` on, up to its end. The stream ends
     /// early where the log does.
     ///
-    /// A reader that goes slowly holds a chunk of entries, those that it is behind,
-    /// and a thread of those that may block; it holds no lock.
-    pub fn read(&self, range: Range<RaftIndex>) -> ReceiverStream<Result<Arc<Entry>, LogError>> {
-        let (sender, receiver) = tokio::sync::mpsc::channel(AHEAD);
+    /// # Panics
+    ///
+    /// Outside a runtime.
+    pub fn read(&self, range: Range<RaftIndex>) -> EntryStream {
         let reader = self.clone();
-        tokio::task::spawn_blocking(move || {
-            for entry in reader.iter(range) {
-                if sender.blocking_send(entry).is_err() {
-                    return;
-                }
-            }
-        });
-        ReceiverStream::new(receiver)
+        EntryStream::new(range, move |range| {
+            let reader = reader.clone();
+            let read = spawn_blocking(move || reader.entries(range, CHUNK_BYTES));
+            // Where the runtime is at its end, nobody takes them any more.
+            async { read.await.unwrap_or(Err(LogError::Closed)) }
+        })
     }
 
     /// Iterates over the entries from `range.start` on, as [`Self::read`] does,

@@ -31,7 +31,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etcd_log::{LogError, LogReader, LogStorage as _, RaftIndex, Record, Wal, WalOptions, Write};
-use support::{entry, eventually, open_to_read, options, write};
+use support::{entry, eventually, limit, open_to_read, options, write};
 use tempfile::TempDir;
 use test_each_file::test_each_path;
 
@@ -44,6 +44,7 @@ const SETTLED: u64 = 29;
 test_each_path! { in "log/tests/faults" as faults => run }
 
 fn run(script: &Path) {
+    limit::begin();
     goldenscript::run(&mut Runner { log: written() }, script).unwrap();
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use etcd_log::{
     Entry, LogError, LogReader, LogStorage as _, RaftIndex, Recovered, Wal, WalOptions, Write,
 };
-use support::{options, write};
+use support::{limit, options, write};
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;
 
@@ -66,6 +66,7 @@ fn reopened_log_is_whole_and_goes_on() {
 
 #[tokio::test]
 async fn stream_crosses_segments_and_the_live_tail() {
+    limit::begin();
     let (dir, _) = written();
     let (wal, _) = open(dir.path()).unwrap();
     append(&wal, ENTRIES..ENTRIES + 1);

@@ -1,6 +1,9 @@
 //! Laws that hold for any log, tried on many random ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../tests/support/limit.rs"]
+mod limit;
+
 use std::sync::Arc;
 
 use etcd_log::{
@@ -129,6 +132,7 @@ proptest! {
     /// Any log replayed whole is the same as replayed from any checkpoint.
     #[test]
     fn replay_from_any_checkpoint_is_replay_from_the_start(log in log(), at in any::<prop::sample::Index>()) {
+        limit::begin();
         let at = at.index(log.len());
         let mut whole = State::new(RING);
         let mut from_checkpoint = State::new(RING);
@@ -145,6 +149,7 @@ proptest! {
     /// Indices and event numbers are dense, and the clock never goes back.
     #[test]
     fn numbers_have_no_gaps(log in log()) {
+        limit::begin();
         let mut state = State::new(RING);
         for batch in &log {
             let mut before = state.position();
@@ -174,6 +179,7 @@ proptest! {
     /// same position, and has nothing to say of other positions.
     #[test]
     fn another_digest_is_noticed_where_it_belongs(log in log(), at in any::<prop::sample::Index>()) {
+        limit::begin();
         let mut state = State::new(RING);
         let mut checks = Vec::new();
         for batch in &log {
@@ -194,6 +200,7 @@ proptest! {
     /// has touched it, though it stands elsewhere from then on.
     #[test]
     fn lost_key_is_noticed_at_the_entry_that_a_check_names(log in log(), later in 0..4_u64) {
+        limit::begin();
         let mut entries = (0..).map(RaftIndex);
         let mut state = State::new(RING);
         for batch in &log {
@@ -228,6 +235,7 @@ proptest! {
     /// No key outlives its deadline, and none with a deadline is forgotten.
     #[test]
     fn deadlines_are_those_of_the_tree(log in log()) {
+        limit::begin();
         let mut state = State::new(RING);
         for batch in &log {
             state.apply(batch);
@@ -249,6 +257,7 @@ proptest! {
     /// Everything but the root has a directory above it, and no file has a child.
     #[test]
     fn tree_is_a_tree(log in log()) {
+        limit::begin();
         let mut state = State::new(RING);
         for batch in &log {
             state.apply(batch);

@@ -20,6 +20,8 @@
 //!
 //! The second records all of them anew: what has changed is read against what they claim.
 
+#[path = "../../tests/support/limit.rs"]
+mod limit;
 #[path = "../../tests/support/scripts_are_tests.rs"]
 mod scripts_are_tests;
 
@@ -37,6 +39,7 @@ use test_each_file::test_each_path;
 test_each_path! { in "projections/tests/scripts" as scripts => run }
 
 fn run(script: &Path) {
+    limit::begin();
     let recorded = goldenscript::run(&mut Runner::new(), script);
     recorded.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
 }

@@ -222,6 +222,7 @@ mod tests {
     use crate::consensus::connection::{Connection, Connections};
     use crate::consensus::types::from_entry;
     use crate::peers::{Connect, Connecting, Handler, Incoming, Peers, Refusal, serve};
+    use crate::util::limit;
 
     const HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -301,6 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_confirmed_in_part_is_not_missed() {
+        limit::begin();
         let network =
             Network::for_tests(Peers::new(NodeId(1), ClusterId(1), Arc::new(Slow::default())));
         let vote = to_vote(Vote::new_committed(1, 1));
@@ -315,6 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn append_that_takes_long_is_sent_once() {
+        limit::begin();
         let slow = Slow::default();
         let answered = ask_as_openraft(&mut connection(&slow).await).await;
         assert_eq!(slow.appends.load(Ordering::Relaxed), 1);
@@ -326,6 +329,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn append_of_another_leader_is_not_the_one_under_way() {
+        limit::begin();
         let slow = Slow::default();
         let mut connection = connection(&slow).await;
         let first = connection.append_entries(upto(3), RPCOption::new(HEARTBEAT));

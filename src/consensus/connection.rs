@@ -215,6 +215,7 @@ mod tests {
 
     use super::*;
     use crate::peers::{Connect, Connecting, Peers};
+    use crate::util::limit;
 
     /// A network on which nobody is reached.
     #[derive(Debug)]
@@ -235,6 +236,7 @@ mod tests {
     /// answers it for the other machine would let an overruled leader answer reads.
     #[tokio::test]
     async fn new_connection_answers_nothing_for_the_other_machine() {
+        limit::begin();
         let node = BasicNode::new("nowhere:1");
         let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Nowhere));
         let mut connection = Connections(Network::for_tests(peers)).new_client(2, &node).await;

@@ -150,6 +150,7 @@ mod tests {
     use super::*;
     use crate::state::published::{self, Publisher};
     use crate::util::clock::Clock;
+    use crate::util::limit;
 
     const SECOND: u64 = 1_000_000_000;
     const YEAR: u64 = 31_536_000;
@@ -194,6 +195,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn leader_whose_clock_is_a_year_ahead_is_refused_for_a_while() {
+        limit::begin();
         let follower = Follower::new();
         assert!(follower.judge(1, 6, &[at(7, 1000), at(8, 1060)]));
         let wrong = [at(9, 1060), at(10, 1000 + YEAR)];
@@ -216,6 +218,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_committed_is_taken() {
+        limit::begin();
         let follower = Follower::new();
         let wrong = at(9, 1000 + YEAR);
         assert!(!follower.judge(1, 8, std::slice::from_ref(&wrong)));
@@ -234,6 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn leader_that_is_behind_or_was_here_before_is_not_doubted() {
+        limit::begin();
         let follower = Follower::new();
         assert!(follower.judge(1, 6, &[at(7, 1)]));
         // A follower that comes back has a clock, whatever its state is.
@@ -244,6 +248,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn leader_whose_check_is_wrong_is_refused() {
+        limit::begin();
         let follower = Follower::new();
         let second = LogTime(SECOND);
         follower.publisher.apply(id(5), false, |state| {

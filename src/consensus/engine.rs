@@ -19,6 +19,7 @@ use super::timing::Timing;
 use super::types::TypeConfig;
 use super::unsynced::Unsynced;
 use crate::peers::{Peers, ProposalError};
+use crate::storage::checkpoint::CheckpointError;
 use crate::util::clock::Clock;
 use crate::util::error_chain::ErrorChain;
 
@@ -48,7 +49,7 @@ pub struct Parts {
     pub(super) incoming_checkpoints: IncomingCheckpoints,
     pub(super) log_state: Box<dyn Fn() -> LogState + Send + Sync>,
     /// Tells the log of the checkpoints that there are.
-    pub(super) note_checkpoints: Box<dyn Fn() + Send + Sync>,
+    pub(super) note_checkpoints: Box<dyn Fn() -> Result<(), CheckpointError> + Send + Sync>,
     pub(super) judge: Judge,
     /// How many more appends may wait for the disk.
     pub(super) appends: Arc<Semaphore>,

@@ -21,7 +21,7 @@ use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
 use crate::peers::{FrameError, Incoming};
-use crate::storage::checkpoint::{self, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::storage::checkpoint::{CheckpointError, CheckpointFile, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
@@ -205,12 +205,4 @@ impl IncomingCheckpoints {
 fn discard(path: &Path) {
     // What stays is removed at the next start.
     let _removed = std::fs::remove_file(path);
-}
-
-/// Tells the log which checkpoints there are.
-pub(crate) fn note(store: &CheckpointStore, log: &impl etcd_log::LogStorage) {
-    match store.list() {
-        Ok(files) => checkpoint::note(log, &files),
-        Err(error) => tracing::warn!("the checkpoints cannot be listed: {}", ErrorChain(&error)),
-    }
 }

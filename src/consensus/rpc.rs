@@ -202,7 +202,9 @@ impl Consensus {
         if (self.log_state)().committed >= Some(applied) {
             self.incoming_checkpoints.covered(applied).await;
         }
-        (self.note_checkpoints)();
+        if let Err(error) = (self.note_checkpoints)() {
+            tracing::warn!("the checkpoints cannot be listed: {}", ErrorChain(&error));
+        }
         Ok(to_vote(installed.vote))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{LogId, LogStorage, NodeId};
+use etcd_log::{LogId, LogStorage};
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
 use tokio::sync::{Semaphore, mpsc};
@@ -14,51 +14,39 @@ use super::doubt::Doubts;
 use super::election::{self, Hints};
 use super::engine::{APPENDS, Consensus, ConsensusError, HEARTBEATS, Parts, failed};
 use super::in_flight::InFlight;
-use super::incoming_checkpoints::{self, IncomingCheckpoints};
+use super::incoming_checkpoints::IncomingCheckpoints;
 use super::judge::{Judge, judge_own_vote};
 use super::liveness::Liveness;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::pulse;
 use super::state_machine::StateMachine;
+use super::surroundings::{Oneself, Surroundings};
 use super::timing::Timing;
 use super::unsynced::Unsynced;
 use crate::peers::Peers;
-use crate::storage::checkpoint::{CheckpointFile, CheckpointStore};
-use crate::storage::disk_space::DiskRoom;
-use crate::util::clock::Clock;
+use crate::storage::checkpoint::CheckpointFile;
+use crate::storage::stored::Stored;
 
 /// How to start.
 #[derive(Debug)]
 pub struct ConsensusOptions<L> {
     /// Who this machine is.
-    pub me: NodeId,
-    /// Where the other machines reach it: `host:port`.
-    pub address: String,
-    /// Whether it founds a cluster, if its log is empty; or else waits to be let in.
-    pub founds: bool,
-    /// Its log.
-    pub log: L,
-    /// Up to where Raft need not look at it.
+    pub oneself: Oneself,
+    /// What is around it.
+    pub surroundings: Surroundings,
+    /// Its log and its checkpoints.
+    pub stored: Stored<L>,
+    /// Up to where Raft need not look at the log.
     pub starts_behind: Option<LogId>,
     /// Its state machine.
     pub state_machine: StateMachine,
     /// What is not on its disk yet; the state machine waits for it.
     pub unsynced: Unsynced,
-    /// Where its checkpoints lie.
-    pub checkpoints: CheckpointStore,
-    /// The room for them.
-    pub disk: DiskRoom,
     /// The checkpoints that are written.
     pub written: mpsc::UnboundedReceiver<CheckpointFile>,
     /// The way to the other machines.
     pub peers: Peers,
-    /// Where other machines may be found that have moved.
-    pub hints: Vec<String>,
-    /// How long to wait for each other.
-    pub timing: Timing,
-    /// The time.
-    pub clock: Clock,
     /// What it thinks of leaders.
     pub doubts: Doubts,
 }
@@ -74,12 +62,15 @@ impl Consensus {
     pub async fn start<L: LogStorage>(
         options: ConsensusOptions<L>,
     ) -> Result<Self, ConsensusError> {
-        let ConsensusOptions { me, log, peers, timing, clock, checkpoints, .. } = options;
+        let ConsensusOptions { oneself, stored, peers, unsynced, .. } = options;
+        let Surroundings { hints, timing, clock, .. } = options.surroundings;
+        let (me, address) = (oneself.machine.node, oneself.machine.peer_address());
+        let log = stored.log.clone();
         let (in_flight, liveness) = (InFlight::default(), Liveness::default());
         judge_own_vote(&log.state()).map_err(|error| failed("go on from its own vote", error))?;
-        let incoming_checkpoints = IncomingCheckpoints::new(checkpoints.clone(), options.disk);
+        let incoming_checkpoints =
+            IncomingCheckpoints::new(stored.checkpoints.clone(), stored.disk.clone());
         let store = LogStore::new(log.clone(), me).starting_behind(options.starts_behind);
-        let unsynced = options.unsynced;
         let store = store.with(in_flight.clone(), incoming_checkpoints.clone(), unsynced.clone());
         let network =
             Network::new(peers.clone(), liveness.clone(), unsynced.clone(), clock.clone());
@@ -87,8 +78,7 @@ impl Consensus {
         let connections = Connections(Arc::new(network));
         let raft = Raft::new(me.0, config, connections, store, options.state_machine).await;
         let raft = raft.map_err(|error| failed("start", error))?;
-        let noted = log.clone();
-        let note_checkpoints = Box::new(move || incoming_checkpoints::note(&checkpoints, &noted));
+        let note_checkpoints = Box::new(move || stored.note_checkpoints(|_| true));
         let compared = log.clone();
         // What cannot be read is not compared; who needs it says so.
         let judge =
@@ -97,7 +87,7 @@ impl Consensus {
         let parts = Parts {
             raft,
             me,
-            address: Arc::from(&*options.address),
+            address: Arc::from(address),
             peers,
             liveness,
             timing,
@@ -113,8 +103,8 @@ impl Consensus {
             doubts: options.doubts,
         };
         let consensus = Self { parts: Arc::new(parts) };
-        if options.founds {
-            consensus.found(options.address.clone()).await?;
+        if oneself.founds {
+            consensus.found(address.to_owned()).await?;
         }
         // Once it answers, it has said who the members are.
         let answered = consensus.raft.is_initialized().await;
@@ -122,9 +112,9 @@ impl Consensus {
         for (node, address) in &consensus.membership().nodes {
             consensus.peers.learn(*node, address);
         }
-        consensus.make_sure_of_being_alone(&options.address).await?;
+        consensus.make_sure_of_being_alone(address).await?;
         tokio::spawn(consensus.clone().purge_behind_checkpoints(options.written));
-        let hints = Hints { address: options.address.into(), others: options.hints };
+        let hints = Hints { address: address.into(), others: hints };
         tokio::spawn(election::run(consensus.clone(), hints));
         tokio::spawn(pulse::run(consensus.clone()));
         Ok(consensus)

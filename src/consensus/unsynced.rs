@@ -181,6 +181,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::util::limit;
 
     #[test]
     fn what_is_not_on_disk_is_waited_for() {
@@ -203,6 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_that_applying_waits_for_the_disk_is_counted() {
+        limit::begin();
         let (unsynced, lately) = (Unsynced::default(), Duration::from_secs(10));
         let wait = async |millis| {
             unsynced.begin(RaftIndex(1));
@@ -226,6 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_disk_of_whom_nobody_asks_is_not_remembered_for_ever() {
+        limit::begin();
         let unsynced = Unsynced::default();
         for _ in 0..1000 {
             let writing = unsynced.writing();
@@ -237,6 +240,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whatever_openraft_writes_counts() {
+        limit::begin();
         let (unsynced, lately) = (Unsynced::default(), Duration::from_secs(10));
         let (vote, append) = (unsynced.writing(), unsynced.writing());
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -3,60 +3,51 @@
 
 use std::sync::Arc;
 
-use etcd_log::{ClusterId, LogFormat, LogId, LogStorage, Machine};
+use etcd_log::{LogId, LogStorage};
 use tokio::sync::mpsc;
 
 use super::{Node, NodeOptions};
 use crate::consensus::snapshot::Checkpoints;
 use crate::consensus::state_machine::StateMachine;
-use crate::consensus::{Consensus, ConsensusError, ConsensusOptions, Doubts, Timing, Unsynced};
-use crate::peers::{Connect, Peers};
+use crate::consensus::{
+    Consensus, ConsensusError, ConsensusOptions, Doubts, Oneself, Surroundings, Unsynced,
+};
+use crate::peers::Peers;
 use crate::state::log_clock::LogClock;
 use crate::state::published;
 use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
-use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
-use crate::storage::disk_space::DiskRoom;
-use crate::storage::log_stream::LogSource;
-use crate::util::clock::Clock;
+use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointWriter};
+use crate::storage::stored::Stored;
 
 /// What a machine is made of.
 #[derive(Debug)]
 pub struct Parts<L> {
-    /// The cluster that it belongs to.
-    pub cluster: ClusterId,
-    /// How the others and the clients know it.
-    pub machine: Machine,
-    /// The newest format of a log that it reads.
-    pub reads: LogFormat,
-    /// Whether it founds the cluster, if its log is empty.
-    pub founds: bool,
-    /// Its log.
-    pub log: L,
-    /// What fills in history that is missing from it.
+    /// Who it is.
+    pub oneself: Oneself,
+    /// What is around it.
+    pub surroundings: Surroundings,
+    /// What it keeps.
+    pub stored: Stored<L>,
+    /// Where it starts.
+    pub start: StartPoint,
+    /// What fills in history that is missing from the log.
     pub backfill: BackfillSource,
-    /// Up to where Raft need not look at the log.
-    pub starts_behind: Option<LogId>,
-    /// Where its checkpoints lie.
-    pub checkpoints: CheckpointStore,
-    /// The one that it starts from.
-    pub start: Checkpoint,
-    /// The file that this comes from.
-    pub file: Option<CheckpointFile>,
-    /// After how many bytes of batches another one is written.
+    /// After how many bytes of batches another checkpoint is written.
     pub checkpoint_bytes: usize,
     /// How many events its ring holds.
     pub ring_capacity: usize,
-    /// The room on its disk.
-    pub disk: DiskRoom,
-    /// How it reaches the others.
-    pub network: Arc<dyn Connect>,
-    /// Where others may be found that have moved.
-    pub hints: Vec<String>,
-    /// How long they wait for each other.
-    pub timing: Timing,
-    /// The time.
-    pub clock: Clock,
+}
+
+/// Where a machine starts.
+#[derive(Debug)]
+pub struct StartPoint {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The file that this comes from; none, if it is the beginning of all.
+    pub file: Option<CheckpointFile>,
+    /// Up to where Raft need not look at the log.
+    pub behind: Option<LogId>,
 }
 
 /// Puts a machine together, and starts it. Whoever does so lets others ask it.
@@ -65,26 +56,23 @@ pub struct Parts<L> {
 ///
 /// If its log or its checkpoints cannot be used.
 pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), ConsensusError> {
-    let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
-    let peers = Peers::new(machine.node, cluster, parts.network);
-    let (publisher, reader) = published::channel(start.state.clone(), start.applied);
-    let log_clock = LogClock::new(clock.clone());
+    let Parts { oneself, surroundings, stored, start, .. } = parts;
+    let network = Arc::clone(&surroundings.network);
+    let peers = Peers::new(oneself.machine.node, oneself.cluster, network);
+    let StartPoint { checkpoint, file, behind } = start;
+    let (publisher, reader) = published::channel(checkpoint.state.clone(), checkpoint.applied);
+    let log_clock = LogClock::new(surroundings.clock.clone());
     let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
-    let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
+    let current = Checkpoints::new(stored.checkpoints.clone(), &checkpoint, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
     let noted = current.clone();
-    let writer = CheckpointWriter::start(
-        checkpoints.clone(),
-        disk.clone(),
-        log.clone(),
-        move |checkpoint, file| {
-            noted.written(checkpoint, file);
-            // Nobody listens any more when the engine has stopped.
-            let _heard = sender.send(file.clone());
-        },
-    );
+    let writer = CheckpointWriter::start(stored.clone(), move |checkpoint, file| {
+        noted.written(checkpoint, file);
+        // Nobody listens any more when the engine has stopped.
+        let _heard = sender.send(file.clone());
+    });
     let state_machine = StateMachine::new(
-        start.membership,
+        checkpoint.membership,
         publisher,
         outcomes.clone(),
         unsynced.clone(),
@@ -92,40 +80,29 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         writer,
         parts.checkpoint_bytes,
     )
-    .reading(parts.reads);
+    .reading(oneself.reads);
     let consensus = Consensus::start(ConsensusOptions {
-        me: machine.node,
-        address: machine.peer_address().to_owned(),
-        founds: parts.founds,
-        log: log.clone(),
-        starts_behind: parts.starts_behind,
+        oneself: oneself.clone(),
+        surroundings: surroundings.clone(),
+        stored: stored.clone(),
+        starts_behind: behind,
         state_machine,
         unsynced,
-        checkpoints: checkpoints.clone(),
-        disk: disk.clone(),
         written,
         peers: peers.clone(),
-        hints: parts.hints.clone(),
-        timing: parts.timing,
-        clock: clock.clone(),
         doubts: Doubts::new(log_clock.clone(), reader.clone()),
     })
     .await?;
     let node = Node::start(NodeOptions {
-        cluster,
-        machine,
-        reads: parts.reads,
+        oneself,
+        surroundings,
+        stored,
         consensus: consensus.clone(),
         peers,
-        hints: parts.hints,
         published: reader,
         outcomes,
-        clock,
         log_clock,
-        disk,
-        log: LogSource::new(log),
         backfill: parts.backfill,
-        checkpoints,
         ring_capacity: parts.ring_capacity,
     });
     Ok((node, consensus))

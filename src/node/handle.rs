@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, KeyPath, LogFormat, LogTime, Machine};
+use etcd_log::{ClusterId, Command, Index, KeyPath, LogFormat, LogStorage, LogTime, Machine};
 use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
@@ -19,15 +19,15 @@ use super::looked_for::LookedFor;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
 use super::watch::{Start, Watch};
-use crate::consensus::Consensus;
+use crate::consensus::{Consensus, Oneself, Surroundings};
 use crate::peers::Peers;
 use crate::state::log_clock::LogClock;
 use crate::state::published::{Published, StateReader};
 use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
-use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::log_stream::LogSource;
+use crate::storage::stored::Stored;
 use crate::util::clock::Clock;
 use crate::util::rate_limit::RateLimit;
 
@@ -45,35 +45,25 @@ pub enum Freshness {
 
 /// What a machine is made of.
 #[derive(Debug)]
-pub struct NodeOptions {
-    /// The cluster it belongs to.
-    pub cluster: ClusterId,
-    /// How the others and the clients know it.
-    pub machine: Machine,
-    /// The newest format of a log that it reads.
-    pub reads: LogFormat,
+pub struct NodeOptions<L> {
+    /// Who it is.
+    pub oneself: Oneself,
+    /// What is around it.
+    pub surroundings: Surroundings,
+    /// Its log and its checkpoints, for those who watch from an old index.
+    pub stored: Stored<L>,
     /// The engine.
     pub consensus: Consensus,
     /// The way to the other machines.
     pub peers: Peers,
-    /// Where other machines may be found that have moved.
-    pub hints: Vec<String>,
     /// What it has applied.
     pub published: StateReader,
     /// What came of what it has applied last.
     pub outcomes: RecentOutcomes,
-    /// The time.
-    pub clock: Clock,
     /// The time for the log.
     pub log_clock: LogClock,
-    /// The room on its disk.
-    pub disk: DiskRoom,
-    /// Its log, for those who watch from an old index.
-    pub log: LogSource,
     /// What fills in history that is missing from it.
     pub backfill: BackfillSource,
-    /// Its checkpoints, for the same.
-    pub checkpoints: CheckpointStore,
     /// How many events the ring holds.
     pub ring_capacity: usize,
 }
@@ -114,9 +104,11 @@ pub(super) struct Inner {
 
 impl Node {
     /// Starts the tasks of a machine.
-    pub fn start(options: NodeOptions) -> Self {
-        let NodeOptions { cluster, machine, consensus, peers, published, clock, disk, .. } =
-            options;
+    pub fn start<L: LogStorage>(options: NodeOptions<L>) -> Self {
+        let NodeOptions { consensus, peers, published, .. } = options;
+        let Oneself { cluster, machine, reads, .. } = options.oneself;
+        let Surroundings { hints, clock, .. } = options.surroundings;
+        let Stored { log, checkpoints, disk } = options.stored;
         let log_clock = options.log_clock;
         let proposer = Proposer::start(ProposerContext {
             consensus: consensus.clone(),
@@ -130,8 +122,8 @@ impl Node {
         let remote =
             RemoteHistory { me: machine.node, peers: peers.clone(), published: published.clone() };
         let history = History::new(
-            options.log,
-            options.checkpoints,
+            LogSource::new(log),
+            checkpoints,
             published.clone(),
             remote,
             options.ring_capacity,
@@ -140,10 +132,10 @@ impl Node {
         let inner = Inner {
             cluster,
             machine,
-            reads: options.reads,
+            reads,
             consensus,
             peers,
-            hints: options.hints,
+            hints,
             acquaintance: Acquaintance::default(),
             looked_for: LookedFor::default(),
             published,

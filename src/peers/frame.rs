@@ -290,8 +290,10 @@ mod tests {
     use tokio::io::{ReadBuf, empty, join, sink};
 
     use super::*;
+    use crate::util::limit;
 
     fn now<T>(future: impl Future<Output = T>) -> T {
+        limit::begin();
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         runtime.enable_time().build().unwrap().block_on(future)
     }
@@ -356,6 +358,7 @@ mod tests {
     /// Time goes on by itself where nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn frame_that_has_begun_has_to_come() {
+        limit::begin();
         let (mut bytes, body) = (Vec::new(), vec![7; 1_000_000]);
         let mut stream = join(empty(), &mut bytes);
         write(&mut stream, Kind::Response, Envelope::default(), &body).await.unwrap();
@@ -374,6 +377,7 @@ mod tests {
     /// What lies on the link at a time is never more than a portion.
     #[tokio::test]
     async fn long_question_goes_in_portions() {
+        limit::begin();
         let body = [&vec![7; 3 * PORTION][..], b"end"].concat();
         let (mut here, there) = tokio::io::duplex(2 * PORTION);
         let writing = {
@@ -389,6 +393,7 @@ mod tests {
     /// Whoever is silent in the middle of a request is given up.
     #[tokio::test(start_paused = true)]
     async fn portion_that_is_not_acknowledged_is_the_last() {
+        limit::begin();
         let (mut here, _there) = tokio::io::duplex(4 * PORTION);
         let late = write(&mut here, Kind::Request, ENVELOPE, &vec![7; 2 * PORTION]).await;
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);

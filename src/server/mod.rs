@@ -28,15 +28,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::api;
-use crate::consensus::Consensus;
+use crate::consensus::{Consensus, Oneself, Surroundings};
 use crate::node::Node;
-use crate::node::assemble::{self, Parts};
+use crate::node::assemble::{self, Parts, StartPoint};
 use crate::peers::Tcp;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::DiskRoom;
-use crate::storage::recovery::{note_checkpoints, start_state};
+use crate::storage::recovery::{RecoveryError, start_state};
+use crate::storage::stored::Stored;
 use crate::util::clock::Clock;
 
 use bootstrap::bootstrap;
@@ -192,31 +193,38 @@ impl Server {
             tokio::spawn(say_if_elsewhere(me, through, Arc::new(Tcp)));
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
-        let (start, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
-        let (from, applied) = (start.state.position().index, start.applied);
+        let (checkpoint, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
+        let (from, applied) = (checkpoint.state.position().index, checkpoint.applied);
         let (filled, reader) = (wal.clone(), wal.reader());
+        let behind = applied.min(reader.last_archived().max(reader.state().purged));
+        let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
+        let stored = Stored { log: wal.clone(), checkpoints, disk };
         let (node, consensus) = assemble::start(Parts {
-            cluster: identity.cluster,
-            machine,
-            reads: options.log_format,
-            founds: !identity.joined,
-            log: wal.clone(),
+            oneself: Oneself {
+                cluster: identity.cluster,
+                machine,
+                reads: options.log_format,
+                founds: !identity.joined,
+            },
+            surroundings: Surroundings {
+                network: Arc::new(Tcp),
+                hints: options.join,
+                timing: options.timing,
+                clock: Clock::default(),
+            },
+            stored: stored.clone(),
+            start: StartPoint { checkpoint, file, behind },
             backfill: BackfillSource(Arc::new(move || Some(Box::new(filled.backfill()?)))),
-            starts_behind: applied.min(reader.last_archived().max(reader.state().purged)),
-            checkpoints: checkpoints.clone(),
-            start,
-            file,
             checkpoint_bytes: options.checkpoint_bytes,
             ring_capacity: options.ring_capacity,
-            disk: DiskRoom::watch(data_dir.path().to_owned(), options.reserve),
-            network: Arc::new(Tcp),
-            hints: options.join,
-            timing: options.timing,
-            clock: Clock::default(),
         })
         .await?;
-        // Not before: while it starts, openraft relies on the log's first entry.
-        note_checkpoints(&checkpoints, applied.map(|id| id.index), &wal)?;
+        // Not before: while it starts, openraft relies on the log's first entry. And what is
+        // damaged may not be relied on: it is newer than the one that this start is from.
+        let applied = applied.map(|id| id.index);
+        stored
+            .note_checkpoints(|file| Some(file.raft_index) <= applied)
+            .map_err(RecoveryError::from)?;
         let recovery = Recovery { recovered, from, started };
         Ok(Self { node, consensus, wal, clients, peers, identity, recovery })
     }

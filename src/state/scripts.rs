@@ -45,7 +45,7 @@ use tokio::task::AbortHandle;
 
 use super::published::{self, Published, Publisher, StateReader};
 use super::recent_outcomes::{RecentOutcomes, Ticket};
-use crate::util::scripts_are_tests;
+use crate::util::{limit, scripts_are_tests};
 
 /// How many events the ring holds.
 const RING: usize = 5;
@@ -56,6 +56,7 @@ const TURNS: usize = 100;
 test_each_path! { in "tests/scripts/published" as published_state => run }
 
 fn run(script: &Path) {
+    limit::begin();
     let recorded = goldenscript::run(&mut Runner::new(), script);
     recorded.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
 }

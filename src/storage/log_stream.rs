@@ -4,18 +4,12 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use etcd_log::{Entry, Index, LogError, LogId, LogState, LogStorage, RaftIndex};
-use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use etcd_log::{Entry, EntryStream, Index, LogError, LogId, LogState, LogStorage, RaftIndex};
 
 use crate::util::blocking::blocking;
 
 /// How many bytes of entries are read at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;
-
-/// The entries of a log, one after the other.
-pub type EntryStream = BoxStream<'static, Result<Arc<Entry>, LogError>>;
 
 /// A log to be read. Cloning gives another handle.
 #[derive(Clone)]
@@ -66,26 +60,13 @@ impl LogSource {
         self.log.state().missing
     }
 
-    /// Streams the entries of a range, and ends early where the log does. It reads a
-    /// chunk ahead.
+    /// Streams the entries of a range, and ends early where the log does.
     pub fn read(&self, range: Range<RaftIndex>) -> EntryStream {
-        let (sender, receiver) = mpsc::channel(1);
-        let source = self.clone();
-        tokio::spawn(async move {
-            let mut next = range.start;
-            while next < range.end {
-                let (log, chunk) = (Arc::clone(&source.log), next..range.end);
-                let read = blocking(move || log.entries(chunk)).await;
-                let count = read.as_ref().map_or(0, Vec::len);
-                next = RaftIndex(next.0 + count as u64);
-                if sender.send(read).await.is_err() || count == 0 {
-                    return;
-                }
-            }
-        });
-        let chunks = ReceiverStream::new(receiver);
-        let entries = chunks.map_ok(|chunk| stream::iter(chunk.into_iter().map(Ok)));
-        entries.try_flatten().boxed()
+        let log = Arc::clone(&self.log);
+        EntryStream::new(range, move |range| {
+            let log = Arc::clone(&log);
+            blocking(move || log.entries(range))
+        })
     }
 }
 

@@ -6,3 +6,4 @@ pub mod data_dir;
 pub mod disk_space;
 pub mod log_stream;
 pub(crate) mod recovery;
+pub mod stored;

@@ -83,18 +83,6 @@ pub(crate) fn start_state(
     Ok((checkpoint, Some(file)))
 }
 
-/// Tells the log which checkpoints there are: those up to the one that the machine
-/// has started from, for what is damaged may not be relied on.
-pub(crate) fn note_checkpoints(
-    checkpoints: &CheckpointStore,
-    applied: Option<RaftIndex>,
-    wal: &Wal,
-) -> Result<(), RecoveryError> {
-    let good = checkpoints.list()?.into_iter().filter(|file| Some(file.raft_index) <= applied);
-    checkpoint::note(wal, &good.collect::<Vec<_>>());
-    Ok(())
-}
-
 /// Returns whether a checkpoint ends with an entry of the log, or right before it.
 fn agrees(checkpoint: &Checkpoint, wal: &Wal) -> Result<bool, LogError> {
     let Some(applied) = checkpoint.applied else { return Ok(true) };

@@ -3,6 +3,9 @@
 pub(crate) mod blocking;
 pub mod clock;
 pub mod error_chain;
+#[cfg(test)]
+#[path = "../../tests/support/limit.rs"]
+pub(crate) mod limit;
 pub mod printable;
 pub(crate) mod rate_limit;
 #[cfg(test)]

@@ -11,13 +11,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etcd::api;
-use etcd::consensus::Timing;
+use etcd::consensus::{Oneself, Surroundings, Timing};
 use etcd::node::Node;
-use etcd::node::assemble::{self, Parts};
+use etcd::node::assemble::{self, Parts, StartPoint};
 use etcd::peers::Tcp;
 use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::stored::Stored;
 use etcd::util::clock::Clock;
 use etcd_log::{
     ClusterId, Entry, LogFormat, LogId, LogStorage as _, Machine, Membership, MemoryLog, NodeId,
@@ -47,29 +48,33 @@ fn log_amid_a_change() -> MemoryLog {
 }
 
 async fn start(dir: &Path) -> Node {
+    let machine = Machine {
+        name: Arc::from("one"),
+        node: ME,
+        peer_url: Arc::from("http://127.0.0.1:1"),
+        client_url: Arc::from("http://127.0.0.1:1"),
+    };
     let parts = Parts {
-        cluster: ClusterId(1),
-        machine: Machine {
-            name: Arc::from("one"),
-            node: ME,
-            peer_url: Arc::from("http://127.0.0.1:1"),
-            client_url: Arc::from("http://127.0.0.1:1"),
+        oneself: Oneself { cluster: ClusterId(1), machine, reads: LogFormat::NEWEST, founds: true },
+        surroundings: Surroundings {
+            network: Arc::new(Tcp),
+            hints: Vec::new(),
+            timing: Timing::default(),
+            clock: Clock::default(),
         },
-        reads: LogFormat::NEWEST,
-        founds: true,
-        log: log_amid_a_change(),
+        stored: Stored {
+            log: log_amid_a_change(),
+            checkpoints: CheckpointStore::new(dir.to_owned(), RING),
+            disk: DiskRoom::default(),
+        },
+        start: StartPoint {
+            checkpoint: Checkpoint::empty(State::new(RING)),
+            file: None,
+            behind: None,
+        },
         backfill: BackfillSource(Arc::new(|| None)),
-        starts_behind: None,
-        checkpoints: CheckpointStore::new(dir.to_owned(), RING),
-        start: Checkpoint::empty(State::new(RING)),
-        file: None,
         checkpoint_bytes: 1 << 20,
         ring_capacity: RING,
-        disk: DiskRoom::default(),
-        network: Arc::new(Tcp),
-        hints: Vec::new(),
-        timing: Timing::default(),
-        clock: Clock::default(),
     };
     assemble::start(parts).await.unwrap().0
 }

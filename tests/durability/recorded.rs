@@ -28,7 +28,7 @@ use etcd_log::{Batch, RecordedBatch};
 use etcd_projections::{SnapshotItem, State, TreeNode};
 use test_each_file::test_each_path;
 
-use crate::support::scripts_are_tests;
+use crate::support::{limit, scripts_are_tests};
 
 const RING: usize = 20;
 
@@ -63,6 +63,7 @@ fn replay(batches: &[Batch], to: u64) -> State {
 test_each_path! { in "tests/scripts/recorded" as scripts => run }
 
 fn run(script: &Path) {
+    limit::begin();
     goldenscript::run(&mut Runner::default(), script).unwrap();
 }
 

@@ -12,9 +12,11 @@ use etcd::state::published;
 use etcd::state::recent_outcomes::RecentOutcomes;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, CheckpointWriter};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::stored::Stored;
 use etcd_log::{LogStorage, MemoryLog, NodeId, Wal, WalOptions};
 use etcd_projections::State;
 use openraft::StorageError;
+use openraft::storage::RaftLogStorage as _;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
@@ -27,8 +29,9 @@ fn state_machine(dir: &TempDir, log: &impl LogStorage) -> StateMachine {
     let start = Checkpoint::empty(State::new(10));
     let (publisher, _) = published::channel(start.state.clone(), None);
     let store = CheckpointStore::new(dir.path().join("checkpoints"), 10);
-    let disk = DiskRoom::default();
-    let writer = CheckpointWriter::start(store.clone(), disk, log.clone(), |_, _| {});
+    let (log, disk) = (log.clone(), DiskRoom::default());
+    let stored = Stored { log, checkpoints: store.clone(), disk };
+    let writer = CheckpointWriter::start(stored, |_, _| {});
     let checkpoints = Checkpoints::new(store, &start, None);
     let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     StateMachine::new(
@@ -88,7 +91,7 @@ fn log_in_memory() {
 /// A machine that led must not lead on after a restart without an election.
 #[tokio::test]
 async fn own_vote_is_demoted_when_read_back() {
-    use openraft::storage::RaftLogStorage as _;
+    limit::begin();
     let log = MemoryLog::new();
     let vote = etcd_log::Vote { term: etcd_log::Term(3), node: ME, committed: true };
     log.write(etcd_log::Write::Vote(vote), Box::new(drop));

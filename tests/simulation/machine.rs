@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use etcd::consensus::{Consensus, Timing};
+use etcd::consensus::{Consensus, Oneself, Surroundings, Timing};
 use etcd::node::Node;
-use etcd::node::assemble::{self, Parts};
+use etcd::node::assemble::{self, Parts, StartPoint};
 use etcd::peers;
 use etcd::storage::backfill::BackfillSource;
-use etcd::storage::checkpoint::{
-    self, Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, leads_into,
-};
+use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, leads_into};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::stored::Stored as Kept;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogFormat, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::{SnapshotItem, State, TreeNode};
@@ -273,10 +272,9 @@ fn described(name: &str, address: &str) -> Machine {
 
 /// Starts a machine, and tells its log of the checkpoints that are good.
 async fn start(parts: Parts<SimLog>) -> Result<(Node, Consensus), Box<dyn std::error::Error>> {
-    let (log, store) = (parts.log.clone(), parts.checkpoints.clone());
-    let good = known_to_be_good(&store, &parts.start)?;
+    let (stored, applied) = (parts.stored.clone(), parts.start.checkpoint.applied);
     let started = assemble::start(parts).await?;
-    checkpoint::note(&log, &good);
+    stored.note_checkpoints(|file| Some(file.raft_index) <= applied.map(|id| id.index))?;
     Ok(started)
 }
 
@@ -316,16 +314,6 @@ async fn listen(listener: TcpListener, network: Arc<Network>, node: Node) -> io:
     }
 }
 
-/// The checkpoints up to the one that a machine starts from.
-fn known_to_be_good(
-    store: &CheckpointStore,
-    start: &Checkpoint,
-) -> Result<Vec<CheckpointFile>, CheckpointError> {
-    let applied = start.applied.map(|id| id.index);
-    let files = store.list()?.into_iter();
-    Ok(files.filter(|file| Some(file.raft_index) <= applied).collect())
-}
-
 /// What a machine starts from.
 fn parts(
     world: &World,
@@ -342,27 +330,27 @@ fn parts(
     checkpoints.settle_received(log.state().committed.map(|id| id.index))?;
     let first = log.first();
     let newest = checkpoints.newest(|file| leads_into(file, first))?;
-    let (start, file) = newest.map_or_else(
+    let (checkpoint, file) = newest.map_or_else(
         || (Checkpoint::empty(State::new(RING)), None),
         |(checkpoint, file)| (checkpoint, Some(file)),
     );
     Ok(Parts {
-        cluster: identity.cluster,
-        machine,
-        reads: LogFormat::NEWEST,
-        founds: identity.founder,
-        starts_behind: log.starts_behind(start.applied),
-        log,
+        oneself: Oneself {
+            cluster: identity.cluster,
+            machine,
+            reads: LogFormat::NEWEST,
+            founds: identity.founder,
+        },
+        surroundings: Surroundings {
+            network,
+            hints: through,
+            timing: Timing { seed: Some(world.dice().number()), ..Timing::default() },
+            clock: stored.clock(),
+        },
+        start: StartPoint { behind: log.starts_behind(checkpoint.applied), checkpoint, file },
+        stored: Kept { log, checkpoints, disk: DiskRoom::default() },
         backfill: BackfillSource(Arc::new(move || filled.filler())),
-        checkpoints,
-        start,
-        file,
         checkpoint_bytes: CHECKPOINT_BYTES,
         ring_capacity: RING,
-        disk: DiskRoom::default(),
-        network,
-        hints: through,
-        timing: Timing { seed: Some(world.dice().number()), ..Timing::default() },
-        clock: stored.clock(),
     })
 }

@@ -3,7 +3,12 @@
 //! Nothing ends a test from outside but the end of its process, with the other tests that
 //! run there, and all that they have started. So the limit is far away from what any test
 //! takes.
+//!
+//! A test has its time where something begins it: those with the runtime of tokio and those
+//! of a script do so in their first line (`tests/tidy.rs` names one that does not), the rest
+//! by what they share, where they start a process or open a log.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "no state depends on how long a test may take")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
 use std::cell::RefCell;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::archive::retention::Retain;
 use crate::error::LogError;
 use crate::storage::{LogStorage as _, Write};
+use crate::testing::limit;
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, NodeId, Payload, RaftIndex, Term,
 };
@@ -19,8 +20,10 @@ pub(crate) const NODE: NodeId = NodeId(0xa1);
 /// Longer than anything takes on a busy machine: reaching it is a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How to open the log of a directory, with segments of so many bytes.
+/// How to open the log of a directory, with segments of so many bytes. The time
+/// of the test that does so begins anew.
 pub(crate) fn options(dir: &Path, segment_bytes: u32) -> WalOptions {
+    limit::begin();
     let on_fatal = Arc::new(|error| panic!("the log failed: {error}"));
     let (wal, archive) = (dir.join("wal"), dir.join("archive"));
     let retain = Retain::Forever;

@@ -13,10 +13,11 @@
 //! a process ends. What is dropped is settled by the size of compressed files: that it may
 //! be is checked, and then the others drop it as well.
 
+mod missing;
+mod restart;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
@@ -29,11 +30,11 @@ use crate::error::LogError;
 use crate::memory::MemoryLog;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::compare;
-use crate::testing::crash_image::{Crash, Image};
+use crate::testing::crash_image::Image;
 use crate::testing::fixtures::{self, NODE};
 use crate::testing::model::Model;
 use crate::testing::simulated_disk::RecordingDisk;
-use crate::testing::steps::{LogOp, Rest, cache, steps};
+use crate::testing::steps::{LogOp, cache, steps};
 use crate::types::{
     Batch, Command, Entry, KeyPath, LogId, LogTime, Payload, RaftIndex, Term, Vote,
 };
@@ -232,137 +233,6 @@ impl Mirror {
         let newest = self.checkpoints.0.max(Some(newest));
         let all = newest.map(|newest| RaftIndex(newest.0.saturating_sub(all)));
         self.checkpoints = (newest, self.checkpoints.1.max(all));
-    }
-
-    fn install(&mut self, ahead: u64) {
-        if self.is_committed_ahead() {
-            return;
-        }
-        self.term += 1;
-        let from = self.model.settled().map_or(RaftIndex(0), |id| id.index.next());
-        let upto = RaftIndex(self.model.next().0.max(from.0 + 1) - 1 + ahead);
-        // The leader's log goes on in its own way behind what is committed.
-        self.model.entries.retain(|index, _| *index < from);
-        for index in from.0..=upto.0 {
-            let commands = usize::try_from(index % 3).unwrap();
-            let entry = self.entry(RaftIndex(index), (commands > 0).then_some(commands), 50);
-            self.model.entries.insert(RaftIndex(index), entry);
-        }
-        let (upto, index) = (self.model.id(upto).unwrap(), self.model.index_before(upto.next()));
-        let overtaken = self.model.missing;
-        self.write(Write::Install { upto, index });
-        if let Some(upto) = overtaken {
-            // Whoever was at it comes too late: more is missing by now.
-            self.write(Write::Backfill { upto });
-        }
-        self.see("installed");
-    }
-
-    fn install_held(&mut self, back: u64) {
-        let last = self.model.last();
-        if let Some(upto) = self.settled(back).filter(|upto| Some(*upto) < last) {
-            let index = self.model.index_before(upto.index.next());
-            self.write(Write::Install { upto, index });
-        }
-    }
-
-    fn backfill(&mut self, skip: u64, rest: &Rest) {
-        self.settle();
-        let backfill = self.wal.backfill();
-        assert_eq!(backfill.is_some(), self.model.missing.is_some());
-        let Some(mut backfill) = backfill else { return };
-        let (from, upto) = backfill.wanted();
-        assert_eq!(Some(upto), self.model.missing.map(|id| id.index));
-        assert!(from <= upto && self.model.forgotten.is_none_or(|id| id.index < from));
-        let next = upto.min(RaftIndex(from.0 + skip));
-        backfill.skip_to(next, self.model.index_before(next)).unwrap();
-        if next > from {
-            let upto = LogId { index: RaftIndex(next.0 - 1), ..LogId::default() };
-            self.write_to_others(Write::Forget { upto });
-        }
-        let wanted: Vec<_> =
-            self.model.entries.range(next..=upto).map(|(_, entry)| Arc::clone(entry)).collect();
-        let comes = match rest {
-            Rest::Comes => wanted.len(),
-            Rest::ComesInPart(count) => usize::try_from(*count).unwrap().min(wanted.len()),
-            Rest::IsKeptNowhere => 0,
-        };
-        for entry in &wanted[..comes] {
-            let mut bytes = Vec::new();
-            entry.encode(&mut bytes);
-            assert_eq!(backfill.push(bytes).unwrap(), entry.id.index == upto);
-        }
-        let upto = wanted.last().unwrap().id;
-        if matches!(rest, Rest::IsKeptNowhere) {
-            backfill.give_up().unwrap();
-        } else if comes < wanted.len() {
-            return;
-        }
-        // Without a command it is no history either.
-        if comes == 0 || wanted.iter().all(|entry| entry.commands() == 0) {
-            self.write_to_others(Write::Forget { upto });
-        } else {
-            self.see("backfilled");
-            self.backfilled = Some(upto.index);
-        }
-        self.write_to_others(Write::Backfill { upto });
-    }
-
-    fn dirs(&self) -> [PathBuf; 2] {
-        let dir = self.home.path().join(self.opened.to_string());
-        ["wal", "archive"].map(|name| dir.join(name))
-    }
-
-    fn close(&mut self, cache: usize) {
-        self.settle();
-        self.wal.close().unwrap();
-        self.model.close();
-        let archived = self.wal.reader().last_archived();
-        self.open(cache);
-        // What is in the archive is committed.
-        assert!(self.wal.state().committed >= archived);
-        self.after_opening();
-        self.see("closed");
-    }
-
-    fn crash(&mut self, crash: Crash, cache: usize) {
-        self.settle();
-        let mut image = self.image.clone();
-        self.disk.steps().iter().for_each(|step| image.apply(step));
-        let from = self.home.path().join(self.opened.to_string());
-        self.opened += 1;
-        let to = self.home.path().join(self.opened.to_string());
-        for (path, content) in image.after(crash) {
-            let path = to.join(path.strip_prefix(&from).unwrap());
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        self.open(cache);
-        self.after_opening();
-        self.see("crashed");
-    }
-
-    fn open(&mut self, cache: usize) {
-        let [dir, archive] = self.dirs();
-        self.image = Image::of(&[&dir, &archive]);
-        self.disk = Arc::new(RecordingDisk::default());
-        let (retain, home) = (self.retain, dir.parent().unwrap().to_owned());
-        let options = fixtures::options(&home, SEGMENT_BYTES);
-        let options = WalOptions { retain, cache_bytes: cache, must_exist: true, ..options };
-        self.wal = Wal::open_on(&self.disk, &options).unwrap().0;
-        self.checkpoints = (None, None);
-    }
-
-    /// What is known to be committed may have been lost, but not what was noted. Then the
-    /// leader tells it again.
-    fn after_opening(&mut self) {
-        let (found, known) = (self.wal.state().committed, self.model.committed);
-        assert!(self.model.noted <= found && found <= known, "{found:?} committed");
-        self.model.committed = found;
-        compare::wal_is(&self.wal, &self.model);
-        if let Some(known) = known {
-            self.note_committed(known);
-        }
     }
 
     /// Waits until all is safe, and all sealed and dropped that can be.

@@ -12,6 +12,9 @@ pub mod crashing;
 #[cfg(test)]
 pub(crate) mod fixtures;
 #[cfg(test)]
+#[path = "../../../tests/support/limit.rs"]
+pub(crate) mod limit;
+#[cfg(test)]
 mod mirror;
 #[cfg(test)]
 mod model;

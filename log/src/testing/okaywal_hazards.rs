@@ -15,6 +15,7 @@ use crate::segments::full_segments::FullSegments;
 use crate::segments::segment;
 use crate::storage::{LogStorage as _, Write};
 use crate::testing::fixtures::{entry, eventually, options, write};
+use crate::testing::limit;
 use crate::testing::simulated_disk::{DiskOp, RecordingDisk};
 use crate::types::RaftIndex;
 use crate::wal::Wal;
@@ -291,6 +292,7 @@ fn checkpoint_active_is_never_called() {
 
 #[test]
 fn checkpoint_to_fails_only_when_the_log_closes() {
+    limit::begin();
     let full_segments = FullSegments::default();
     let (waiting, (sender, released)) = (full_segments.clone(), mpsc::channel());
     let waiter = std::thread::spawn(move || sender.send(waiting.wait_until_released(5)));

@@ -208,6 +208,7 @@ mod tests {
     use etcd_projections::Change;
 
     use super::*;
+    use crate::util::limit;
 
     fn event(number: u64, bytes: usize) -> Replayed {
         let change =
@@ -218,6 +219,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_waits_for_a_reader_is_bounded_by_its_bytes() {
+        limit::begin();
         let cursor = Cursor::Number(EventNumber(1));
         let (sink, mut replaying) = new(cursor, KeyPath::root(), Index(0), None);
         assert!(sink.tell(event(1, 600 << 10)).await.is_continue());

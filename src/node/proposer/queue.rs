@@ -185,6 +185,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::util::limit;
 
     fn set(bytes: usize) -> Command {
         let key = KeyPath::clean("/foo").expect("a key");
@@ -200,6 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_side_gets_the_command() {
+        limit::begin();
         let (queue, mut exit) = queue();
         let (place, _outcome) = queue.enter(set(1), None).await.unwrap();
         assert_eq!(claim(exit.recv().await.unwrap()).take(), Some(set(1)));
@@ -212,6 +214,7 @@ mod tests {
     /// Who had been let go in between would come back.
     #[tokio::test]
     async fn what_was_decided_in_one_term_does_not_count_in_another() {
+        limit::begin();
         let (queue, mut exit) = queue();
         let (_place, _outcome) = queue.enter(set(1), Some(Term(3))).await.unwrap();
         let (_other, _its_outcome) = queue.enter(set(1), None).await.unwrap();
@@ -225,6 +228,7 @@ mod tests {
     /// Whatever stays until the others have been proposed would fill the memory.
     #[tokio::test]
     async fn what_is_given_up_leaves_at_once() {
+        limit::begin();
         let (queue, mut exit) = queue();
         let mut places = Vec::new();
         for _ in 0..4 {
@@ -241,6 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn commands_of_others_do_not_wait_for_ever_to_wait() {
+        limit::begin();
         let (queue, _exit) = queue();
         let _full = queue.enter(set(QUEUE_BYTES - 1000), None).await.unwrap();
         let refused = queue.enter_group(vec![set(1000)]).await;
@@ -250,6 +255,7 @@ mod tests {
     /// Nothing that a client may send is larger, but what cannot fit would wait for ever.
     #[tokio::test]
     async fn what_is_larger_than_the_queue_gets_all_of_it() {
+        limit::begin();
         let (queue, _exit) = queue();
         assert!(
             queue.enter(set(QUEUE_BYTES + 1), None).now_or_never().is_some_and(|it| it.is_ok())

@@ -34,7 +34,7 @@ use etcd_projections::State;
 use test_each_file::test_each_path;
 
 use super::*;
-use crate::util::scripts_are_tests;
+use crate::util::{limit, scripts_are_tests};
 
 /// No script takes so many steps: it goes round in a circle.
 const MOST_STEPS: usize = 20;
@@ -42,6 +42,7 @@ const MOST_STEPS: usize = 20;
 test_each_path! { in "tests/scripts/reconcile" as reconcile => run }
 
 fn run(script: &Path) {
+    limit::begin();
     let recorded = goldenscript::run(&mut Runner::new(), script);
     recorded.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
 }

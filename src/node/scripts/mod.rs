@@ -58,7 +58,7 @@ use tokio::task::AbortHandle;
 use super::Node;
 use super::watch::{Seen, Start, Watch};
 use crate::storage::checkpoint::Checkpoint;
-use crate::util::scripts_are_tests;
+use crate::util::{limit, scripts_are_tests};
 use action::Action;
 use world::World;
 
@@ -72,6 +72,7 @@ test_each_path! { in "tests/scripts/proposer" as proposer => run }
 test_each_path! { in "tests/scripts/watch" as watch => run }
 
 fn run(script: &Path) {
+    limit::begin();
     let recorded = goldenscript::run(&mut Runner::new(), script);
     recorded.unwrap_or_else(|error| panic!("{}: {error}", script.display()));
 }

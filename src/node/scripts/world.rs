@@ -25,12 +25,13 @@ use tokio::time::Instant;
 
 use super::disk::Disk;
 use super::network::Network;
-use crate::consensus::{Consensus, Timing};
+use crate::consensus::{Consensus, Oneself, Surroundings, Timing};
 use crate::node::Node;
-use crate::node::assemble::{self, Parts};
+use crate::node::assemble::{self, Parts, StartPoint};
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::{Checkpoint, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::stored::Stored;
 use crate::util::clock::Clock;
 
 /// How often each task gets its turn until the script goes on: more often than anything
@@ -156,23 +157,31 @@ impl World {
         let begun = self.begun;
         let since_begun = move || u64::try_from(begun.elapsed().as_nanos()).expect("not yet");
         let parts = Parts {
-            cluster: CLUSTER,
-            machine: machine.described(),
-            reads: LogFormat::NEWEST,
-            founds: false,
-            log: machine.log.clone(),
+            oneself: Oneself {
+                cluster: CLUSTER,
+                machine: machine.described(),
+                reads: LogFormat::NEWEST,
+                founds: false,
+            },
+            surroundings: Surroundings {
+                network: Arc::new(self.network.of(name)),
+                hints: Vec::new(),
+                timing: Timing { seed: Some(SEED), ..Timing::default() },
+                clock: Clock::new(move || LogTime(BEGIN.0 + since_begun())),
+            },
+            stored: Stored {
+                log: machine.log.clone(),
+                checkpoints: machine.checkpoints(),
+                disk: DiskRoom::default(),
+            },
+            start: StartPoint {
+                checkpoint: Checkpoint::empty(State::new(machine.ring)),
+                file: None,
+                behind: None,
+            },
             backfill: BackfillSource(Arc::new(|| None)),
-            starts_behind: None,
-            checkpoints: machine.checkpoints(),
-            start: Checkpoint::empty(State::new(machine.ring)),
-            file: None,
             checkpoint_bytes: machine.checkpoint_bytes,
             ring_capacity: machine.ring,
-            disk: DiskRoom::default(),
-            network: Arc::new(self.network.of(name)),
-            hints: Vec::new(),
-            timing: Timing { seed: Some(SEED), ..Timing::default() },
-            clock: Clock::new(move || LogTime(BEGIN.0 + since_begun())),
         };
         let running = self.run(assemble::start(parts)).unwrap();
         self.network.runs(name, running.0.clone());

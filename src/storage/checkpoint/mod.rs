@@ -11,4 +11,4 @@ pub use file::{Checkpoint, CheckpointError};
 pub use name::CheckpointFile;
 pub use store::CheckpointStore;
 pub use thinning::{NEWEST, leads_into};
-pub use writer::{CheckpointWriter, note};
+pub use writer::CheckpointWriter;

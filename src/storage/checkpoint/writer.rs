@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use etcd_log::{IoError, LogStorage};
 use tokio::sync::mpsc;
 
-use super::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore, NEWEST};
+use super::{Checkpoint, CheckpointError, CheckpointFile};
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::stored::Stored;
 use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
 
@@ -35,18 +36,17 @@ impl CheckpointWriter {
     ///
     /// Outside a runtime.
     pub fn start<L: LogStorage>(
-        store: CheckpointStore,
-        disk: DiskRoom,
-        log: L,
+        stored: Stored<L>,
         written: impl Fn(&Checkpoint, &CheckpointFile) + Send + 'static,
     ) -> Self {
         let (queue, mut waiting) = mpsc::channel::<Checkpoint>(1);
         let last_bytes = Arc::new(AtomicU64::new(0));
         let bytes = Arc::clone(&last_bytes);
+        let disk = stored.disk.clone();
         tokio::spawn(async move {
             while let Some(checkpoint) = waiting.recv().await {
-                let (store, log, state) = (store.clone(), log.clone(), checkpoint.clone());
-                match blocking(move || write(&store, &state, &log)).await {
+                let (stored, state) = (stored.clone(), checkpoint.clone());
+                match blocking(move || write(&stored, &state)).await {
                     Ok((file, length)) => {
                         written(&checkpoint, &file);
                         bytes.store(length, Ordering::Relaxed);
@@ -79,26 +79,15 @@ impl CheckpointWriter {
 }
 
 fn write(
-    store: &CheckpointStore,
+    stored: &Stored<impl LogStorage>,
     checkpoint: &Checkpoint,
-    log: &impl LogStorage,
 ) -> Result<(CheckpointFile, u64), CheckpointError> {
-    let file = store.write(checkpoint)?;
-    let thinned = store.thin_out(log.first());
-    let kept = thinned.or_else(|error| {
+    let file = stored.checkpoints.write(checkpoint)?;
+    if let Err(error) = stored.checkpoints.thin_out(stored.log.first()) {
         // What is too much costs room; what is not noted would stop the log from sealing.
         tracing::warn!("old checkpoints cannot be removed: {}", ErrorChain(&error));
-        store.list()
-    });
-    note(log, &kept?);
+    }
+    stored.note_checkpoints(|_| true)?;
     let length = std::fs::metadata(&file.path).map_err(IoError::at("read", &file.path))?.len();
     Ok((file, length))
-}
-
-/// Tells the log which checkpoints there are, so that it can settle what they
-/// contain.
-pub fn note(log: &impl LogStorage, checkpoints: &[CheckpointFile]) {
-    let newest = checkpoints.last().map(|file| file.raft_index);
-    let all = checkpoints.iter().rev().nth(NEWEST - 1).map(|file| file.raft_index);
-    log.note_checkpoints(newest, all);
 }

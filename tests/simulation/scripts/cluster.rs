@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd::consensus::{Consensus, Timing};
+use etcd::consensus::{Consensus, Oneself, Surroundings, Timing};
 use etcd::node::Node;
-use etcd::node::assemble::{self, Parts};
+use etcd::node::assemble::{self, Parts, StartPoint};
 use etcd::server::join::join;
 use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::stored::Stored;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, LogFormat, LogStorage as _, LogTime, Machine, NodeId};
 use etcd_projections::State;
@@ -251,23 +252,31 @@ fn parts(
         LogTime(u64::try_from(now.as_nanos()).unwrap())
     });
     Parts {
-        cluster: ClusterId(1),
-        machine,
-        reads: LogFormat::NEWEST,
-        founds: host.founds,
-        log,
+        oneself: Oneself {
+            cluster: ClusterId(1),
+            machine,
+            reads: LogFormat::NEWEST,
+            founds: host.founds,
+        },
+        surroundings: Surroundings {
+            network,
+            hints,
+            timing: Timing { seed: Some(seed), ..Timing::default() },
+            clock,
+        },
+        stored: Stored {
+            log,
+            checkpoints: CheckpointStore::new(host.checkpoints.path().to_owned(), RING),
+            disk: DiskRoom::default(),
+        },
+        start: StartPoint {
+            checkpoint: Checkpoint::empty(State::new(RING)),
+            file: None,
+            behind: None,
+        },
         backfill: BackfillSource(Arc::new(|| None)),
-        starts_behind: None,
-        checkpoints: CheckpointStore::new(host.checkpoints.path().to_owned(), RING),
-        start: Checkpoint::empty(State::new(RING)),
-        file: None,
         checkpoint_bytes: usize::MAX,
         ring_capacity: RING,
-        disk: DiskRoom::default(),
-        network,
-        hints,
-        timing: Timing { seed: Some(seed), ..Timing::default() },
-        clock,
     }
 }
 
