@@ -42,6 +42,7 @@ const FOLDERS_OF_THE_LOG: Order<'_> = &[
     &["archive"],
     &["recovery"],
     &["reader"],
+    &["history"],
     &["wal"],
     &["testing"],
     &["lib"],
