@@ -48,6 +48,18 @@ const FOLDERS_OF_THE_LOG: Order<'_> = &[
     &["lib"],
 ];
 
+/// The files of `follow/src/`.
+const FILES_OF_FOLLOW: Order<'_> = &[
+    &["error"],
+    &["line"],
+    &["messages"],
+    &["connection"],
+    &["addresses"],
+    &["following"],
+    &["follower"],
+    &["lib"],
+];
+
 /// What may import upwards all the same: tests, which share their fixtures. A file, and what
 /// it imports.
 const UPWARDS_IN_THE_LOG: &[(&str, &str)] = &[
@@ -75,6 +87,8 @@ fn sources() -> impl Iterator<Item = PathBuf> {
         "log/tests",
         "projections/src",
         "projections/tests",
+        "follow/src",
+        "follow/tests",
         "tests",
         "benches",
         "examples",
@@ -114,6 +128,7 @@ fn no_import_runs_upwards_or_in_a_circle() {
     };
     check("src", FOLDERS, &[]);
     check("log/src", FOLDERS_OF_THE_LOG, UPWARDS_IN_THE_LOG);
+    check("follow/src", FILES_OF_FOLLOW, &[]);
 }
 
 #[test]
@@ -129,13 +144,20 @@ fn every_script_opens_with_its_claim() {
     }
 }
 
+/// An example is a file, or a package of its own in a folder.
 #[test]
 fn every_example_says_for_whom_it_is_and_how_to_run_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for path in files("examples") {
-        let text = fs::read_to_string(&path).unwrap();
+        let (text, depth) = (fs::read_to_string(&path).unwrap(), path.components().count());
         let name = path.file_stem().unwrap().display().to_string();
+        let command = match depth - root.components().count() {
+            1 => format!("cargo run --example {name}"),
+            _ if name == "main" => "cargo run -p ".to_owned(),
+            _ => continue,
+        };
         assert!(text.starts_with("//! For whoever "), "{name}");
-        assert!(text.contains(&format!("cargo run --example {name}")), "{name}");
+        assert!(text.contains(&command), "{name}");
         assert!(text.lines().count() < 80, "{name}");
     }
 }
@@ -155,7 +177,7 @@ fn whatever_the_tour_names_is_there() {
             named += 1;
         }
         if let Some(at) = words.iter().position(|word| *word == "--test") {
-            let crates = ["", "log", "projections"].map(|of| root.join(of).join("tests"));
+            let crates = ["", "log", "projections", "follow"].map(|of| root.join(of).join("tests"));
             let program = words[at + 1];
             let is_there = |tests: &PathBuf| {
                 tests.join(program).join("main.rs").exists()
