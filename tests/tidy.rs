@@ -45,8 +45,21 @@ const FOLDERS_OF_THE_LOG: Order<'_> = &[
     &["recovery"],
     &["stream"],
     &["reader"],
+    &["history"],
     &["wal"],
     &["testing"],
+    &["lib"],
+];
+
+/// The files of `follow/src/`.
+const FILES_OF_FOLLOW: Order<'_> = &[
+    &["error"],
+    &["line"],
+    &["messages"],
+    &["connection"],
+    &["addresses"],
+    &["following"],
+    &["follower"],
     &["lib"],
 ];
 
@@ -77,6 +90,8 @@ fn sources() -> impl Iterator<Item = PathBuf> {
         "log/tests",
         "projections/src",
         "projections/tests",
+        "follow/src",
+        "follow/tests",
         "tests",
         "benches",
         "examples",
@@ -116,6 +131,7 @@ fn no_import_runs_upwards_or_in_a_circle() {
     };
     check("src", FOLDERS, &[]);
     check("log/src", FOLDERS_OF_THE_LOG, UPWARDS_IN_THE_LOG);
+    check("follow/src", FILES_OF_FOLLOW, &[]);
 }
 
 /// Nobody waits for ever for one that hangs: see `tests/support/limit.rs`.
@@ -145,13 +161,20 @@ fn every_script_opens_with_its_claim() {
     }
 }
 
+/// An example is a file, or a package of its own in a folder.
 #[test]
 fn every_example_says_for_whom_it_is_and_how_to_run_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for path in files("examples") {
-        let text = fs::read_to_string(&path).unwrap();
+        let (text, depth) = (fs::read_to_string(&path).unwrap(), path.components().count());
         let name = path.file_stem().unwrap().display().to_string();
+        let command = match depth - root.components().count() {
+            1 => format!("cargo run --example {name}"),
+            _ if name == "main" => "cargo run -p ".to_owned(),
+            _ => continue,
+        };
         assert!(text.starts_with("//! For whoever "), "{name}");
-        assert!(text.contains(&format!("cargo run --example {name}")), "{name}");
+        assert!(text.contains(&command), "{name}");
         assert!(text.lines().count() < 80, "{name}");
     }
 }
@@ -171,7 +194,7 @@ fn whatever_the_tour_names_is_there() {
             named += 1;
         }
         if let Some(at) = words.iter().position(|word| *word == "--test") {
-            let crates = ["", "log", "projections"].map(|of| root.join(of).join("tests"));
+            let crates = ["", "log", "projections", "follow"].map(|of| root.join(of).join("tests"));
             let program = words[at + 1];
             let is_there = |tests: &PathBuf| {
                 tests.join(program).join("main.rs").exists()

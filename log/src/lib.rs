@@ -49,7 +49,7 @@
 //! | `files`, `error` | what can go wrong, and with which file |
 //! | `storage` | what a Raft engine needs of a log: [`LogStorage`], and what can be written |
 //! | `notice` | what happens in a log, for people to know |
-//! | `recording` | a log as text, for tests that outlive a format |
+//! | [`recording`] | a log as text, for tests that outlive a format: all about it on one page |
 //! | `segments` | how an entry lies in a segment, which entries the log holds, which segments are full |
 //! | `memory` | [`MemoryLog`], which holds nothing but the tail |
 //! | `disk` | the border to the disk, and okaywal's side of the segments |
@@ -57,6 +57,7 @@
 //! | `recovery` | a directory of segments judged before any is used: `scan`, `high_water`, `repair` |
 //! | `stream` | [`EntryStream`]: the entries of a log, read a piece at a time |
 //! | `reader` | [`LogReader`]: one stream of entries from archive, segments and memory |
+//! | `history` | [`History`]: whatever is kept of a log, opened by its path, as one stream of batches |
 //! | `wal` | [`Wal`]: the threads that write, seal, and drop |
 //! | `testing` | disks that crash, and what the tests share |
 //!
@@ -74,7 +75,7 @@ mod storage;
 
 mod notice;
 
-mod recording;
+pub mod recording;
 
 mod segments;
 
@@ -90,6 +91,8 @@ mod stream;
 
 mod reader;
 
+mod history;
+
 mod wal;
 
 #[cfg(any(test, feature = "simulated-disk"))]
@@ -99,10 +102,11 @@ mod testing;
 pub use archive::retention::{InvalidRetain, Retain};
 pub use error::{Damage, Gap, LogError};
 pub use files::{IoError, sync_dir, write_durably};
+pub use history::{Batches, History, HistoryError};
 pub use memory::MemoryLog;
 pub use notice::{Notice, OnFatal, OnNotice};
 pub use reader::LogReader;
-pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError};
+pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError, RecordingReader};
 pub use recovery::scanned::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, WRITE_ENTRIES, Write};
@@ -111,8 +115,8 @@ pub use stream::EntryStream;
 #[doc(hidden)]
 pub use testing::crashing;
 pub use types::{
-    Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, InvalidKey, KeyPath,
-    LogFormat, LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Restore,
+    Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, IndexedBatch, InvalidKey,
+    KeyPath, LogFormat, LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Restore,
     RestoreChange, Term, TestAndSet, Ttl, Vote,
 };
 pub use wal::Wal;

@@ -31,7 +31,7 @@ use crate::segments::segment;
 use crate::segments::tail::{Found, Place, Tail};
 use crate::storage::LogState;
 use crate::stream::EntryStream;
-use crate::types::{Entry, Index, LogId, Membership, RaftIndex};
+use crate::types::{Entry, Index, LogId, Membership, Payload, RaftIndex};
 
 /// How many bytes of entries a stream reads at once. Bounds what a reader holds.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -73,6 +73,37 @@ impl LogReader {
         let archive = scanned.join(archive)?;
         let Scanned { tail, recovered, .. } = scanned;
         Ok((Self::new(dir, archive, tail), recovered))
+    }
+
+    /// The same, and returns which entries are certain to be committed as well: what a
+    /// group of one has synced is, and else what the log says is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_settled(
+        dir: &Path,
+        archive: &Path,
+    ) -> Result<(Self, Recovered, Range<RaftIndex>), LogError> {
+        let mut membership = None;
+        let (log, recovered) = Self::open(dir, archive, &mut |visit| {
+            if let Record::Entry(entry) = visit.record
+                && let Payload::Membership(members) = &entry.payload
+            {
+                membership = Some(members.clone());
+            }
+        })?;
+        let membership = membership.or_else(|| log.archived_membership()).unwrap_or_default();
+        let voters = membership.voters.iter().flatten().count();
+        let LogState { last, committed, .. } = log.state();
+        let end = if voters == 1 { last } else { committed };
+        let settled = log.first()..log.end(end);
+        Ok((log, recovered, settled))
+    }
+
+    /// Returns the entry behind one; behind none, the first that is kept.
+    pub fn end(&self, last: Option<LogId>) -> RaftIndex {
+        last.map_or(self.first(), |id| id.index.next())
     }
 
     pub(crate) fn new(dir: &Path, archive: Archive, tail: Tail) -> Self {
@@ -270,7 +301,7 @@ impl LogReader {
     pub fn iter(
         &self,
         range: Range<RaftIndex>,
-    ) -> impl Iterator<Item = Result<Arc<Entry>, LogError>> {
+    ) -> impl Iterator<Item = Result<Arc<Entry>, LogError>> + use<> {
         let reader = self.clone();
         let mut next = range.start;
         let mut chunk = Vec::new().into_iter();

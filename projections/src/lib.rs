@@ -37,6 +37,8 @@
 //! # Ok::<(), etcd_log::InvalidKey>(())
 //! ```
 //!
+//! To test a projection of your own against a recorded log, see [`mod@replay`].
+//!
 //! All of it is pure: no I/O, no clock, no randomness, no order that differs
 //! between machines. Time arrives in the batch. Copying a [`State`] is O(1), for
 //! its maps share what they have in common.
@@ -76,12 +78,15 @@ mod state;
 
 mod snapshot;
 
+pub mod replay;
+
 pub use decide::{Decided, decide, decide_step};
 pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, TreeNode};
 pub use machines::Machines;
 pub use outcome::{Outcome, Position, Projection, Rejection, What, of_commands};
+pub use replay::{ReplayError, Resuming, replay, replay_with};
 pub use snapshot::{RestoreError, SnapshotHeader, SnapshotItem};
 pub use state::{Diverged, State};
 pub use system_keys::{CLUSTER_KEY, is_reserved, machine_key};

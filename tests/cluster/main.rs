@@ -7,6 +7,7 @@
 mod cluster;
 mod cluster_faults;
 mod expiry;
+mod following;
 mod lasting_faults;
 #[path = "../support/linearizability/mod.rs"]
 mod linearizability;

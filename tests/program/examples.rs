@@ -5,6 +5,9 @@
 #[path = "../../examples/changes.rs"]
 mod changes;
 #[expect(dead_code, reason = "its main is for the command line")]
+#[path = "../../examples/directories.rs"]
+mod directories;
+#[expect(dead_code, reason = "its main is for the command line")]
 #[path = "../../examples/lock.rs"]
 mod lock;
 #[expect(dead_code, reason = "its main is for the command line")]
@@ -15,6 +18,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 
+use etcd_log::{History, KeyPath, Recording};
+use etcd_projections::{TreeNode, replay_with};
 use lock::Lock;
 use tempfile::TempDir;
 
@@ -62,6 +67,29 @@ fn changes_are_counted_by_key() {
      4 refused
 ";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+/// The tree counts them too: each directory's children that are files.
+#[test]
+fn keys_are_counted_by_directory() {
+    let log = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded/workload.jsonl");
+    let mut out = Vec::new();
+    directories::directories(History::open(&log).unwrap().without_end(), &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    let recording = Recording::read(&*fs::read(log).unwrap()).unwrap();
+    let state = replay_with(&recording, |_| {}).unwrap();
+    let mut counted = 0;
+    for line in out.lines() {
+        let (count, directory) = line.trim_start().split_once(' ').unwrap();
+        let prefix = KeyPath::clean(directory).unwrap();
+        let children = state.tree().children(&prefix);
+        let files = children.filter(|(_, node)| matches!(node, TreeNode::File { .. })).count();
+        assert_eq!(count, files.to_string(), "{directory}");
+        counted += files;
+    }
+    let files = state.tree().iter().filter(|(_, node)| matches!(node, TreeNode::File { .. }));
+    assert!(counted > 5, "{out}");
+    assert_eq!(counted, files.count());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::command::Batch;
-use super::numbers::{NodeId, RaftIndex, Term};
+use super::numbers::{Index, NodeId, RaftIndex, Term};
 
 /// Which entry stands at an index: two logs with the same id there are equal up
 /// to it (Raft, section 5.3, the log matching property).
@@ -77,6 +77,18 @@ pub struct Entry {
     pub id: LogId,
     /// What it carries.
     pub payload: Payload,
+}
+
+/// A batch, and its place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexedBatch {
+    /// The index of its first command; of a tick, that of the command which would come
+    /// next.
+    pub index: Index,
+    /// The entry that carries it; none in a recorded log, which has no entries.
+    pub entry: Option<RaftIndex>,
+    /// The batch.
+    pub batch: Arc<Batch>,
 }
 
 impl Entry {

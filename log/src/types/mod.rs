@@ -7,7 +7,7 @@ mod key_path;
 mod numbers;
 
 pub use command::{Batch, Check, Command, Machine, Restore, RestoreChange, TestAndSet, Ttl};
-pub use entry::{Entry, LogId, Membership, Payload, Vote};
+pub use entry::{Entry, IndexedBatch, LogId, Membership, Payload, Vote};
 pub use format::LogFormat;
 pub use key_path::{InvalidKey, KeyPath};
 pub use numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex, Term};

@@ -21,7 +21,7 @@ use etcd_log::{
     Batch, Command, Entry, Index, IoError, LogError, LogId, LogStorage as _, Membership, NodeId,
     Payload, RaftIndex, Recording, Term, Vote, WRITE_ENTRIES, Wal, WalOptions, Write as LogWrite,
 };
-use etcd_projections::{Position, State};
+use etcd_projections::{Position, ReplayError, State, replay_with};
 
 use super::ToolError;
 use crate::storage::data_dir::{DataDir, DataDirError, Identity};
@@ -109,21 +109,11 @@ fn read(import: &Import) -> Result<Recording, ToolError> {
 
 /// Replays a recording, and compares what comes of it with what it says.
 fn replay(path: &Path, recording: &Recording) -> Result<State, ToolError> {
-    let mut state = State::new(1);
-    for batch in &recording.batches {
-        if let Some(check) = &batch.check {
-            let compared = state.compare(check);
-            compared.map_err(|source| ToolError::Elsewhere { path: path.to_owned(), source })?;
-        }
-        state.apply(batch);
-    }
-    let (index, found) = (state.position().index, state.digest());
-    match recording.end.and_then(|end| end.digest) {
-        Some(expected) if expected != found => {
-            Err(ToolError::OtherEnd { path: path.to_owned(), index, found, expected })
-        }
-        _ => Ok(state),
-    }
+    let path = path.to_owned();
+    replay_with(recording, |_| {}).map_err(|error| match error {
+        ReplayError::Diverged { source, .. } => ToolError::Elsewhere { path, source },
+        source => ToolError::Inconsistent { path, source },
+    })
 }
 
 /// Writes a log, whole or not at all.

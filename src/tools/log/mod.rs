@@ -12,7 +12,7 @@ mod verify;
 use std::io;
 use std::path::PathBuf;
 
-use etcd_log::{Digest, Index, IoError, LogError, RecordingError};
+use etcd_log::{Index, IoError, LogError, RecordingError};
 use etcd_projections::Diverged;
 
 use crate::state::replay::ReplayError;
@@ -95,16 +95,12 @@ pub enum ToolError {
         source: Diverged,
     },
     /// A recorded log leads to another state than it says at its end.
-    #[error("{}: the state at its end, command {index}, has digest {found}, the file says {expected}", path.display())]
-    OtherEnd {
+    #[error("{}", path.display())]
+    Inconsistent {
         /// The file.
         path: PathBuf,
-        /// Its last command.
-        index: Index,
-        /// The digest that its commands lead to.
-        found: Digest,
-        /// The one that it names.
-        expected: Digest,
+        /// How they differ.
+        source: etcd_projections::ReplayError,
     },
     /// A file cannot be read.
     #[error(transparent)]

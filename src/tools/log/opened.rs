@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use etcd_log::{Entry, LogError, LogReader, Payload, RaftIndex, Record, Recovered};
+use etcd_log::{Entry, LogError, LogReader, RaftIndex, Recovered};
 use etcd_projections::State;
 use tokio_stream::Stream;
 
@@ -33,26 +33,13 @@ impl Opened {
     /// Checks the log of a directory, and says what is remarkable about it.
     pub(super) fn open(path: &Path) -> Result<Self, ToolError> {
         let dir = DataDir::take_to_read(path)?;
-        let mut membership = None;
-        let (log, recovered) = LogReader::open(&dir.wal(), &dir.archive(), &mut |visit| {
-            if let Record::Entry(entry) = visit.record
-                && let Payload::Membership(members) = &entry.payload
-            {
-                membership = Some(members.clone());
-            }
-        })?;
+        let (log, recovered, settled) = LogReader::open_settled(&dir.wal(), &dir.archive())?;
         if recovered.node.is_none() && dir.identity()?.is_some() {
             // Not a copy of an archive, but a machine that has lost its segments.
             return Err(LogError::Missing(dir.wal()).into());
         }
-        let membership = membership.or_else(|| log.archived_membership()).unwrap_or_default();
-        let voters = membership.voters.iter().flatten().count();
-        let state = log.state();
-        let end = |id: Option<etcd_log::LogId>| id.map_or(log.first(), |id| id.index.next());
-        // What a group of one has synced is committed, noted or not.
-        let settled = if voters == 1 { end(state.last) } else { end(state.committed) };
-        let unsettled = end(state.last).0 - settled.0;
-        let opened = Self { settled: log.first()..settled, log, recovered, unsettled, dir };
+        let unsettled = log.end(log.state().last).0 - settled.end.0;
+        let opened = Self { log, recovered, settled, unsettled, dir };
         opened.remark();
         Ok(opened)
     }

@@ -1,24 +1,68 @@
-//! Recorded logs: the commands of a log as JSON lines, one batch a line, and an end.
+//! Recorded logs: the commands of a log as JSON lines, one batch a line, and an end. All
+//! of the format is on this page.
 //!
 //! ```text
 //! {"index":1,"time":"2026-11-22T10:00:00.000000000Z","commands":[{"sync":{…}},{"join":{…}}]}
 //! {"index":3,"time":"2026-11-22T10:00:07.250000000Z","commands":[{"set":{…}}]}
-//! {"end":{"index":3,"time":"2026-11-22T10:00:07.250000000Z","digest":"…"}}
+//! {"index":4,"time":"2026-11-22T10:00:09.000000000Z","commands":[]}
+//! {"end":{"index":3,"time":"2026-11-22T10:00:09.000000000Z","digest":"…"}}
 //! ```
 //!
-//! `index` is that of the batch's first command; of a tick, that of the command
-//! that would come next. It is there for people and as a check: a line that does
-//! not follow the one before is refused.
+//! # A line
 //!
-//! The end names the last command and what the state was there: a recording without
-//! one was cut off, or made by a version that wrote none. Whether such a one will do is
-//! for whoever reads it to say.
+//! A JSON object in UTF-8, ended by `\n`, of 32 MiB at most. An empty line says nothing.
+//!
+//! | field | what it is |
+//! |---|---|
+//! | `index` | that of the batch's first command, from 1, without gaps; of a *tick*, which has no commands, that of the command which would come next |
+//! | `time` | the leader's clock: RFC 3339 with nanoseconds. It may go back; then the time before it counts |
+//! | `commands` | any number of the commands below, each of which takes an index, whether it is refused or not |
+//! | `check` | now and then, what the proposer's state was *before* the batch: `index`, `event` (its number), `time`, `digest` |
+//!
+//! | command | fields |
+//! |---|---|
+//! | `set` | `key`, `value`, and `ttl` in whole seconds if it is to expire |
+//! | `testAndSet` | `key`, `prevValue`, `value`, `ttl` as above |
+//! | `delete`, `deleteDir` | `key` |
+//! | `sync` | `cluster`: founds one. The first command of every log |
+//! | `join` | `name`, `node`, `peerUrl`, `clientUrl`: a machine, or its new addresses |
+//! | `leave` | `name` |
+//!
+//! A key is clean: one slash before each part, and none at the end. Identities are 16
+//! hexadecimal digits, digests 32.
+//!
+//! # What is kept
+//!
+//! * **It means the same for ever.** A recording folds to the same events, in the same
+//!   order, and to the same digest in every version and on every machine. A command with
+//!   another meaning gets another name. The recordings in `tests/recorded` never change.
+//! * **It is all there is.** Time is in it, and expiries follow from it; nothing else has a
+//!   say in what comes of it.
+//! * **A digest is a hash over all outcomes so far**, refusals included: two states with the
+//!   same digest have come the same way. `etcd-projections` computes it, and compares it
+//!   with each `check` and with the end.
+//! * **The end names the last command** and, unless the log's beginning was gone, the digest
+//!   there. A recording without one was cut off, or made by a version that wrote none.
+//!   Whether such a one will do is for whoever reads it to say.
+//!
+//! # What is refused
+//!
+//! With the number of the line, and before anything behind it is believed: what is no JSON
+//! of this form, a field or a command that is not known, a line too long, an index that does
+//! not follow, an end that names another command than the last, anything behind the end.
+//!
+//! [`Recording`] has all of it in memory, [`RecordingReader`] one batch at a time.
 
-use std::io::{self, BufRead, Read as _};
+mod reader;
+
+use std::io::{self, BufRead};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::{Batch, Check, Command, Digest, Index, LogTime};
+
+pub use self::reader::RecordingReader;
 
 /// The longest line, in bytes. A batch of 4 MiB grows sixfold at worst when JSON
 /// escapes all of it.
@@ -125,12 +169,6 @@ pub enum RecordingError {
     },
 }
 
-/// What a line holds.
-enum Line {
-    Batch(RecordedBatch),
-    End(End),
-}
-
 impl RecordedBatch {
     /// Records a batch whose first command has this index.
     pub fn new(index: Index, batch: &Batch) -> Self {
@@ -160,62 +198,12 @@ impl Recording {
     /// # Errors
     ///
     /// If a line cannot be read, is not a batch, or not the next one.
-    pub fn read(mut lines: impl BufRead) -> Result<Self, RecordingError> {
-        let mut recording = Self::default();
-        let mut text = Vec::new();
-        for line in 1.. {
-            text.clear();
-            // With the end of the line, and one byte that shows that it is too long.
-            let most = LINE_BYTES as u64 + 2;
-            if (&mut lines).take(most).read_until(b'\n', &mut text)? == 0 {
-                break;
-            }
-            recording.take(line, text.strip_suffix(b"\n").unwrap_or(&text))?;
-        }
-        Ok(recording)
-    }
-
-    /// Takes in the next line. An empty one says nothing.
-    fn take(&mut self, line: usize, text: &[u8]) -> Result<(), RecordingError> {
-        if text.trim_ascii().is_empty() {
-            return Ok(());
-        }
-        if self.end.is_some() {
-            return Err(RecordingError::BehindEnd { line });
-        }
-        if text.len() > LINE_BYTES {
-            return Err(RecordingError::TooLong { line, length: text.len() });
-        }
-        let last = self.last;
-        let read = Line::read(text);
-        match read.map_err(|source| RecordingError::Unreadable { line, last, source })? {
-            Line::Batch(batch) if batch.index != last.next() => {
-                let (found, expected) = (batch.index, last.next());
-                Err(RecordingError::Gap { line, found, expected })
-            }
-            Line::Batch(batch) => {
-                self.last = Index(last.0 + batch.commands.len() as u64);
-                self.batches.push(batch.into_batch());
-                Ok(())
-            }
-            Line::End(end) if end.index != last => {
-                Err(RecordingError::OtherEnd { line, found: end.index, last })
-            }
-            Line::End(end) => {
-                self.end = Some(end);
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Line {
-    fn read(text: &[u8]) -> Result<Self, serde_json::Error> {
-        // The first word of a batch is enough to see that it is no end.
-        match serde_json::from_slice::<RecordedEnd>(text) {
-            Ok(RecordedEnd { end }) => Ok(Self::End(end)),
-            Err(_) => serde_json::from_slice(text).map(Self::Batch),
-        }
+    pub fn read(lines: impl BufRead) -> Result<Self, RecordingError> {
+        let mut reader = RecordingReader::new(lines);
+        let batches = reader.by_ref().map(|batch| batch.map(|read| read.batch));
+        let batches = batches.map(|batch| batch.map(Arc::unwrap_or_clone));
+        let batches = batches.collect::<Result<_, _>>()?;
+        Ok(Self { batches, last: reader.last_command(), end: reader.end() })
     }
 }
 
