@@ -79,7 +79,7 @@ pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, TreeNode};
 pub use machines::Machines;
-pub use outcome::{Outcome, Position, Projection, Rejection, What};
+pub use outcome::{Outcome, Position, Projection, Rejection, Undo, What};
 pub use snapshot::{RestoreError, SnapshotHeader, SnapshotItem};
 pub use state::{Diverged, State};
 pub use system_keys::{CLUSTER_KEY, is_reserved, machine_key};

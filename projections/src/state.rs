@@ -14,7 +14,7 @@ use crate::event::{Change, Event};
 use crate::expiry::ExpiryIndex;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
-use crate::outcome::{Outcome, Position, Projection as _, What};
+use crate::outcome::{Outcome, Position, Projection as _, Undo, What};
 use crate::trail::Trail;
 use crate::watch_ring::WatchRing;
 
@@ -174,19 +174,15 @@ impl State {
         let before = self.position.index;
         let mut outcomes = Vec::with_capacity(batch.commands.len().max(1));
         while let Some(outcome) = self.expire(time) {
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(outcome));
         }
         for command in &batch.commands {
             let outcome = self.decide(command, time);
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(outcome));
         }
         if outcomes.is_empty() && time > self.position.time {
             let position = self.position.after_clock(time, false);
-            let outcome = Outcome { position, what: What::Tick };
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(outcome(position, What::Tick)));
         }
         // One outcome a command: whoever waits for the answer of one counts on it.
         let decided = self.position.index.0 - before.0;
@@ -230,25 +226,32 @@ impl State {
     fn decide(&self, command: &Command, time: LogTime) -> Outcome {
         match decide(&self.tree, command, time) {
             Ok((key, change)) => event(self.position.after_command(time, true), key, change),
-            Err(rejection) => Outcome {
-                position: self.position.after_command(time, false),
-                what: What::Rejection(rejection),
-            },
+            Err(rejection) => {
+                let position = self.position.after_command(time, false);
+                outcome(position, What::Rejection(rejection))
+            }
         }
     }
 
-    fn fold(&mut self, outcome: &Outcome) {
-        self.position.follow(outcome);
-        self.tree.fold(outcome);
-        self.ring.fold(outcome);
-        self.expiry.fold(outcome);
-        self.machines.fold(outcome);
-        self.digester.fold(outcome);
+    /// Folds an outcome into all projections. Returns it with what the tree says of
+    /// undoing it.
+    fn fold(&mut self, outcome: Outcome) -> Outcome {
+        self.position.follow(&outcome);
+        let undo = self.tree.follow(&outcome);
+        self.ring.fold(&outcome);
+        self.expiry.fold(&outcome);
+        self.machines.fold(&outcome);
+        self.digester.fold(&outcome);
+        Outcome { undo, ..outcome }
     }
 }
 
 fn event(position: Position, key: etcd_log::KeyPath, change: Change) -> Outcome {
     let Position { index, event: number, time } = position;
     let event = Event { number, index, time, key, change };
-    Outcome { position, what: What::Event(Arc::new(event)) }
+    outcome(position, What::Event(Arc::new(event)))
+}
+
+fn outcome(position: Position, what: What) -> Outcome {
+    Outcome { position, what, undo: Undo::default() }
 }
