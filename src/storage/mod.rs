@@ -4,5 +4,6 @@ pub mod backfill;
 pub mod checkpoint;
 pub mod data_dir;
 pub mod disk_space;
+pub mod events;
 pub mod log_stream;
 pub(crate) mod recovery;
