@@ -17,13 +17,13 @@ fn small_file(dir: &Path, is_closed: bool) -> (PathBuf, Vec<Stored>) {
     let mut recorder = recorder(&store);
     for entries in history.chunks(4) {
         push(&store, entries);
-        store.lock().pending.urge();
+        store.pending().urge();
         recorder.run();
     }
     if is_closed {
         recorder.finish();
     }
-    let (file, _) = store.lock().files.following(Position::default()).unwrap();
+    let (file, _) = store.files().following(Position::default()).unwrap();
     (file.path().to_owned(), stored(&history))
 }
 
@@ -99,14 +99,14 @@ fn blocks_without_the_key_are_passed_over() {
     let mut recorder = recorder(&store);
     for entry in history.chunks(1) {
         push(&store, entry);
-        store.lock().pending.urge();
+        store.pending().urge();
         recorder.run();
     }
     let interest = Interest::Below(KeyPath::clean("/2/4").unwrap());
     let wanted = stored(&history).into_iter().filter(|stored| interest.wants(stored));
     let wanted: Vec<_> = wanted.collect();
     let (file, blocks) = {
-        let files = &store.lock().files;
+        let files = store.files();
         let (file, _) = files.following(Position::default()).unwrap();
         (file, files.blocks(Position::default()).to_vec())
     };
@@ -135,7 +135,7 @@ fn what_does_not_fit_into_memory_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let history = some_history(100);
     let store = open(dir.path(), &history);
-    store.lock().pending.bound(10_000);
+    store.pending().bound(10_000);
     push(&store, &history[..60]);
     let mut recorder = recorder(&store);
     recorder.finish();
@@ -160,7 +160,7 @@ fn what_lies_before_a_command_is_forgotten_a_file_at_a_time() {
     recorder.close_at(1);
     for entries in history.chunks(10) {
         push(&store, entries);
-        store.lock().pending.urge();
+        store.pending().urge();
         recorder.run();
     }
     let index = history[35].0.index;

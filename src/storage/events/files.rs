@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use etcd_log::{Index, LogTime};
+use etcd_log::{EventNumber, Index, LogTime};
 use etcd_projections::Position;
 
 use super::block::BlockPlace;
@@ -52,14 +52,20 @@ impl Files {
         Ok(())
     }
 
-    /// Adds the next block of a file that begins at a position. Returns whether the file
-    /// is still as it was.
+    /// Adds the next block of a file that begins at a position. Returns whether that could
+    /// be: whether the file is still as it was, and nobody else has written there.
     pub(super) fn add_block(
         &mut self,
         start: Position,
         file: &EventFile,
         block: BlockPlace,
     ) -> bool {
+        let is_taken = self
+            .run_before(block.after)
+            .is_some_and(|(other, run)| *other > block.before || run.after() > block.before);
+        if is_taken {
+            return false;
+        }
         match self.runs.get_mut(&start) {
             Some(run) if run.file.is(file) && end_of(&run.blocks) == block.offset => {
                 run.blocks.push(block);
@@ -97,6 +103,12 @@ impl Files {
         let lowest = Position { index, ..Position::default() };
         let (_, run) = self.run_before(lowest)?;
         run.find(|block| block.before.index < index, |block| index <= block.after.index)
+    }
+
+    /// Returns the block with the event of a number.
+    pub(super) fn at_event(&self, number: EventNumber) -> Option<(EventFile, BlockPlace)> {
+        let run = self.runs.values().rev().find(|run| run.blocks[0].before.event < number)?;
+        run.find(|block| block.before.event < number, |block| number <= block.after.event)
     }
 
     /// Returns the block during which a logged time was passed.

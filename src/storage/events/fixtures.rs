@@ -92,7 +92,7 @@ pub(super) fn recorder(store: &EventStore) -> Recorder {
 
 pub(super) fn push(store: &EventStore, history: &[(Position, Vec<Outcome>)]) {
     for (before, outcomes) in history {
-        store.lock().pending.push(*before, outcomes.clone());
+        store.pending().push(*before, outcomes.clone());
     }
 }
 

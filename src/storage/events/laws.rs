@@ -33,7 +33,7 @@ fn divided(
     for (entry, ends) in history.iter().zip(ends.iter().cycle()) {
         push(&store, std::slice::from_ref(entry));
         if *ends {
-            store.lock().pending.urge();
+            store.pending().urge();
         }
         recorder.run();
     }
@@ -109,6 +109,16 @@ proptest! {
             let mut positions = std::iter::once(Position::default()).chain(all.iter().map(|it| it.position));
             prop_assert_eq!(store.position_at_index(index), positions.find(|at| at.index == index));
         }
+        for number in 1..=newest.event.0 + 1 {
+            let mut before = Position::default();
+            let found = all.iter().find(|it| {
+                let is_it = it.position.event.0 == number;
+                before = if is_it { before } else { it.position };
+                is_it
+            });
+            let before = if found.is_some() { before } else { newest };
+            prop_assert_eq!(store.position_before_event(EventNumber(number)), Some(before));
+        }
         for time in (0..=newest.time.0 + 500_000_000).step_by(250_000_000).map(LogTime) {
             let positions = all.iter().map(|it| it.position).take_while(|at| at.time <= time);
             let last = positions.last().unwrap_or_default();
@@ -133,7 +143,7 @@ proptest! {
         prop_assert_eq!(store.bytes(), before);
         let (found, gap) = read_all(store.after(Position::default(), Interest::All), 1000);
         prop_assert_eq!((found, gap), (stored(&history), None));
-        prop_assert!(store.lock().pending.next_block(Position::default()).0.is_empty());
+        prop_assert!(store.pending().next_block(Position::default()).0.is_empty());
     }
 
     /// If the log leads elsewhere than the files say, it is the log that is believed.
@@ -168,7 +178,7 @@ proptest! {
         recorder(&store).finish();
         let left_out = stored(&history[from..to]);
         let (mut found, gap) = read_all(store.after(Position::default(), Interest::All), 1000);
-        let newest = store.lock().pending.newest();
+        let newest = store.pending().newest();
         let is_open = !left_out.is_empty() && newest > history[from].0;
         prop_assert_eq!(gap.map(|gap| gap.at), is_open.then_some(history[from].0));
         let (mut behind, _) = read_all(store.before(newest, Interest::All), 1000);

@@ -45,6 +45,7 @@
 mod block;
 mod file;
 mod files;
+mod filler;
 mod filter;
 mod pending;
 mod reader;
@@ -60,6 +61,7 @@ mod fixtures;
 #[cfg(test)]
 mod laws;
 
+pub use filler::EventFiller;
 pub use reader::{Chunk, EventReader, Gap};
 pub use record::{Interest, Stored, StoredWhat};
 pub use store::EventStore;

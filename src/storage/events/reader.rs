@@ -54,7 +54,7 @@ impl EventReader {
     }
 
     pub(super) fn backward(store: EventStore, position: Position, interest: Interest) -> Self {
-        let position = position.min(store.lock().pending.newest());
+        let position = position.min(store.pending().newest());
         Self::new(store, position, interest, false)
     }
 

@@ -17,7 +17,7 @@ use etcd_projections::Position;
 
 use super::FILE_BYTES;
 use super::block::{BlockBuilder, BlockPlace};
-use super::file::{EventFile, FileFault};
+use super::file::{EventFile, FileFault, HEADER};
 use super::pending::Batch;
 use super::record::{Interest, Stored};
 use super::store::{EventStore, mend};
@@ -76,7 +76,7 @@ impl Recorder {
 
     /// Brings all full blocks into files; or all there is, if somebody wants that.
     pub(super) fn run(&mut self) {
-        let everything = self.store.lock().pending.take_urge();
+        let everything = self.store.pending().take_urge();
         while let Some(todo) = self.todo() {
             match &todo.known {
                 Some((file, block)) => self.compare(&todo.batches, file, block),
@@ -88,29 +88,25 @@ impl Recorder {
 
     /// Brings all there is into files, and closes the last one.
     pub(super) fn finish(&mut self) {
-        self.store.lock().pending.urge();
+        self.store.pending().urge();
         self.run();
         self.close();
     }
 
     fn todo(&mut self) -> Option<Todo> {
-        let (todo, at) = {
-            let shared = self.store.lock();
-            let at = self.at.max(shared.pending.first());
-            let (batches, is_block) = shared.pending.next_block(at);
-            let at = batches.first().map_or(at, |first| at.max(first.before));
-            let (known, limit) = (shared.files.following(at), shared.files.next_start(at));
-            (Todo { batches, is_block, known, limit }, at)
+        let (batches, is_block) = {
+            let pending = self.store.pending();
+            pending.next_block(self.at.max(pending.first()))
         };
-        if todo.batches.is_empty() {
-            return None;
-        }
+        let at = self.at.max(batches.first()?.before);
         if at != self.at {
             // What lies between was left out.
             self.close();
             self.at = at;
         }
-        Some(todo)
+        let files = self.store.files();
+        let (known, limit) = (files.following(at), files.next_start(at));
+        Some(Todo { batches, is_block, known, limit })
     }
 
     /// Compares outcomes with a block that should hold them. If it holds others, it goes,
@@ -144,7 +140,7 @@ impl Recorder {
         for outcome in todo.batches.iter().flat_map(|batch| batch.behind(self.at)) {
             if let Some(limit) = todo.limit.filter(|limit| outcome.position > *limit) {
                 // It passes by where the file begins, which is of another history.
-                let gone = self.store.lock().files.remove(limit);
+                let gone = self.store.files().remove(limit);
                 gone.into_iter().for_each(mend);
                 return;
             }
@@ -153,10 +149,16 @@ impl Recorder {
                 break;
             }
         }
-        if let Err(error) = self.append() {
-            self.open = None;
-            if self.told.is_due() {
-                tracing::warn!("events are not stored, the log has them: {}", ErrorChain(&error));
+        match self.append() {
+            Ok(true) => {}
+            // Somebody else has written here: it is looked at anew.
+            Ok(false) => return,
+            Err(error) => {
+                self.open = None;
+                if self.told.is_due() {
+                    let error = ErrorChain(&error);
+                    tracing::warn!("events are not stored, the log has them: {error}");
+                }
             }
         }
         self.at = self.builder.position();
@@ -166,38 +168,41 @@ impl Recorder {
         }
     }
 
-    /// Puts the block into the open file, or into a new one.
-    fn append(&mut self) -> Result<(), IoError> {
+    /// Puts the block into the open file, or into a new one; or leaves it out, where there
+    /// is no room on the disk. Returns whether nobody else has written there meanwhile.
+    fn append(&mut self) -> Result<bool, IoError> {
         if !self.disk.has_room_besides_reserve(MARGIN) {
             self.close();
-            return Ok(());
+            return Ok(true);
         }
         let mut open = match self.open.take() {
             Some(open) => open,
             None => Open {
                 file: EventFile::create(&self.store.dir, self.store.cluster, self.at)?,
                 start: self.at,
-                end: super::file::HEADER as u64,
+                end: HEADER as u64,
             },
         };
         let finished = self.builder.finish(open.end);
         let (bytes, block) = finished.map_err(IoError::at("compress", open.file.path()))?;
         open.file.write(bytes, open.end)?;
+        if !self.store.files().add_block(open.start, &open.file, block) {
+            open.file.cut(open.end)?;
+            return Ok(false);
+        }
         open.end += u64::from(block.length);
-        let is_whole = self.store.lock().files.add_block(open.start, &open.file, block);
-        // If something of it was found wrong meanwhile, it ends there.
         let is_long = open.end >= self.file_bytes;
-        self.open = is_whole.then_some(open);
+        self.open = Some(open);
         if is_long {
             self.close();
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Closes the open file.
     fn close(&mut self) {
         let Some(open) = self.open.take() else { return };
-        let blocks = self.store.lock().files.blocks(open.start).to_vec();
+        let blocks = self.store.files().blocks(open.start).to_vec();
         if let Err(error) = open.file.close(&blocks) {
             // It is looked through when it is opened.
             tracing::debug!("a file of events has no table: {}", ErrorChain(&error));
@@ -205,6 +210,6 @@ impl Recorder {
     }
 
     fn settle(&self) {
-        self.store.lock().pending.settle(self.at);
+        self.store.pending().settle(self.at);
     }
 }

@@ -25,14 +25,8 @@ use crate::util::error_chain::ErrorChain;
 pub struct EventStore {
     pub(super) dir: Arc<Path>,
     pub(super) cluster: ClusterId,
-    shared: Arc<Mutex<Shared>>,
-}
-
-/// What is there.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) files: Files,
-    pub(super) pending: Pending,
+    files: Arc<Mutex<Files>>,
+    pending: Arc<Mutex<Pending>>,
 }
 
 /// Where to find the outcomes that follow a position, or that lead to one.
@@ -71,14 +65,14 @@ impl EventStore {
                 remove_useless(file.path(), "it holds nothing that others do not");
             }
         }
-        let shared = Shared { files, pending: Pending::new(newest) };
-        Ok(Self { dir: Arc::from(dir), cluster, shared: Arc::new(Mutex::new(shared)) })
+        let (files, pending) = (Arc::new(Mutex::new(files)), Pending::new(newest));
+        Ok(Self { dir: Arc::from(dir), cluster, files, pending: Arc::new(Mutex::new(pending)) })
     }
 
     /// Returns whether every outcome is here from an event on, up to what was applied
     /// last.
     pub fn covers(&self, from: EventNumber) -> bool {
-        let newest = self.lock().pending.newest();
+        let newest = self.newest();
         let last = self.ranges().pop().filter(|range| range.end == newest);
         last.map_or(newest, |range| range.start).event < from
     }
@@ -86,12 +80,15 @@ impl EventStore {
     /// Returns the positions between which every outcome is here, oldest first: from
     /// behind the start of each up to its end.
     pub fn ranges(&self) -> Vec<Range<Position>> {
-        let shared = self.lock();
-        let first = shared.pending.first();
-        let believed = shared.files.ranges().map(|range| range.start..range.end.min(first));
+        let (first, pending) = {
+            let pending = self.pending();
+            (pending.first(), pending.ranges().collect::<Vec<_>>())
+        };
+        let files: Vec<_> = self.files().ranges().collect();
+        let believed = files.into_iter().map(|range| range.start..range.end.min(first));
         let believed = believed.filter(|range| range.start < range.end);
         let mut ranges: Vec<Range<Position>> = Vec::new();
-        for range in believed.chain(shared.pending.ranges()) {
+        for range in believed.chain(pending) {
             match ranges.last_mut() {
                 Some(last) if last.end == range.start => last.end = range.end,
                 _ => ranges.push(range),
@@ -102,7 +99,7 @@ impl EventStore {
 
     /// Returns how many bytes the files have, about.
     pub fn bytes(&self) -> u64 {
-        self.lock().files.bytes()
+        self.files().bytes()
     }
 
     /// Returns a reader of what came after a position, oldest first.
@@ -115,46 +112,84 @@ impl EventStore {
         EventReader::backward(self.clone(), position, interest)
     }
 
+    /// Returns where the machine stands.
+    pub fn newest(&self) -> Position {
+        self.pending().newest()
+    }
+
     /// Returns where a command led, before any expiry that followed it; nothing, if that
     /// is not known here. It reads a block at most.
     pub fn position_at_index(&self, index: Index) -> Option<Position> {
         if index == Index(0) {
             return Some(Position::default());
         }
-        let (batch, block, limit) = {
-            let shared = self.lock();
-            let batch = shared.pending.first_that(|batch| index <= batch.after.index);
-            let batch = batch.filter(|batch| batch.before.index < index);
-            (batch, shared.files.at_index(index), shared.pending.first())
-        };
-        let took = |position: &Position| position.index == index;
-        if let Some(batch) = batch {
-            return batch.outcomes.iter().map(|outcome| outcome.position).find(took);
+        self.around_index(index).map(|(_, position)| position)
+    }
+
+    /// Returns the position before a command, behind the expiries that preceded it; before
+    /// the next one, where the machine stands. Nothing, if that is not known here. It reads
+    /// a block at most.
+    pub fn position_before_index(&self, index: Index) -> Option<Position> {
+        let newest = self.newest();
+        if index == newest.index.next() {
+            return Some(newest);
         }
-        let (file, block) = block?;
-        let mut positions = self.read(&file, &block, &Interest::All)?.into_iter();
-        let position = positions.find_map(|(_, stored)| Some(stored.position).filter(took));
-        position.filter(|position| *position <= limit)
+        self.around_index(index).map(|(before, _)| before)
+    }
+
+    /// Returns the position before an event, as [`Self::position_before_index`] does.
+    pub fn position_before_event(&self, number: EventNumber) -> Option<Position> {
+        let newest = self.newest();
+        if number == newest.event.next() {
+            return Some(newest);
+        }
+        let file = |files: &Files| files.at_event(number);
+        let around = self.around(|position| position.event >= number, file);
+        around.map(|(before, _)| before)
+    }
+
+    fn around_index(&self, index: Index) -> Option<(Position, Position)> {
+        self.around(|position| position.index >= index, |files| files.at_index(index))
+    }
+
+    /// Returns the position of the first outcome that has come so far, and the one before.
+    fn around(
+        &self,
+        has_come: impl Fn(&Position) -> bool,
+        find: impl Fn(&Files) -> Option<(EventFile, BlockPlace)>,
+    ) -> Option<(Position, Position)> {
+        let (batch, limit) = {
+            let pending = self.pending();
+            (pending.first_that(|batch| has_come(&batch.after)), pending.first())
+        };
+        if let Some(batch) = batch.filter(|batch| !has_come(&batch.before)) {
+            let at = batch.outcomes.partition_point(|outcome| !has_come(&outcome.position));
+            let before = at.checked_sub(1).map_or(batch.before, |at| batch.outcomes[at].position);
+            return Some((before, batch.outcomes[at].position));
+        }
+        let (file, block) = find(&self.files())?;
+        let mut records = self.read(&file, &block, &Interest::All)?.into_iter();
+        let (before, stored) = records.find(|(_, stored)| has_come(&stored.position))?;
+        (stored.position <= limit).then_some((before, stored.position))
     }
 
     /// Returns the last position at a logged time or before it; nothing, if that is not
     /// known here. It reads a block at most.
     pub fn position_at_time(&self, time: LogTime) -> Option<Position> {
-        let (batch, block, first) = {
-            let shared = self.lock();
-            if shared.pending.newest().time <= time {
-                return Some(shared.pending.newest());
+        let (batch, first) = {
+            let pending = self.pending();
+            if pending.newest().time <= time {
+                return Some(pending.newest());
             }
-            let batch = shared.pending.first_that(|batch| time < batch.after.time);
-            let batch = batch.filter(|batch| batch.before.time <= time);
-            (batch, shared.files.at_time(time), shared.pending.first())
+            let batch = pending.first_that(|batch| time < batch.after.time);
+            (batch.filter(|batch| batch.before.time <= time), pending.first())
         };
         let is_then = |position: &Position| position.time <= time;
         if let Some(batch) = batch {
             let positions = batch.outcomes.iter().map(|outcome| outcome.position);
             return Some(positions.take_while(is_then).last().unwrap_or(batch.before));
         }
-        let (file, block) = block?;
+        let (file, block) = self.files().at_time(time)?;
         let records = self.read(&file, &block, &Interest::All)?;
         let positions = records.iter().map(|(_, stored)| stored.position);
         let last = positions.take_while(is_then).last().unwrap_or(block.before);
@@ -163,21 +198,23 @@ impl EventStore {
 
     /// Removes the files of which every outcome lies before a command.
     pub fn forget_before(&self, index: Index) {
-        let mends = self.lock().files.forget_before(index);
+        let mends = self.files().forget_before(index);
         mends.into_iter().for_each(mend);
     }
 
     /// Returns where to find the outcome that follows a position, and up to where a file
     /// that holds it is believed.
     pub(super) fn following(&self, position: Position) -> (Source, Position) {
-        let shared = self.lock();
-        let first = shared.pending.first();
-        let source = if position >= shared.pending.newest() {
+        let (batch, first, newest) = {
+            let pending = self.pending();
+            (pending.following(position), pending.first(), pending.newest())
+        };
+        let source = if position >= newest {
             Source::End
-        } else if let Some(batch) = shared.pending.following(position) {
+        } else if let Some(batch) = batch {
             Source::Memory(batch)
         } else {
-            let block = shared.files.following(position).filter(|_| position < first);
+            let block = self.files().following(position).filter(|_| position < first);
             block.map_or(Source::Nowhere, |(file, block)| Source::File(file, block))
         };
         (source, first)
@@ -185,14 +222,16 @@ impl EventStore {
 
     /// Returns where to find the outcome that led to a position.
     pub(super) fn leading_to(&self, position: Position) -> Source {
-        let shared = self.lock();
+        let (batch, first) = {
+            let pending = self.pending();
+            (pending.leading_to(position), pending.first())
+        };
         if position == Position::default() {
             Source::End
-        } else if let Some(batch) = shared.pending.leading_to(position) {
+        } else if let Some(batch) = batch {
             Source::Memory(batch)
         } else {
-            let block = shared.files.leading_to(position);
-            let block = block.filter(|_| position <= shared.pending.first());
+            let block = self.files().leading_to(position).filter(|_| position <= first);
             block.map_or(Source::Nowhere, |(file, block)| Source::File(file, block))
         }
     }
@@ -216,16 +255,27 @@ impl EventStore {
 
     /// Makes a block, and what lies behind it in its file, a gap.
     pub(super) fn give_up(&self, file: &EventFile, block: &BlockPlace, why: &FileFault) {
-        let cut = self.lock().files.cut(file, block);
+        let cut = self.files().cut(file, block);
         if let Some(cut) = cut {
             tracing::warn!("events are given up, the log has them: {}", ErrorChain(why));
             mend(cut);
         }
     }
 
+    /// Returns a store of the same files, for whoever fills in what is missing: it stands
+    /// at a position, and is given what comes behind.
+    pub(super) fn beside(&self, position: Position) -> Self {
+        Self { pending: Arc::new(Mutex::new(Pending::new(position))), ..self.clone() }
+    }
+
+    /// Lets go of the lock soon: readers wait for it.
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets go of the lock soon: applying waits for it.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,7 +48,7 @@ impl EventWriter {
     /// they are left out, and said to be.
     pub fn push(&self, before: Position, outcomes: Vec<Outcome>) {
         let (has_room, has_block) = {
-            let pending = &mut self.store.lock().pending;
+            let pending = &mut self.store.pending();
             (pending.push(before, outcomes), pending.has_block())
         };
         if has_block {
@@ -62,12 +62,12 @@ impl EventWriter {
     /// Notes that the state has come to a position without outcomes, with a checkpoint of
     /// another machine.
     pub fn jump(&self, position: Position) {
-        self.store.lock().pending.jump(position);
+        self.store.pending().jump(position);
     }
 
     /// Sees to it that everything so far is in files soon.
     pub fn flush(&self) {
-        self.store.lock().pending.urge();
+        self.store.pending().urge();
         self.wake();
     }
 
@@ -90,7 +90,7 @@ mod tests {
         let store = open(dir.path(), &history);
         let writer = EventWriter::start(store.clone(), DiskRoom::default()).unwrap();
         let all = || read_all(store.after(Position::default(), Interest::All), 1000);
-        let is_in_files = || store.lock().pending.ranges().next().is_none();
+        let is_in_files = || store.pending().ranges().next().is_none();
         for (at, (before, outcomes)) in history.iter().enumerate() {
             writer.push(*before, outcomes.clone());
             assert_eq!(all(), (stored(&history[..=at]), None));
