@@ -60,16 +60,28 @@ impl Directories {
         None
     }
 
-    /// Makes a directory, and those above it, unless they are there.
-    pub(crate) fn make(&mut self, path: &KeyPath) {
-        let mut above = ROOT;
+    /// Makes a directory, and those above it, unless they are there. Returns how many
+    /// were made.
+    pub(crate) fn make(&mut self, path: &KeyPath) -> u32 {
+        let (mut above, mut made) = (ROOT, 0);
         for name in path.parts() {
             above = self.below(above, name).unwrap_or_else(|| {
                 self.given += 1;
+                made += 1;
                 let number = Number(ROOT.0 + self.given);
                 self.by_name.insert((above, SmolStr::from(name)), number);
                 number
             });
+        }
+        made
+    }
+
+    /// Removes a directory and those above it, so many together: what [`Self::make`]
+    /// has made.
+    pub(crate) fn unmake(&mut self, path: &KeyPath, made: u32) {
+        let above = std::iter::successors(Some(path.clone()), KeyPath::parent);
+        for path in above.take(made as usize) {
+            self.remove(&path);
         }
     }
 

@@ -30,8 +30,8 @@ use etcd_log::{KeyPath, LogTime};
 use imbl::OrdMap;
 
 use crate::directories::Directories;
-use crate::event::Change;
-use crate::outcome::{Outcome, Position, Projection, What};
+use crate::event::{Change, Event};
+use crate::outcome::{Outcome, Position, Projection, Undo, What};
 
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,17 +117,68 @@ impl KeyTree {
         for (key, node) in nodes {
             match node {
                 TreeNode::File { .. } => drop(tree.files.insert(key, node)),
-                TreeNode::Directory => tree.directories.make(&key),
+                TreeNode::Directory => {
+                    tree.directories.make(&key);
+                }
             }
         }
         tree
     }
 
-    fn set(&mut self, key: &KeyPath, value: Arc<str>, deadline: Option<LogTime>) {
-        if self.files.insert(key.clone(), TreeNode::File { value, deadline }).is_none()
-            && let Some(directory) = key.parent()
-        {
-            self.directories.make(&directory);
+    /// Folds in an outcome. Returns what it takes to undo it besides its event.
+    pub(crate) fn follow(&mut self, outcome: &Outcome) -> Undo {
+        self.position.follow(outcome);
+        let What::Event(event) = &outcome.what else { return Undo::default() };
+        match &event.change {
+            Change::Set { value, deadline, .. } => {
+                return self.set(&event.key, Arc::clone(value), *deadline);
+            }
+            Change::Delete { .. } | Change::Expire { .. } => {
+                self.files.remove(&event.key);
+            }
+            Change::DeleteDir => self.directories.remove(&event.key),
+        }
+        Undo::default()
+    }
+
+    /// Takes an event back: the last one of those that are not taken back yet. The tree
+    /// holds then what it did before.
+    ///
+    /// Whoever wants to know of one directory only may take back the events at it or
+    /// below it alone: then the tree is right there and below, and nowhere else.
+    ///
+    /// The tree's position stays as it is, for an event does not say from where it came.
+    pub fn undo(&mut self, event: &Event, undo: Undo) {
+        let key = &event.key;
+        match &event.change {
+            Change::Set { prev: Some(prev), .. } => {
+                self.set(key, Arc::clone(prev), undo.deadline);
+            }
+            Change::Set { prev: None, .. } => {
+                self.files.remove(key);
+                if let Some(directory) = key.parent() {
+                    self.directories.unmake(&directory, undo.made);
+                }
+            }
+            Change::Delete { prev, deadline } => {
+                self.set(key, Arc::clone(prev), *deadline);
+            }
+            Change::Expire { prev, deadline } => {
+                self.set(key, Arc::clone(prev), Some(*deadline));
+            }
+            Change::DeleteDir => {
+                self.directories.make(key);
+            }
+        }
+    }
+
+    fn set(&mut self, key: &KeyPath, value: Arc<str>, deadline: Option<LogTime>) -> Undo {
+        match self.files.insert(key.clone(), TreeNode::File { value, deadline }) {
+            Some(TreeNode::File { deadline, .. }) => Undo { deadline, made: 0 },
+            Some(TreeNode::Directory) | None => {
+                let made = key.parent().map_or(0, |directory| self.directories.make(&directory));
+                Undo { deadline: None, made }
+            }
         }
     }
 }
@@ -161,16 +212,6 @@ impl Projection for KeyTree {
     }
 
     fn fold(&mut self, outcome: &Outcome) {
-        self.position.follow(outcome);
-        let What::Event(event) = &outcome.what else { return };
-        match &event.change {
-            Change::Set { value, deadline, .. } => {
-                self.set(&event.key, Arc::clone(value), *deadline);
-            }
-            Change::Delete { .. } | Change::Expire { .. } => {
-                self.files.remove(&event.key);
-            }
-            Change::DeleteDir => self.directories.remove(&event.key),
-        }
+        self.follow(outcome);
     }
 }

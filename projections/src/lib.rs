@@ -85,7 +85,7 @@ pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, TreeNode};
 pub use machines::Machines;
-pub use outcome::{Outcome, Position, Projection, Rejection, What, of_commands};
+pub use outcome::{Outcome, Position, Projection, Rejection, Undo, What, of_commands};
 pub use replay::{ReplayError, Resuming, replay, replay_with};
 pub use snapshot::{RestoreError, SnapshotHeader, SnapshotItem};
 pub use state::{Diverged, State};

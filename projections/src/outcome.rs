@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::event::Event;
 
 /// How far a fold has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// The order of positions is that of history: none of their parts ever goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
     /// The index of the last command; 0 before the first.
@@ -27,6 +29,18 @@ pub struct Outcome {
     pub position: Position,
     /// What came of it.
     pub what: What,
+    /// What an event does not say of the tree before it. It follows from the log, as all
+    /// else does; the digest covers it by what it follows from.
+    pub undo: Undo,
+}
+
+/// What it takes to undo an event, besides the event. Nothing, for most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undo {
+    /// When the value would have expired that a set has replaced; absent for never.
+    pub deadline: Option<LogTime>,
+    /// How many directories a set has made above its key.
+    pub made: u32,
 }
 
 /// The kinds of outcome.

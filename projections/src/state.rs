@@ -17,7 +17,7 @@ use crate::event::{Change, Event};
 use crate::expiry::ExpiryIndex;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
-use crate::outcome::{Outcome, Position, Projection as _, Rejection, What};
+use crate::outcome::{Outcome, Position, Projection as _, Rejection, Undo, What};
 use crate::trail::Trail;
 use crate::watch_ring::WatchRing;
 
@@ -186,17 +186,14 @@ impl State {
         let before = self.position.index;
         let mut outcomes = Vec::with_capacity(batch.commands.len().max(1));
         while let Some(outcome) = self.expire(time) {
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(outcome));
         }
         for command in &batch.commands {
             self.apply_command(command, time, &mut outcomes);
         }
         if outcomes.is_empty() && time > self.position.time {
             let position = self.position.after_clock(time, false);
-            let outcome = Outcome { position, what: What::Tick };
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(outcome(position, What::Tick)));
         }
         // One index a command: whoever waits for the answer of one counts on it.
         let decided = self.position.index.0 - before.0;
@@ -240,18 +237,15 @@ impl State {
     fn apply_command(&mut self, command: &Command, time: LogTime, outcomes: &mut Vec<Outcome>) {
         let rejection = match decide(&self.tree, command, time, self.position.index) {
             Ok(Decided::Change(key, change)) => {
-                let outcome = event(self.position.after_command(time, true), key, change);
-                self.fold(&outcome);
-                return outcomes.push(outcome);
+                let happened = event(self.position.after_command(time, true), key, change);
+                return outcomes.push(self.fold(happened));
             }
             Ok(Decided::Steps(steps)) if self.take_steps(steps, time, outcomes) > 0 => return,
             Ok(Decided::Steps(_)) => Rejection::NothingToDo,
             Err(rejection) => rejection,
         };
         let position = self.position.after_command(time, false);
-        let outcome = Outcome { position, what: What::Rejection(rejection) };
-        self.fold(&outcome);
-        outcomes.push(outcome);
+        outcomes.push(self.fold(outcome(position, What::Rejection(rejection))));
     }
 
     /// Takes the steps of one command: its events all have its index. Returns how many
@@ -271,26 +265,31 @@ impl State {
             } else {
                 self.position.after_clock(time, true)
             };
-            let outcome = event(position, key, change);
-            self.fold(&outcome);
-            outcomes.push(outcome);
+            outcomes.push(self.fold(event(position, key, change)));
         }
         outcomes.len() - before
     }
 
-    fn fold(&mut self, outcome: &Outcome) {
-        self.position.follow(outcome);
-        self.tree.fold(outcome);
-        self.ring.fold(outcome);
-        self.expiry.fold(outcome);
-        self.machines.fold(outcome);
-        self.format.fold(outcome);
-        self.digester.fold(outcome);
+    /// Folds an outcome into all projections. Returns it with what the tree says of
+    /// undoing it.
+    fn fold(&mut self, outcome: Outcome) -> Outcome {
+        self.position.follow(&outcome);
+        let undo = self.tree.follow(&outcome);
+        self.ring.fold(&outcome);
+        self.expiry.fold(&outcome);
+        self.machines.fold(&outcome);
+        self.format.fold(&outcome);
+        self.digester.fold(&outcome);
+        Outcome { undo, ..outcome }
     }
 }
 
 fn event(position: Position, key: etcd_log::KeyPath, change: Change) -> Outcome {
     let Position { index, event: number, time } = position;
     let event = Event { number, index, time, key, change };
-    Outcome { position, what: What::Event(Arc::new(event)) }
+    outcome(position, What::Event(Arc::new(event)))
+}
+
+fn outcome(position: Position, what: What) -> Outcome {
+    Outcome { position, what, undo: Undo::default() }
 }

@@ -10,7 +10,9 @@ use etcd_log::{
     Batch, Check, Command, Digest, Index, KeyPath, LogTime, RaftIndex, Restore, RestoreChange,
     TestAndSet, Ttl,
 };
-use etcd_projections::{Outcome, Position, SnapshotItem, State, TreeNode, What, of_commands};
+use etcd_projections::{
+    KeyTree, Outcome, Position, Projection as _, SnapshotItem, State, TreeNode, What, of_commands,
+};
 use proptest::prelude::*;
 
 const RING: usize = 8;
@@ -128,7 +130,61 @@ fn assert_equal(left: &State, right: &State) {
     assert!(left.expiry().iter().eq(right.expiry().iter()));
 }
 
+/// All outcomes of a log, and the trees before the first and after each.
+fn history(log: &[Batch]) -> (Vec<Outcome>, Vec<KeyTree>) {
+    let mut state = State::new(RING);
+    let outcomes: Vec<_> = log.iter().flat_map(|batch| state.apply(batch)).collect();
+    let mut tree = KeyTree::default();
+    let mut trees = vec![tree.clone()];
+    for outcome in &outcomes {
+        tree.fold(outcome);
+        trees.push(tree.clone());
+    }
+    (outcomes, trees)
+}
+
+/// What stands at a key and below it.
+fn below(tree: &KeyTree, key: &KeyPath) -> Vec<(KeyPath, TreeNode)> {
+    let (mut found, mut open) = (Vec::new(), vec![key.clone()]);
+    while let Some(key) = open.pop() {
+        found.extend(tree.get(&key).map(|node| (key.clone(), node.clone())));
+        open.extend(tree.children(&key).map(|(child, _)| child));
+    }
+    found
+}
+
 proptest! {
+    /// Whoever takes all events back, the last one first, comes by every tree that there was.
+    #[test]
+    fn undoing_leads_back_through_every_tree(log in log()) {
+        let (outcomes, mut trees) = history(&log);
+        let mut tree = trees.pop().unwrap();
+        for outcome in outcomes.iter().rev() {
+            if let What::Event(event) = &outcome.what {
+                tree.undo(event, outcome.undo);
+            }
+            let before = trees.pop().unwrap();
+            prop_assert!(tree.iter().eq(before.iter()), "before {:?}", outcome);
+            prop_assert_eq!(tree.len(), before.len());
+        }
+        prop_assert!(tree.is_empty());
+    }
+
+    /// Taking back the events at a key and below it is enough to know what was there.
+    #[test]
+    fn undoing_below_a_key_leads_back_through_all_that_was_there(log in log(), key in key()) {
+        let (outcomes, mut trees) = history(&log);
+        let mut tree = trees.pop().unwrap();
+        for outcome in outcomes.iter().rev() {
+            match &outcome.what {
+                What::Event(event) if key.covers(&event.key) => tree.undo(event, outcome.undo),
+                What::Event(_) | What::Rejection(_) | What::Tick => {}
+            }
+            let before = trees.pop().unwrap();
+            prop_assert_eq!(below(&tree, &key), below(&before, &key), "before {:?}", outcome);
+        }
+    }
+
     /// Any log replayed whole is the same as replayed from any checkpoint.
     #[test]
     fn replay_from_any_checkpoint_is_replay_from_the_start(log in log(), at in any::<prop::sample::Index>()) {
@@ -158,7 +214,7 @@ proptest! {
             prop_assert_eq!(answers, batch.commands.len());
             let mut commands = batch.commands.iter();
             let mut command: Option<&Command> = None;
-            for Outcome { position, what } in &outcomes {
+            for Outcome { position, what, .. } in &outcomes {
                 let by_command = position.index.0 - before.index.0;
                 let by_event = u64::from(matches!(what, What::Event(_)));
                 match by_command {

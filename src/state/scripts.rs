@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use etcd_log::{
     Batch, Check, Command, EventNumber, Index, InvalidKey, KeyPath, LogId, LogTime, RaftIndex, Ttl,
 };
-use etcd_projections::{Change, Event, Outcome, Position, State, What};
+use etcd_projections::{Change, Event, Outcome, Position, State, Undo, What};
 use test_each_file::test_each_path;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
@@ -351,7 +351,8 @@ fn large(bytes: usize) -> Outcome {
     let change = Change::Set { value: Arc::from("v".repeat(bytes)), prev: None, deadline: None };
     let (number, index, key) = (EventNumber(1), Index(1), KeyPath::root());
     let event = Event { number, index, time: LogTime(1), key, change };
-    Outcome { position: Position::default(), what: What::Event(Arc::new(event)) }
+    let what = What::Event(Arc::new(event));
+    Outcome { position: Position::default(), what, undo: Undo::default() }
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {

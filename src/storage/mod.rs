@@ -4,6 +4,7 @@ pub mod backfill;
 pub mod checkpoint;
 pub mod data_dir;
 pub mod disk_space;
+pub mod events;
 pub mod log_stream;
 pub(crate) mod recovery;
 pub mod stored;

@@ -1,0 +1,46 @@
+//! Filling in what is missing: whoever applies the log again hands over what comes of it.
+
+use etcd_log::IoError;
+use etcd_projections::{Outcome, Position};
+
+use super::recorder::Recorder;
+use super::store::EventStore;
+use crate::storage::disk_space::DiskRoom;
+
+/// Takes what came behind a position, and brings it into files where it is missing there.
+pub struct EventFiller {
+    store: EventStore,
+    recorder: Recorder,
+}
+
+impl EventStore {
+    /// Returns a filler of what is missing behind a position.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to compress with.
+    pub fn fill(&self, position: Position, disk: DiskRoom) -> Result<EventFiller, IoError> {
+        let store = self.beside(position);
+        let recorder = Recorder::new(store.clone(), disk)?;
+        Ok(EventFiller { store, recorder })
+    }
+}
+
+impl EventFiller {
+    /// Takes outcomes that follow a position. It may wait for the disk.
+    pub fn push(&mut self, before: Position, outcomes: Vec<Outcome>) {
+        let has_block = {
+            let mut pending = self.store.pending();
+            pending.push(before, outcomes);
+            pending.has_block()
+        };
+        if has_block {
+            self.recorder.run();
+        }
+    }
+
+    /// Brings the rest into files.
+    pub fn finish(mut self) {
+        self.recorder.finish();
+    }
+}

@@ -1,0 +1,105 @@
+//! The writing end of the store: the apply path has it, and never waits for it.
+
+use etcd_log::IoError;
+use etcd_projections::{Outcome, Position};
+use tokio::sync::mpsc;
+
+use super::recorder::Recorder;
+use super::store::EventStore;
+use crate::storage::disk_space::DiskRoom;
+use crate::util::blocking::blocking;
+use crate::util::rate_limit::RateLimit;
+
+/// Takes outcomes as they come. What it was given is in files soon after it is dropped.
+#[derive(Debug)]
+pub struct EventWriter {
+    store: EventStore,
+    wake: mpsc::Sender<()>,
+    told: RateLimit,
+}
+
+impl EventWriter {
+    /// Starts the task that brings outcomes into files, while there is room on the disk.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory to compress with.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime.
+    pub fn start(store: EventStore, disk: DiskRoom) -> Result<Self, IoError> {
+        let (wake, mut wakes) = mpsc::channel(1);
+        let mut recorder = Recorder::new(store.clone(), disk)?;
+        tokio::spawn(async move {
+            while wakes.recv().await.is_some() {
+                let work = move || {
+                    recorder.run();
+                    recorder
+                };
+                recorder = blocking(work).await;
+            }
+            blocking(move || recorder.finish()).await;
+        });
+        Ok(Self { store, wake, told: RateLimit::default() })
+    }
+
+    /// Takes outcomes that follow a position. Never waits: if there is no room for them,
+    /// they are left out, and said to be.
+    pub fn push(&self, before: Position, outcomes: Vec<Outcome>) {
+        let (has_room, has_block) = {
+            let pending = &mut self.store.pending();
+            (pending.push(before, outcomes), pending.has_block())
+        };
+        if has_block {
+            self.wake();
+        }
+        if !has_room && self.told.is_due() {
+            tracing::warn!("events come faster than they can be stored: the log has them");
+        }
+    }
+
+    /// Notes that the state has come to a position without outcomes, with a checkpoint of
+    /// another machine.
+    pub fn jump(&self, position: Position) {
+        self.store.pending().jump(position);
+    }
+
+    /// Sees to it that everything so far is in files soon.
+    pub fn flush(&self) {
+        self.store.pending().urge();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // If it cannot be told, it will look once more in any case, or the runtime ends.
+        let _told = self.wake.try_send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::events::Interest;
+    use crate::storage::events::fixtures::{open, read_all, some_history, stored};
+
+    #[tokio::test]
+    async fn what_is_pushed_is_there_at_once_and_in_files_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = some_history(20);
+        let store = open(dir.path(), &history);
+        let writer = EventWriter::start(store.clone(), DiskRoom::default()).unwrap();
+        let all = || read_all(store.after(Position::default(), Interest::All), 1000);
+        let is_in_files = || store.pending().ranges().next().is_none();
+        for (at, (before, outcomes)) in history.iter().enumerate() {
+            writer.push(*before, outcomes.clone());
+            assert_eq!(all(), (stored(&history[..=at]), None));
+        }
+        assert!(store.bytes() == 0 && !is_in_files(), "it is not enough for a block");
+        writer.flush();
+        while !is_in_files() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(all(), (stored(&history), None));
+    }
+}
