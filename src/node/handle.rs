@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, KeyPath, LogTime, Machine};
+use etcd_log::{ClusterId, Command, Index, LogTime, Machine};
 use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use super::read_barrier::Barrier;
 use super::watch::{Start, Watch};
 use crate::consensus::Consensus;
 use crate::peers::Peers;
+use crate::state::filter::Filter;
 use crate::state::log_clock::LogClock;
 use crate::state::published::{Published, StateReader};
 use crate::state::recent_outcomes::RecentOutcomes;
@@ -208,21 +209,21 @@ impl Node {
         }
     }
 
-    /// Watches a prefix, once this machine shows what it has. "Now" is not before what it
-    /// had acknowledged when it was stopped last.
+    /// Watches for what a filter passes, once this machine shows what it has. "Now" is not
+    /// before what it had acknowledged when it was stopped last.
     ///
     /// # Errors
     ///
     /// If it does not within `limit`.
     pub async fn watch(
         &self,
-        prefix: KeyPath,
+        filter: Filter,
         start: Start,
         limit: Duration,
     ) -> Result<Watch, Unavailable> {
         self.inner.hold.passed(limit).await?;
         let Inner { published, history, .. } = &*self.inner;
-        Ok(Watch::new(prefix, start, published.clone(), history.clone(), self.closing()))
+        Ok(Watch::new(filter, start, published.clone(), history.clone(), self.closing()))
     }
 
     /// Returns the state as this machine has applied it.

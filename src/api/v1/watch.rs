@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_log::{EventNumber, Index, KeyPath};
-use etcd_projections::Event;
+use etcd_projections::{Event, Position};
 use futures_util::stream;
 use hyper::body::{Frame, Incoming};
 use hyper::{Method, Request, header};
@@ -23,6 +23,7 @@ use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
 use crate::api::http::head::number;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
+use crate::state::filter::Filter;
 use crate::util::error_chain::ErrorChain;
 
 /// How often a quiet stream of server-sent events shows that it is alive.
@@ -52,7 +53,7 @@ pub(super) async fn watch(
     let streams = server_sent_events || fields.stream()?;
     // A watch may wait for long; what the request brought must not wait with it.
     drop(fields);
-    let watch = node.watch(prefix, start, limit.unwrap_or(REQUEST_LIMIT)).await?;
+    let watch = node.watch(Filter::below(prefix), start, limit.unwrap_or(REQUEST_LIMIT)).await?;
     if streams {
         let stream = EventStream::begin(watch, deadline, server_sent_events).await?;
         return Ok(Answer::stream(stream.into_pieces(), server_sent_events));
@@ -66,13 +67,13 @@ async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Prob
     let event = match deadline {
         Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
             Ok(event) => event,
-            Err(_) => return Ok(nothing(&watch)),
+            Err(_) => return Ok(nothing(&mut watch)),
         },
         None => watch.next().await,
     };
     match event {
         Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
-        Err(WatchError::Closing) => Ok(nothing(&watch)),
+        Err(WatchError::Closing) => Ok(nothing(&mut watch)),
         Err(error) => Err(problem(error)),
     }
 }
@@ -90,9 +91,11 @@ fn problem(error: WatchError) -> Problem {
 
 /// An answer that says where to go on: behind the last event seen, or from the
 /// index asked for if the watch has not got there.
-fn nothing(watch: &Watch) -> Answer {
+fn nothing(watch: &mut Watch) -> Answer {
     match watch.seen() {
-        Seen::Event(number) => Answer::nothing().with_event(Some(number)),
+        Seen::Upto(Position { event, index, .. }) => {
+            Answer::nothing().with_event(Some(event)).with_index(index)
+        }
         Seen::NothingBefore(index) => {
             Answer::nothing().with_index(Index(index.0.saturating_sub(1)))
         }
