@@ -56,6 +56,8 @@ mod outcome;
 
 mod directories;
 
+mod subtree;
+
 mod key_tree;
 
 mod watch_ring;
