@@ -216,6 +216,14 @@ pub enum Bad {
     Timeout,
     /// A flag that is neither true nor false.
     Flag(&'static str),
+    /// A kind of events that there is not: its name.
+    Action(String),
+    /// A number of lines that is none, or not a number.
+    Lines,
+    /// Where a listing is to begin, and cannot.
+    Start,
+    /// A stream of a part of a subtree.
+    PartOfStream,
     /// A field that a write does not know: its name, as the client wrote it.
     UnknownField(String),
     /// A key that is not UTF-8.
@@ -240,7 +248,11 @@ impl fmt::Display for Bad {
             Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
             Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
             Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
-            Self::UnknownField(name) => unknown_field(f, name),
+            Self::Action(name) => unknown(f, "Action: Unknown Action", name),
+            Self::Lines => f.write_str("Limit Must Be A Whole Number, 1 Or More"),
+            Self::Start => f.write_str("Start Must Be A Key Below The Directory"),
+            Self::PartOfStream => f.write_str("Stream Goes Without Limit And Start"),
+            Self::UnknownField(name) => unknown(f, "Unknown Field", name),
             Self::KeyText => f.write_str("Key Must Be UTF-8"),
             Self::KeySize => write!(
                 f,
@@ -254,13 +266,13 @@ impl fmt::Display for Bad {
     }
 }
 
-/// Writes that a field is not known. Whoever sends no form at all sends one field
+/// Writes that a name is not known. Whoever sends no form at all sends one field
 /// with a very long name: its beginning is enough to see what happened.
-fn unknown_field(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+fn unknown(f: &mut fmt::Formatter<'_>, what: &str, name: &str) -> fmt::Result {
     let end = name.char_indices().nth(FIELD_NAME_CHARS).map_or(name.len(), |(at, _)| at);
     let rest = if end < name.len() { "..." } else { "" };
     let name = if name.is_empty() { "(No Name)" } else { &name[..end] };
-    write!(f, "Unknown Field: {name}{rest}")
+    write!(f, "{what}: {name}{rest}")
 }
 
 impl Problem {
@@ -311,7 +323,7 @@ impl Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",
             ),
-            Self::Gone { cursor, oldest } => gone(cursor, oldest),
+            Self::Gone { cursor, oldest } => Answer::line(StatusCode::GONE, gone(cursor, oldest)),
             Self::Member(why) => Answer::line(StatusCode::CONFLICT, why),
             Self::Unreadable => {
                 Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
@@ -343,13 +355,13 @@ fn refused(refusal: Refusal) -> Answer {
     }
 }
 
-fn gone(cursor: Cursor, oldest: Index) -> Answer {
+/// Says that what a watch asks for is no longer kept, and where to go on.
+pub(in crate::api) fn gone(cursor: Cursor, oldest: Index) -> String {
     let (from, wanted) = match cursor {
         Cursor::Index(index) => ("From Index", index.0),
         Cursor::Number(number) => ("From Event", number.0),
     };
-    let text = format_args!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0);
-    Answer::line(StatusCode::GONE, text)
+    format!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0)
 }
 
 impl Unavailable {

@@ -3,6 +3,7 @@
 mod admin;
 pub mod json;
 mod keys;
+mod stream;
 mod watch;
 
 use hyper::body::Incoming;
