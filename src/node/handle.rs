@@ -18,6 +18,7 @@ use super::hold::Hold;
 use super::looked_for::LookedFor;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
+use super::view::Places;
 use super::watch::{Start, Watch};
 use crate::consensus::Consensus;
 use crate::peers::Peers;
@@ -100,6 +101,7 @@ pub(super) struct Inner {
     pub(super) barrier: Barrier,
     pub(super) hold: Hold,
     pub(super) history: History,
+    pub(super) views: Places,
     /// Held by the one change of the members that is under way.
     pub(super) changing_members: Mutex<()>,
     /// Held while it is found out whether this machine was removed.
@@ -151,6 +153,7 @@ impl Node {
             barrier,
             hold,
             history,
+            views: Places::default(),
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: RateLimit::default(),

@@ -24,6 +24,7 @@ mod rpc;
 #[cfg(test)]
 mod scripts;
 mod twin;
+mod view;
 mod watch;
 
 pub use closing::Closing;
@@ -31,4 +32,5 @@ pub use error::{Unavailable, WriteError};
 pub use handle::{Freshness, Node, NodeOptions};
 pub use history::{Cursor, WatchError};
 pub use members::{JoinError, LeaveError, MemberStatus};
+pub use view::View;
 pub use watch::{Seen, Start, Watch};

@@ -198,6 +198,11 @@ pub fn bookmark(seen: Seen) -> Vec<u8> {
     })
 }
 
+/// Writes that the state of a subtree has been told, and how far it had come.
+pub fn state(key: &KeyPath, position: Position) -> Vec<u8> {
+    to_vec(&PlaceLine::at("STATE", Some(key), position))
+}
+
 /// Writes why a stream ends before its time.
 pub fn error(why: &str) -> Vec<u8> {
     #[derive(Serialize)]
