@@ -95,7 +95,16 @@ impl Directories {
 
     /// Returns the directories in a directory, by name.
     pub(crate) fn children(&self, directory: Number) -> impl Iterator<Item = (&SmolStr, Number)> {
-        let here = self.by_name.range((directory, SmolStr::default())..);
+        self.children_from(directory, "")
+    }
+
+    /// Returns the directories in a directory, by name, from a name on.
+    pub(crate) fn children_from<'a>(
+        &'a self,
+        directory: Number,
+        name: &str,
+    ) -> impl Iterator<Item = (&'a SmolStr, Number)> + use<'a> {
+        let here = self.by_name.range((directory, SmolStr::from(name))..);
         let here = here.take_while(move |((above, _), _)| *above == directory);
         here.map(|((_, name), number)| (name, *number))
     }
@@ -115,7 +124,14 @@ impl Directories {
         })
     }
 
-    fn below(&self, above: Number, name: &str) -> Option<Number> {
-        self.by_name.get(&(above, SmolStr::from(name))).copied()
+    /// Returns the directory of this name in a directory.
+    pub(crate) fn below(&self, above: Number, name: &str) -> Option<Number> {
+        self.entry(above, name).map(|(_, number)| number)
+    }
+
+    /// Returns the same, with the name as it is kept here.
+    pub(crate) fn entry(&self, above: Number, name: &str) -> Option<(&str, Number)> {
+        let ((_, name), number) = self.by_name.get_key_value(&(above, SmolStr::from(name)))?;
+        Some((name, *number))
     }
 }

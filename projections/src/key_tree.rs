@@ -32,6 +32,7 @@ use imbl::OrdMap;
 use crate::directories::Directories;
 use crate::event::{Change, Event};
 use crate::outcome::{Outcome, Position, Projection, Undo, What};
+use crate::subtree::{Files, Walk};
 
 /// What stands at a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,13 +70,37 @@ impl KeyTree {
     /// Returns the children of a directory, ordered by name; none if it is not
     /// there, or is a file.
     pub fn children(&self, directory: &KeyPath) -> impl Iterator<Item = Child<'_>> {
-        let (above, below) = (directory.clone(), directory.clone());
-        let files = self.files.range(directory.before_children()..);
-        let files = files.take_while(move |(key, _)| above.is_parent_of(key));
+        self.children_from(directory, "")
+    }
+
+    /// Returns the children of a directory, ordered by name, from a name on.
+    pub fn children_from<'a>(
+        &'a self,
+        directory: &KeyPath,
+        name: &str,
+    ) -> impl Iterator<Item = Child<'a>> + use<'a> {
+        let (below, name) = (directory.clone(), String::from(name));
+        let files = self.files_from(directory, &name);
         let number = self.directories.find(directory).into_iter();
-        let directories = number.flat_map(|number| self.directories.children(number));
+        let directories =
+            number.flat_map(move |number| self.directories.children_from(number, &name));
         let directories = directories.map(move |(name, _)| below.child(name));
         merged(files, directories)
+    }
+
+    /// Returns all files below a directory, in the order of their keys as text; none, if
+    /// it is not there, or is a file. Begins with the key of which `from` stands behind
+    /// the directory's own slash, or the first one behind that; with the first, if it is
+    /// empty.
+    pub fn subtree<'a>(
+        &'a self,
+        directory: &KeyPath,
+        from: &str,
+    ) -> impl Iterator<Item = (&'a KeyPath, &'a TreeNode)> + use<'a> {
+        let files = |directory: &KeyPath, name: &str| -> Files<'a, TreeNode> {
+            Box::new(self.files_from(directory, name))
+        };
+        Walk::new(&self.directories, files, directory, from)
     }
 
     /// Returns the closest file above a key: what keeps the key from being made.
@@ -123,6 +148,20 @@ impl KeyTree {
             }
         }
         tree
+    }
+
+    /// Returns the files in a directory, by name, from a name on.
+    fn files_from<'a>(
+        &'a self,
+        directory: &KeyPath,
+        name: &str,
+    ) -> impl Iterator<Item = (&'a KeyPath, &'a TreeNode)> + use<'a> {
+        let first = match name {
+            "" => directory.before_children(),
+            name => directory.child(name),
+        };
+        let above = directory.clone();
+        self.files.range(first..).take_while(move |(key, _)| above.is_parent_of(key))
     }
 
     /// Folds in an outcome. Returns what it takes to undo it besides its event.

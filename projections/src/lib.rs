@@ -58,6 +58,8 @@ mod outcome;
 
 mod directories;
 
+mod subtree;
+
 mod key_tree;
 
 mod cluster;

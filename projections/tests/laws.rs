@@ -18,7 +18,7 @@ use proptest::prelude::*;
 const RING: usize = 8;
 
 fn key() -> impl Strategy<Value = KeyPath> {
-    proptest::collection::vec(proptest::sample::select(vec!["a", "b", "a-b", "ß"]), 1..4)
+    proptest::collection::vec(proptest::sample::select(vec!["a", "b", "a-b", "a-", "ß"]), 1..4)
         .prop_map(|parts| KeyPath::clean(&parts.join("/")).unwrap())
 }
 
@@ -329,6 +329,40 @@ proptest! {
             let listed = state.tree().children(directory).map(|(key, _)| key);
             let below = keys.iter().filter(|key| directory.is_parent_of(key));
             prop_assert!(listed.eq(below.cloned()), "children of {}", directory);
+        }
+    }
+
+    /// A subtree is all files below a directory, sorted as text; from anywhere on.
+    #[test]
+    fn subtree_is_sorted_as_text_sorts(log in log(), from in key(), top in proptest::option::of(key())) {
+        let mut state = State::new(RING);
+        for batch in &log {
+            state.apply(batch);
+        }
+        let top = top.filter(|top| state.tree().get(top) == Some(&TreeNode::Directory));
+        let top = top.unwrap_or_else(KeyPath::root);
+        let before = if top.is_root() { "" } else { top.as_str() };
+        let files = state.tree().iter().filter(|(_, node)| **node != TreeNode::Directory);
+        let mut below: Vec<_> = files.map(|(key, _)| key).filter(|key| top.covers(key)).collect();
+        below.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+        let walked = |from: &str| state.tree().subtree(&top, from).map(|(key, _)| key.clone()).collect::<Vec<_>>();
+        prop_assert_eq!(walked(""), &below[..]);
+        let first = format!("{before}{from}");
+        let rest = below.iter().position(|key| key.as_str() >= &*first).unwrap_or(below.len());
+        prop_assert_eq!(walked(&from.as_str()[1..]), &below[rest..], "from {}", first);
+    }
+
+    /// Children from a name on are the last of all children.
+    #[test]
+    fn children_from_a_name_are_the_last(log in log(), from in proptest::sample::select(vec!["a", "a-", "b", "z", "ß"])) {
+        let mut state = State::new(RING);
+        for batch in &log {
+            state.apply(batch);
+        }
+        for (directory, _) in state.tree().iter().chain([(KeyPath::root(), &TreeNode::Directory)]) {
+            let listed = state.tree().children_from(&directory, from).map(|(key, _)| key);
+            let all = state.tree().children(&directory).map(|(key, _)| key);
+            prop_assert!(listed.eq(all.skip_while(|key| key.name() < from)), "{} in {}", from, directory);
         }
     }
 }

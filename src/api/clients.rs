@@ -170,7 +170,7 @@ async fn respond(
     cluster: HeaderValue,
     service: Service,
     talk: Arc<Talk>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let is_limited = service == Service::HealthOnly;
     // Where a body in chunks ends, and another request begins, the door does not know.
@@ -178,7 +178,10 @@ async fn respond(
     let answer = match talk.ask() {
         Some(refusal) => Err(Problem::Refused(refusal)),
         None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
-        None => v1::route(&node, request).await,
+        None => {
+            request.extensions_mut().insert(talk);
+            v1::route(&node, request).await
+        }
     };
     let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());
     let answer = if is_last { answer.closing() } else { answer };

@@ -17,6 +17,9 @@ pub enum Unavailable {
     /// This machine has not applied the command that a read wants to see.
     #[error("index not reached")]
     NotReached,
+    /// As many take long to read as may do so at a time.
+    #[error("too many large answers are under way")]
+    Busy,
 }
 
 /// Why a write was not answered with an outcome.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, KeyPath, LogFormat, LogStorage, LogTime, Machine};
+use etcd_log::{ClusterId, Command, Index, LogFormat, LogStorage, LogTime, Machine};
 use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
@@ -18,9 +18,11 @@ use super::hold::Hold;
 use super::looked_for::LookedFor;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
+use super::view::Places;
 use super::watch::{Start, Watch};
 use crate::consensus::{Consensus, Oneself, Surroundings};
 use crate::peers::Peers;
+use crate::state::filter::Filter;
 use crate::state::log_clock::LogClock;
 use crate::state::published::{Published, StateReader};
 use crate::state::recent_outcomes::RecentOutcomes;
@@ -92,6 +94,7 @@ pub(super) struct Inner {
     pub(super) barrier: Barrier,
     pub(super) hold: Hold,
     pub(super) history: History,
+    pub(super) views: Places,
     /// Held by the one change of the members that is under way.
     pub(super) changing_members: Mutex<()>,
     /// Held while it is found out whether this machine was removed.
@@ -146,6 +149,7 @@ impl Node {
             barrier,
             hold,
             history,
+            views: Places::default(),
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: RateLimit::default(),
@@ -208,21 +212,21 @@ impl Node {
         }
     }
 
-    /// Watches a prefix, once this machine shows what it has. "Now" is not before what it
-    /// had acknowledged when it was stopped last.
+    /// Watches for what a filter passes, once this machine shows what it has. "Now" is not
+    /// before what it had acknowledged when it was stopped last.
     ///
     /// # Errors
     ///
     /// If it does not within `limit`.
     pub async fn watch(
         &self,
-        prefix: KeyPath,
+        filter: Filter,
         start: Start,
         limit: Duration,
     ) -> Result<Watch, Unavailable> {
         self.inner.hold.passed(limit).await?;
         let Inner { published, history, .. } = &*self.inner;
-        Ok(Watch::new(prefix, start, published.clone(), history.clone(), self.closing()))
+        Ok(Watch::new(filter, start, published.clone(), history.clone(), self.closing()))
     }
 
     /// Returns the state as this machine has applied it.

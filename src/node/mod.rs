@@ -25,6 +25,7 @@ mod rpc;
 mod scripts;
 mod twin;
 mod upgrade;
+mod view;
 mod watch;
 
 pub use closing::Closing;
@@ -32,4 +33,5 @@ pub use error::{Unavailable, WriteError};
 pub use handle::{Freshness, Node, NodeOptions};
 pub use history::{Cursor, WatchError};
 pub use members::{JoinError, LeaveError, MemberStatus};
+pub use view::View;
 pub use watch::{Seen, Start, Watch};

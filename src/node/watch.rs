@@ -1,4 +1,4 @@
-//! Watches: the events below a prefix, in order, without gaps or repeats.
+//! Watches: the events that pass a filter, in order, without gaps or repeats.
 //!
 //! ```text
 //!            cursor                    newest
@@ -9,16 +9,20 @@
 //! in the log's history if the ring does not reach back so far, then in the ring,
 //! and only then waits. Nothing is kept for it meanwhile, so a slow one costs
 //! nobody anything.
+//!
+//! How far it has come is told at any time, and never names an event that passes the
+//! filter and was not given yet.
 
 use std::pin::pin;
 use std::sync::Arc;
 
-use etcd_log::{EventNumber, Index, KeyPath};
-use etcd_projections::Event;
+use etcd_log::{EventNumber, Index};
+use etcd_projections::{Event, Position, WatchRing};
 
 use super::closing::Closing;
 use super::history::sink::{Replayed, Replaying};
-use super::history::{Cursor, History, WatchError, wanted};
+use super::history::{Cursor, History, WatchError};
+use crate::state::filter::Filter;
 use crate::state::published::StateReader;
 use crate::state::watch_hub::Listener;
 
@@ -36,19 +40,24 @@ pub enum Start {
 /// How far a watch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It has seen or passed over the events up to this one.
-    Event(EventNumber),
+    /// It has seen or passed over all that happened up to here. Where it reads the log,
+    /// it may know of no index or time; they are 0 then, or earlier.
+    Upto(Position),
     /// It has not got to its first index yet.
     NothingBefore(Index),
 }
 
-/// A watch on a prefix.
+/// A watch.
 #[derive(Debug)]
 pub struct Watch {
-    prefix: KeyPath,
+    filter: Filter,
     cursor: Cursor,
     /// Events of a lower index are passed over.
     from_index: Index,
+    /// Whether the log has come to that index.
+    has_begun: bool,
+    /// How far it has come, at the least; of the event, the cursor knows better.
+    seen: Position,
     published: StateReader,
     listener: Listener,
     history: History,
@@ -58,34 +67,48 @@ pub struct Watch {
 
 impl Watch {
     pub(super) fn new(
-        prefix: KeyPath,
+        filter: Filter,
         start: Start,
         published: StateReader,
         history: History,
         closing: Closing,
     ) -> Self {
-        let next = published.now().state.position().event.next();
-        let (cursor, from_index) = match start {
-            Start::Now => (Cursor::Number(next), Index(0)),
-            Start::Index(index) => (Cursor::Index(index), index),
-            Start::After(EventNumber(u64::MAX)) => {
-                (Cursor::Number(EventNumber(u64::MAX)), Index(0))
+        let listener = published.listen(&filter);
+        let now = published.now().state.position();
+        let nothing = Position::default();
+        let (cursor, from_index, seen) = match start {
+            Start::Now => (Cursor::Number(now.event.next()), Index(0), now),
+            Start::Index(index) => (Cursor::Index(index), index, upto(index)),
+            Start::After(EventNumber(number)) => {
+                (Cursor::Number(EventNumber(number.saturating_add(1))), Index(0), nothing)
             }
-            Start::After(number) => (Cursor::Number(number.next()), Index(0)),
         };
-        let listener = published.listen(&prefix);
-        let replaying = None;
-        Self { prefix, cursor, from_index, published, listener, history, replaying, closing }
+        let (has_begun, replaying) = (from_index == Index(0), None);
+        Self {
+            filter,
+            cursor,
+            from_index,
+            has_begun,
+            seen,
+            published,
+            listener,
+            history,
+            replaying,
+            closing,
+        }
     }
 
     /// Returns how far the watch has come: where another one would go on.
-    pub fn seen(&self) -> Seen {
-        if self.from_index > self.published.now().state.position().index {
-            return Seen::NothingBefore(self.from_index);
-        }
+    pub fn seen(&mut self) -> Seen {
+        // What has happened since it looked last may be of no interest.
+        let _may_have_found = self.advance();
         let passed = self.replaying.as_ref().and_then(Replaying::passed);
         match self.cursor.past(passed) {
-            Cursor::Number(next) => Seen::Event(EventNumber(next.0.saturating_sub(1))),
+            Cursor::Number(next) if self.has_begun || passed.is_some() => {
+                let event = EventNumber(next.0.saturating_sub(1));
+                Seen::Upto(Position { event, ..self.seen })
+            }
+            Cursor::Number(_) => Seen::NothingBefore(self.from_index),
             Cursor::Index(index) => Seen::NothingBefore(index),
         }
     }
@@ -101,8 +124,14 @@ impl Watch {
             let mut rung = pin!(bell.notified());
             // From here on no event is missed, whatever is published meanwhile.
             rung.as_mut().enable();
-            match self.look()? {
-                Look::Found(event) => return Ok(event),
+            if self.closing.has_begun() {
+                return Err(WatchError::Closing);
+            }
+            match self.advance() {
+                Look::Found(event) => {
+                    self.take(&event);
+                    return Ok(event);
+                }
                 Look::Behind => {
                     if let Some(event) = self.replay().await? {
                         return Ok(event);
@@ -120,39 +149,56 @@ impl Watch {
 
     /// Returns whether the next event is older than the ring.
     pub fn is_behind(&self) -> bool {
-        let now = self.published.now();
-        match self.cursor {
-            Cursor::Number(number) => !now.state.ring().holds_from(number),
-            Cursor::Index(index) => !now.state.ring().reaches_back_to(index),
-        }
+        self.next_in(self.published.now().state.ring()).is_none()
     }
 
-    /// Looks for the next event in the ring.
-    fn look(&mut self) -> Result<Look, WatchError> {
-        if self.closing.has_begun() {
-            return Err(WatchError::Closing);
-        }
+    /// Goes on to the next event in the ring, and not past it.
+    fn advance(&mut self) -> Look {
         let now = self.published.now();
-        let ring = now.state.ring();
-        let number = match self.cursor {
-            Cursor::Number(number) if ring.holds_from(number) => number,
-            Cursor::Index(index) if ring.reaches_back_to(index) => ring.first_at(index),
-            Cursor::Number(_) | Cursor::Index(_) => return Ok(Look::Behind),
-        };
+        let Some(number) = self.next_in(now.state.ring()) else { return Look::Behind };
         // What a replay still has in hand comes from the ring now: taken later, it
         // would be told twice.
         self.replaying = None;
-        let found = ring.since(number).find(|event| self.wants(event)).cloned();
-        let next = found.as_ref().map_or(now.state.position().event, |event| event.number).next();
-        // The cursor of a watch in the future stays where it is.
-        self.cursor = Cursor::Number(next.max(number));
-        Ok(found.map_or(Look::Nothing, Look::Found))
+        match now.state.ring().since(number).find(|event| self.wants(event)) {
+            Some(event) => {
+                self.cursor = Cursor::Number(event.number);
+                self.seen.index = upto(event.index).index;
+                Look::Found(Arc::clone(event))
+            }
+            None => {
+                let next = now.state.position().event.next();
+                // The cursor of a watch in the future stays where it is.
+                self.cursor = Cursor::Number(next.max(number));
+                self.seen = now.state.position();
+                self.has_begun |= self.seen.index >= self.from_index;
+                Look::Nothing
+            }
+        }
+    }
+
+    /// Returns where to look in the ring; nothing, if it does not reach back so far.
+    fn next_in(&self, ring: &WatchRing) -> Option<EventNumber> {
+        match self.cursor {
+            Cursor::Number(number) => {
+                Some(self.listener.next_from(number)).filter(|number| ring.holds_from(*number))
+            }
+            Cursor::Index(index) => ring.reaches_back_to(index).then(|| ring.first_at(index)),
+        }
+    }
+
+    /// Notes that an event is given.
+    fn take(&mut self, event: &Event) {
+        let Event { index, number, time, .. } = *event;
+        self.cursor = Cursor::Number(number.next());
+        self.has_begun = true;
+        // There may be more events of its index.
+        self.seen = Position { event: number, time, ..upto(index) };
     }
 
     /// Takes the next event from the log; nothing, if the ring is reached.
     async fn replay(&mut self) -> Result<Option<Arc<Event>>, WatchError> {
         let replaying = self.replaying.get_or_insert_with(|| {
-            self.history.replay(self.cursor, self.prefix.clone(), self.from_index)
+            self.history.replay(self.cursor, self.filter.prefix.clone(), self.from_index)
         });
         let found = tokio::select! {
             found = replaying.next() => found,
@@ -160,11 +206,12 @@ impl Watch {
         };
         match found? {
             Replayed::Event(event) => {
-                self.cursor = Cursor::Number(event.number.next());
-                Ok(Some(event))
+                self.take(&event);
+                Ok(Some(event).filter(|event| self.wants(event)))
             }
             Replayed::Reached(number) => {
                 self.cursor = Cursor::Number(number.next());
+                self.has_begun = true;
                 self.replaying = None;
                 Ok(None)
             }
@@ -172,14 +219,20 @@ impl Watch {
             Replayed::GivenUp => {
                 let passed = self.replaying.take().and_then(|replaying| replaying.passed());
                 self.cursor = self.cursor.past(passed);
+                self.has_begun |= passed.is_some();
                 Ok(None)
             }
         }
     }
 
     fn wants(&self, event: &Event) -> bool {
-        wanted(event, self.from_index, &self.prefix)
+        event.index >= self.from_index && self.filter.passes(event)
     }
+}
+
+/// How far one is who has seen all commands before this one.
+fn upto(index: Index) -> Position {
+    Position { index: Index(index.0.saturating_sub(1)), ..Position::default() }
 }
 
 enum Look {

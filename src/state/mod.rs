@@ -1,5 +1,6 @@
 //! What the log says, as this machine has applied it, and who waits for it.
 
+pub mod filter;
 pub mod log_clock;
 pub mod published;
 pub mod recent_outcomes;

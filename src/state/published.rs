@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! apply ─▶ Publisher ─▶ Published ─▶ reads
-//!                 └───▶ wakes the watches below whose prefix something happened
+//!                 └───▶ wakes the watches whose filter something may pass
 //! ```
 //!
 //! Applying changes nothing under a reader's eyes: a state that somebody reads is
@@ -13,10 +13,11 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Check, KeyPath, LogFormat, LogId, LogTime};
+use etcd_log::{Check, LogFormat, LogId, LogTime};
 use etcd_projections::{Diverged, Machines, Outcome, State};
 use tokio::sync::watch;
 
+use super::filter::Filter;
 use super::watch_hub::{Listener, WatchHub};
 
 /// A state, and which entry of the log led to it.
@@ -44,8 +45,8 @@ pub struct StateReader {
 
 /// Makes both ends, around the state that a machine starts from.
 pub fn channel(state: State, applied: Option<LogId>) -> (Publisher, StateReader) {
+    let hub = WatchHub::new(state.position().event);
     let (sender, receiver) = watch::channel(Arc::new(Published { state, applied }));
-    let hub = WatchHub::default();
     (Publisher { current: sender, hub: hub.clone() }, StateReader { current: receiver, hub })
 }
 
@@ -81,8 +82,9 @@ impl Publisher {
     /// Publishes a state that came from another machine, and wakes everybody: what
     /// happened on the way to it is not known here.
     pub fn jump(&self, state: State, applied: Option<LogId>) {
+        let last = state.position().event;
         self.current.send_replace(Arc::new(Published { state, applied }));
-        self.hub.wake_all();
+        self.hub.wake_all(last);
     }
 }
 
@@ -124,9 +126,9 @@ impl StateReader {
         Some(Arc::clone(&published))
     }
 
-    /// Returns a place to wait for events at a prefix or below it.
-    pub fn listen(&self, prefix: &KeyPath) -> Listener {
-        self.hub.listen(prefix)
+    /// Returns a place to wait for what a filter passes.
+    pub fn listen(&self, filter: &Filter) -> Listener {
+        self.hub.listen(filter, || self.current.borrow().state.position().event)
     }
 }
 

@@ -43,6 +43,7 @@ use test_each_file::test_each_path;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
+use super::filter::Filter;
 use super::published::{self, Published, Publisher, StateReader};
 use super::recent_outcomes::{RecentOutcomes, Ticket};
 use crate::util::{limit, scripts_are_tests};
@@ -256,7 +257,7 @@ impl Runner {
         let reader = self.reader.clone();
         let (name, waiting) = match action {
             Action::Listen { name, key } => {
-                let listener = reader.listen(&KeyPath::clean(key)?);
+                let listener = reader.listen(&Filter::below(KeyPath::clean(key)?));
                 let label = name.clone();
                 let listening = self.runtime.spawn(async move {
                     loop {

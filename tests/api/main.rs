@@ -1,9 +1,12 @@
 //! What clients are told: the transcript of the first etcd, errors, HTTP as it stands on
-//! the wire, and watches. One real process each.
+//! the wire, watches, and what lies below a directory. One real process each.
 
 mod errors;
 mod health;
 mod http;
+mod large;
+mod streams;
+mod subtrees;
 #[path = "../support/mod.rs"]
 mod support;
 mod transcript;

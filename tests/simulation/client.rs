@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
+use etcd::state::filter::Filter;
 use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
 use etcd_projections::{Change, Outcome, Rejection, TreeNode, What};
 
@@ -153,8 +154,8 @@ fn answer(outcome: &Outcome) -> Answer {
 /// before, and holds it against what others have seen.
 pub(crate) async fn watch(world: World, name: String, node: Node) {
     let place = world.take_watch();
-    let mut watch =
-        node.watch(KeyPath::clean("/").unwrap(), Start::After(place.seen()), LONG).await.unwrap();
+    let (everything, start) = (Filter::below(KeyPath::root()), Start::After(place.seen()));
+    let mut watch = node.watch(everything, start, LONG).await.unwrap();
     loop {
         match watch.next().await {
             Ok(event) => place.note(&name, &event),

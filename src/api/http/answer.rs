@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, Index, KeyPath};
+use etcd_log::{EventNumber, Index, KeyPath, LogId};
 use etcd_projections::Rejection;
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
@@ -19,8 +19,12 @@ use crate::state::published::Published;
 use crate::util::printable::Printable;
 
 /// A stream of pieces of a body.
-pub type Pieces =
-    Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send>>;
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, BrokenOff>> + Send>>;
+
+/// A body breaks off before its end, and the connection with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an answer was not read in time, and is broken off")]
+pub struct BrokenOff;
 
 /// The body of an answer: of one piece, or of many.
 pub type Body = Either<Full<Bytes>, StreamBody<Pieces>>;
@@ -31,6 +35,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 const X_ETCD_INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
+const X_ETCD_NEXT: HeaderName = HeaderName::from_static("x-etcd-next");
 const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
@@ -47,8 +52,11 @@ pub struct Answer {
     event: Option<EventNumber>,
     /// The index that it says, if not that of the state.
     index: Option<Index>,
-    /// The state that it was read from, if not the newest.
-    state: Option<Arc<Published>>,
+    /// The state that it was read from, if not the newest: its index, and the entry that
+    /// led to it.
+    read_at: Option<(Index, LogId)>,
+    /// Where the listing goes on that it is a part of.
+    next: Option<HeaderValue>,
     extra: Option<(HeaderName, HeaderValue)>,
     closes: bool,
 }
@@ -61,7 +69,8 @@ impl Answer {
             body,
             event: None,
             index: None,
-            state: None,
+            read_at: None,
+            next: None,
             extra: None,
             closes: false,
         }
@@ -96,6 +105,16 @@ impl Answer {
         Self::new(StatusCode::NO_CONTENT, None, Either::Left(Full::default()))
     }
 
+    /// Makes an answer of JSON that is whole as it stands.
+    pub fn whole(body: Vec<u8>) -> Self {
+        Self::new(StatusCode::OK, Some(JSON), Either::Left(Full::from(body)))
+    }
+
+    /// Makes an answer of JSON that comes in pieces.
+    pub fn pieces(pieces: Pieces) -> Self {
+        Self::new(StatusCode::OK, Some(JSON), Either::Right(StreamBody::new(pieces)))
+    }
+
     /// Makes an answer that goes on until somebody ends it: lines of JSON, or
     /// server-sent events.
     pub fn stream(pieces: Pieces, server_sent_events: bool) -> Self {
@@ -116,8 +135,23 @@ impl Answer {
     }
 
     /// Adds which state the answer was read from.
-    pub fn read_from(self, state: Arc<Published>) -> Self {
-        Self { state: Some(state), ..self }
+    pub fn read_from(self, state: &Published) -> Self {
+        self.read_at(state.state.position().index, state.applied)
+    }
+
+    /// Adds the index of the state that it was read from, and the entry that led to it.
+    pub fn read_at(self, index: Index, applied: Option<LogId>) -> Self {
+        Self { read_at: Some((index, applied.unwrap_or_default())), ..self }
+    }
+
+    /// Adds where the listing goes on that it is a part of, in what may stand in a header.
+    ///
+    /// # Panics
+    ///
+    /// If it may not.
+    pub fn with_next(self, next: Option<&str>) -> Self {
+        let next = next.map(|next| HeaderValue::try_from(next).expect("it was encoded"));
+        Self { next, ..self }
     }
 
     /// Ends the connection with the answer.
@@ -127,21 +161,26 @@ impl Answer {
 
     /// Adds the headers that say which state answered.
     pub fn into_response(self, node: &Node, cluster: &HeaderValue) -> Response<Body> {
-        let now = self.state.unwrap_or_else(|| node.now());
+        let (index, applied) = self.read_at.unwrap_or_else(|| {
+            let now = node.now();
+            (now.state.position().index, now.applied.unwrap_or_default())
+        });
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         if let Some(content_type) = self.content_type {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
-        let applied = now.applied.unwrap_or_default();
-        let index = self.index.unwrap_or(now.state.position().index);
+        let index = self.index.unwrap_or(index);
         headers.insert(X_ETCD_INDEX, HeaderValue::from(index.0));
         headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
         headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
         headers.insert(X_ETCD_CLUSTER_ID, cluster.clone());
         if let Some(event) = self.event {
             headers.insert(X_ETCD_EVENT, HeaderValue::from(event.0));
+        }
+        if let Some(next) = self.next {
+            headers.insert(X_ETCD_NEXT, next);
         }
         if let Some((name, value)) = self.extra {
             headers.insert(name, value);
@@ -224,6 +263,14 @@ pub enum Bad {
     Timeout,
     /// A flag that is neither true nor false.
     Flag(&'static str),
+    /// A kind of events that there is not: its name.
+    Action(String),
+    /// A number of lines that is none, or not a number.
+    Lines,
+    /// Where a listing is to begin, and cannot.
+    Start,
+    /// A stream of a part of a subtree.
+    PartOfStream,
     /// A field that a write does not know: its name, as the client wrote it.
     UnknownField(String),
     /// A key that is not UTF-8.
@@ -251,7 +298,11 @@ impl fmt::Display for Bad {
             Self::After => f.write_str("Watch After Event: Valid Event Number Required"),
             Self::Timeout => f.write_str("Timeout Must Be A Number Of Seconds"),
             Self::Flag(name) => write!(f, "{name} Must Be true Or false"),
-            Self::UnknownField(name) => unknown_field(f, name),
+            Self::Action(name) => unknown(f, "Action: Unknown Action", name),
+            Self::Lines => f.write_str("Limit Must Be A Whole Number, 1 Or More"),
+            Self::Start => f.write_str("Start Must Be A Key Below The Directory"),
+            Self::PartOfStream => f.write_str("Stream Goes Without Limit And Start"),
+            Self::UnknownField(name) => unknown(f, "Unknown Field", name),
             Self::KeyText => f.write_str("Key Must Be UTF-8"),
             Self::KeySize => write!(
                 f,
@@ -265,13 +316,13 @@ impl fmt::Display for Bad {
     }
 }
 
-/// Writes that a field is not known. Whoever sends no form at all sends one field
+/// Writes that a name is not known. Whoever sends no form at all sends one field
 /// with a very long name: its beginning is enough to see what happened.
-fn unknown_field(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+fn unknown(f: &mut fmt::Formatter<'_>, what: &str, name: &str) -> fmt::Result {
     let end = name.char_indices().nth(FIELD_NAME_CHARS).map_or(name.len(), |(at, _)| at);
     let rest = if end < name.len() { "..." } else { "" };
     let name = if name.is_empty() { "(No Name)" } else { &name[..end] };
-    write!(f, "Unknown Field: {name}{rest}")
+    write!(f, "{what}: {name}{rest}")
 }
 
 impl Problem {
@@ -325,7 +376,7 @@ impl Problem {
                 StatusCode::GATEWAY_TIMEOUT,
                 "Outcome Unknown: The Write May Or May Not Have Happened",
             ),
-            Self::Gone { cursor, oldest } => gone(cursor, oldest),
+            Self::Gone { cursor, oldest } => Answer::line(StatusCode::GONE, gone(cursor, oldest)),
             Self::Member(why) => Answer::line(StatusCode::CONFLICT, why),
             Self::Unreadable => {
                 Answer::line(StatusCode::INTERNAL_SERVER_ERROR, "The Log Cannot Be Read")
@@ -357,13 +408,13 @@ fn refused(refusal: Refusal) -> Answer {
     }
 }
 
-fn gone(cursor: Cursor, oldest: Index) -> Answer {
+/// Says that what a watch asks for is no longer kept, and where to go on.
+pub(in crate::api) fn gone(cursor: Cursor, oldest: Index) -> String {
     let (from, wanted) = match cursor {
         Cursor::Index(index) => ("From Index", index.0),
         Cursor::Number(number) => ("From Event", number.0),
     };
-    let text = format_args!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0);
-    Answer::line(StatusCode::GONE, text)
+    format!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0)
 }
 
 impl Unavailable {
@@ -372,6 +423,7 @@ impl Unavailable {
             Self::NoLeader => "No Leader",
             Self::NoMajority => "No Majority",
             Self::NotReached => "Index Not Reached",
+            Self::Busy => "Too Many Large Answers",
         }
     }
 }

@@ -59,6 +59,7 @@ pub(in crate::api) async fn connection<S, B>(
         .serve_connection(TokioIo::new(door), service);
     let ended = tokio::select! {
         ended = &mut served => ended,
+        () = talk.broken() => return reset(served.into_parts().io.inner().stream()),
         () = closing.begun() => {
             std::pin::Pin::new(&mut served).graceful_shutdown();
             return note_end((&mut served).await);
@@ -71,7 +72,18 @@ pub(in crate::api) async fn connection<S, B>(
         }
     };
     note_end(ended);
-    served.into_parts().io.into_inner().linger().await;
+    let door = served.into_parts().io.into_inner();
+    if talk.is_broken() {
+        return reset(door.stream());
+    }
+    door.linger().await;
+}
+
+/// Makes a connection end as one that has failed: what was sent of an answer must not be
+/// taken for all of it, as where nothing but the end of the connection says that it is.
+fn reset(stream: &TcpStream) {
+    // If it is gone already, it cannot be taken for anything.
+    let _set = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Clients come and go as they like; only who looks for it wants to know.

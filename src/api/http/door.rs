@@ -31,9 +31,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::Request;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::head::{self, Body, Refusal};
@@ -68,6 +70,9 @@ const LINGER_LIMIT: Duration = Duration::from_secs(1);
 pub(in crate::api) struct Talk {
     refusal: OnceLock<Refusal>,
     is_asked: AtomicBool,
+    /// Rung when an answer is broken off.
+    broken: Notify,
+    is_broken: AtomicBool,
 }
 
 impl Talk {
@@ -76,6 +81,27 @@ impl Talk {
     pub(in crate::api) fn ask(&self) -> Option<Refusal> {
         self.is_asked.store(true, Ordering::Relaxed);
         self.refusal.get().copied()
+    }
+
+    /// Returns the talk of the connection that a request came on.
+    pub(in crate::api) fn of<B>(request: &Request<B>) -> Option<Arc<Self>> {
+        request.extensions().get().cloned()
+    }
+
+    /// Breaks off what is being answered: the connection ends as one that has failed.
+    pub(in crate::api) fn break_off(&self) {
+        self.is_broken.store(true, Ordering::Relaxed);
+        self.broken.notify_one();
+    }
+
+    /// Waits until an answer is broken off.
+    pub(in crate::api) async fn broken(&self) {
+        self.broken.notified().await;
+    }
+
+    /// Returns whether an answer was broken off.
+    pub(in crate::api) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
     }
 
     /// Returns whether the service knows of the last request that was let in.

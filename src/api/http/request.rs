@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use super::answer::{Bad, Problem};
 use super::head::number;
 use crate::node::Freshness;
+use crate::state::filter::Actions;
 
 /// The longest body, in bytes.
 const BODY_BYTES: usize = 1 << 20;
@@ -39,7 +40,7 @@ const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 const NOTED_BYTES: usize = 512;
 
 /// The fields that mean something somewhere; of the others, the first is noted.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 18] = [
     "value",
     "prevValue",
     "prevExist",
@@ -52,6 +53,12 @@ const NAMES: [&str; 12] = [
     "min_index",
     "detail",
     "dir",
+    "children",
+    "action",
+    "bookmarks",
+    "recursive",
+    "limit",
+    "start",
 ];
 
 /// The fields of a request, each once: a body's before the query's, and the first of
@@ -174,6 +181,49 @@ impl Fields {
 
     pub(in crate::api) fn stream(&self) -> Result<bool, Problem> {
         self.flag("stream")
+    }
+
+    /// Returns whether the request wants to know how far its stream has come.
+    pub(in crate::api) fn bookmarks(&self) -> Result<bool, Problem> {
+        self.flag("bookmarks")
+    }
+
+    /// Returns whether the request is about the children of a directory alone.
+    pub(in crate::api) fn children(&self) -> Result<bool, Problem> {
+        self.flag("children")
+    }
+
+    /// Returns whether the request means all that lies below a directory.
+    pub(in crate::api) fn recursive(&self) -> Result<bool, Problem> {
+        self.flag("recursive")
+    }
+
+    /// Returns which kinds of events the request wants.
+    pub(in crate::api) fn actions(&self) -> Result<Actions, Problem> {
+        let Some(bytes) = self.get("action") else { return Ok(Actions::ALL) };
+        let names = String::from_utf8_lossy(bytes);
+        let unknown = |name: &str| Bad::Action(name.to_owned()).into();
+        names.split(',').try_fold(Actions::NONE, |actions, name| {
+            actions.with(name).ok_or_else(|| unknown(name))
+        })
+    }
+
+    /// Returns how many lines the request wants at most.
+    pub(in crate::api) fn lines(&self) -> Result<Option<usize>, Problem> {
+        let lines = self.number("limit", Bad::Lines)?.map(|lines| usize::try_from(lines).ok());
+        let lines = lines.map(|lines| lines.unwrap_or(usize::MAX));
+        if lines == Some(0) { Err(Bad::Lines.into()) } else { Ok(lines) }
+    }
+
+    /// Returns where a listing is to begin: what stands behind the directory's own slash;
+    /// nothing, for the beginning.
+    pub(in crate::api) fn start(&self) -> Result<Option<KeyPath>, Problem> {
+        let Some(bytes) = self.get("start").filter(|bytes| !bytes.is_empty()) else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(bytes).map_err(|_| Bad::KeyText)?;
+        let start = KeyPath::clean(text).map_err(|_| Bad::KeySize)?;
+        if start.is_root() { Err(Bad::Start.into()) } else { Ok(Some(start)) }
     }
 
     /// Returns whether the request means a directory.
@@ -312,6 +362,32 @@ mod tests {
             assert_eq!(fields(text).limit(), Err(Bad::Timeout.into()), "{text}");
         }
         assert_eq!(fields("stream=maybe").stream(), Err(Bad::Flag("stream").into()));
+    }
+
+    #[test]
+    fn actions_are_a_list_of_names() {
+        let set_and_expire = Actions { delete: false, ..Actions::ALL };
+        assert_eq!(fields("action=set,expire").actions(), Ok(set_and_expire));
+        assert_eq!(fields("action=set%2Cexpire").actions(), Ok(set_and_expire));
+        assert_eq!(fields("").actions(), Ok(Actions::ALL));
+        for (text, name) in
+            [("paint", "paint"), ("set,paint", "paint"), ("SET", "SET"), ("set,", ""), ("", "")]
+        {
+            let bad = Err(Bad::Action(name.to_owned()).into());
+            assert_eq!(fields(&format!("action={text}")).actions(), bad, "{text}");
+        }
+    }
+
+    #[test]
+    fn part_of_a_listing_has_lines_and_a_start() {
+        assert_eq!(fields("limit=5").lines(), Ok(Some(5)));
+        for text in ["limit=0", "limit=x", "limit=-1", "limit=", "limit=1.5"] {
+            assert_eq!(fields(text).lines(), Err(Bad::Lines.into()), "{text}");
+        }
+        let start = |text| fields(text).start().map(|start| start.map(|start| start.to_string()));
+        assert_eq!(start("start=a%20b/c"), Ok(Some("/a b/c".to_owned())));
+        assert_eq!(start("start="), Ok(None));
+        assert_eq!(start("start=.."), Err(Bad::Start.into()));
     }
 
     #[test]

@@ -3,11 +3,11 @@
 
 use chrono::{Local, SecondsFormat};
 use etcd_log::{Index, KeyPath, LogTime};
-use etcd_projections::{Change, Event, TreeNode};
+use etcd_projections::{Change, Event, Position, TreeNode};
 use serde::Serialize;
 
 use crate::api::http::escapes::to_vec;
-use crate::node::MemberStatus;
+use crate::node::{MemberStatus, Seen};
 
 /// One line: an event, or what a key holds.
 #[derive(Serialize)]
@@ -159,6 +159,57 @@ pub fn child(name: &str, node: &TreeNode) -> Vec<u8> {
         TreeNode::Directory => (".", "d"),
     };
     to_vec(&Child { key: name, value, r#type })
+}
+
+/// A place in a stream, to go on from.
+#[derive(Serialize)]
+struct PlaceLine<'a> {
+    action: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+}
+
+impl<'a> PlaceLine<'a> {
+    fn at(action: &'a str, key: Option<&'a KeyPath>, position: Position) -> Self {
+        let time = (position.time > LogTime(0)).then(|| rfc3339(position.time));
+        let (index, event) = (position.index.0, Some(position.event.0));
+        Self { action, key: key.map(KeyPath::as_str), index, event, time }
+    }
+}
+
+/// Writes how far a stream has come: a watch behind its event sees what follows. Without
+/// an event, all commands up to its index were passed over.
+pub fn bookmark(seen: Seen) -> Vec<u8> {
+    to_vec(&match seen {
+        Seen::Upto(position) => PlaceLine::at("BOOKMARK", None, position),
+        Seen::NothingBefore(index) => PlaceLine {
+            action: "BOOKMARK",
+            key: None,
+            index: index.0.saturating_sub(1),
+            event: None,
+            time: None,
+        },
+    })
+}
+
+/// Writes that the state of a subtree has been told, and how far it had come.
+pub fn state(key: &KeyPath, position: Position) -> Vec<u8> {
+    to_vec(&PlaceLine::at("STATE", Some(key), position))
+}
+
+/// Writes why a stream ends before its time.
+pub fn error(why: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        error: &'a str,
+    }
+    to_vec(&Error { error: why })
 }
 
 /// Returns how many whole seconds remain at the least, looking at a time shortly

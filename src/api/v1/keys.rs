@@ -1,6 +1,7 @@
 //! `/v1/keys`, `/v1/testAndSet`, `/v1/list`: reading and writing keys.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_log::{Command, KeyPath, TestAndSet};
 use etcd_projections::{Outcome, Rejection, TreeNode, What, is_reserved};
@@ -8,6 +9,8 @@ use hyper::Request;
 use hyper::body::Incoming;
 
 use super::json;
+use super::listing::{Kind, Listing, Part};
+use super::subtree::subtree;
 use crate::api::http::answer::{Answer, Bad, Problem};
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
@@ -22,27 +25,32 @@ const TEST_AND_SET: [&str; 4] = ["value", "prevValue", "ttl", "timeout"];
 /// The fields that a delete knows.
 const DELETE: [&str; 3] = ["prevValue", "dir", "timeout"];
 
-/// How many children of a directory are written before others are let in.
-const CHILDREN_AT_ONCE: usize = 256;
-
 /// Answers with what a key holds, or with the children of a directory.
 pub(super) async fn get<B>(
     node: &Node,
     key: KeyPath,
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
-    let now = read(node, request).await?;
-    let (index, time) = (now.state.position().index, node.time(&now));
+    let fields = Fields::of_query(request);
+    if fields.recursive()? {
+        return subtree(node, key, request, &fields).await;
+    }
+    let part = Part::of(&fields, false)?;
+    let (now, limit) = read(node, &fields).await?;
     let answer = match now.state.tree().get(&key) {
         None => Problem::NotFound.into_answer(),
-        Some(file @ TreeNode::File { .. }) => Answer::json(json::node(&key, file, index, time)),
+        Some(file @ TreeNode::File { .. }) => {
+            let (index, time) = (now.state.position().index, node.time(&now));
+            Answer::json(json::node(&key, file, index, time))
+        }
         Some(TreeNode::Directory) => {
-            let child = |key: &KeyPath, node: &TreeNode| json::node(key, node, index, time);
-            let children = join_children(&now, &key, b",", child).await;
-            Answer::json([b"[", &children[..], b"]"].concat())
+            let brief = node.brief_view(&now);
+            drop(now);
+            let listing = Listing { key, kind: Kind::Children, part };
+            return listing.answer(node, brief, request, limit).await;
         }
     };
-    Ok(answer.read_from(now))
+    Ok(answer.read_from(&now))
 }
 
 /// Answers with the children of a directory, by name.
@@ -51,16 +59,20 @@ pub(super) async fn list<B>(
     key: KeyPath,
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
-    let now = read(node, request).await?;
-    let answer = match now.state.tree().get(&key) {
-        None => Problem::NotFound.into_answer(),
-        Some(TreeNode::File { .. }) => Problem::from(Rejection::NotADirectory(key)).into_answer(),
+    let fields = Fields::of_query(request);
+    let part = Part::of(&fields, false)?;
+    let (now, limit) = read(node, &fields).await?;
+    let problem = match now.state.tree().get(&key) {
+        None => Problem::NotFound,
+        Some(TreeNode::File { .. }) => Rejection::NotADirectory(key).into(),
         Some(TreeNode::Directory) => {
-            let child = |key: &KeyPath, node: &TreeNode| json::child(key.name(), node);
-            Answer::json(join_children(&now, &key, b" ", child).await)
+            let brief = node.brief_view(&now);
+            drop(now);
+            let listing = Listing { key, kind: Kind::Names, part };
+            return listing.answer(node, brief, request, limit).await;
         }
     };
-    Ok(answer.read_from(now))
+    Ok(problem.into_answer().read_from(&now))
 }
 
 /// Sets a key; with a previous value, or without any to be, tests that first.
@@ -112,11 +124,10 @@ pub(super) async fn delete(
     propose(node, command, &fields).await
 }
 
-/// Gets a state that is as fresh as the request wants it.
-async fn read<B>(node: &Node, request: &Request<B>) -> Result<Arc<Published>, Problem> {
-    let fields = Fields::of_query(request);
+/// Gets a state that is as fresh as the request wants it, and how long that may take.
+async fn read(node: &Node, fields: &Fields) -> Result<(Arc<Published>, Duration), Problem> {
     let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
-    Ok(node.read(fields.freshness()?, limit).await?)
+    Ok((node.read(fields.freshness()?, limit).await?, limit))
 }
 
 /// Reads what a request for writing says, and refuses what no client may write.
@@ -146,25 +157,4 @@ async fn propose(node: &Node, command: Command, fields: &Fields) -> Result<Answe
         What::Rejection(rejection) => Err(rejection.into()),
         What::Tick => unreachable!("a command makes an event, or is refused"),
     }
-}
-
-/// Writes the children of a directory behind each other. A large directory takes
-/// a while, so others are let in between.
-async fn join_children(
-    now: &Published,
-    directory: &KeyPath,
-    separator: &[u8],
-    write: impl Fn(&KeyPath, &TreeNode) -> Vec<u8>,
-) -> Vec<u8> {
-    let mut joined = Vec::new();
-    for (at, (key, node)) in now.state.tree().children(directory).enumerate() {
-        if at > 0 {
-            joined.extend_from_slice(separator);
-        }
-        joined.extend(write(&key, node));
-        if at % CHILDREN_AT_ONCE == CHILDREN_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
-    }
-    joined
 }

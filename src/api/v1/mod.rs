@@ -3,6 +3,10 @@
 mod admin;
 pub mod json;
 mod keys;
+mod large;
+mod listing;
+mod stream;
+mod subtree;
 mod watch;
 
 use hyper::body::Incoming;

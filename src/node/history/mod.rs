@@ -41,7 +41,6 @@ use crate::util::blocking::{blocking, spawn_busy};
 use remote::RemoteHistory;
 use sink::{ReplayBudget, ReplaySink, Replayed, Replaying};
 
-pub(super) use cursor::wanted;
 pub use cursor::{Cursor, WatchError};
 
 /// How many replays run at a time: each holds a state, and a core.

@@ -109,6 +109,10 @@ pub(super) enum Action {
         #[arg(key, optional)]
         after: Option<u64>,
         #[arg(key, optional)]
+        children: Option<bool>,
+        #[arg(key, optional)]
+        only: Option<String>,
+        #[arg(key, optional)]
         on: Option<String>,
     },
     Next {

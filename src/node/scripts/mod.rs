@@ -18,7 +18,7 @@
 //! expired                            how many keys have, at which logged time
 //! checkpoint                         one of what is applied
 //! keep_from N                        the history before entry N is gone
-//! watch NAME [KEY] [from=INDEX] [after=NUMBER]
+//! watch NAME [KEY] [from=INDEX] [after=NUMBER] [children=true] [only=ACTION]
 //! next NAME [count=N]  rest NAME     what it tells without waiting, and where that is from
 //! follow NAME                        tells whatever comes, from now on
 //! seen NAME                          where another watch would go on
@@ -57,6 +57,7 @@ use tokio::task::AbortHandle;
 
 use super::Node;
 use super::watch::{Seen, Start, Watch};
+use crate::state::filter::{Actions, Filter};
 use crate::storage::checkpoint::Checkpoint;
 use crate::util::{limit, scripts_are_tests};
 use action::Action;
@@ -323,16 +324,22 @@ impl Runner {
 
     fn watch(&mut self, action: &Action) -> Output {
         match action {
-            Action::Watch { name, key, from, after, on: machine } => {
+            Action::Watch { name, key, from, after, children, only, on: machine } => {
                 let node = self.node(on(machine.as_ref()));
                 let prefix = key.as_ref().map_or(Ok(KeyPath::root()), |key| KeyPath::clean(key))?;
+                let only = only.as_ref().map(|name| Actions::NONE.with(name).ok_or("no action"));
+                let filter = Filter {
+                    children: children.unwrap_or_default(),
+                    actions: only.transpose()?.unwrap_or(Actions::ALL),
+                    ..Filter::below(prefix)
+                };
                 let start = match (from, after) {
                     (Some(index), _) => Start::Index(Index(*index)),
                     (None, Some(number)) => Start::After(EventNumber(*number)),
                     (None, None) => Start::Now,
                 };
                 let limit = Duration::from_millis(LIMIT);
-                let watch = self.world.run(node.watch(prefix, start, limit))?;
+                let watch = self.world.run(node.watch(filter, start, limit))?;
                 self.watches.insert(name.clone(), watch);
             }
             Action::Drop(name) => drop(self.watches.remove(name)),
@@ -346,9 +353,9 @@ impl Runner {
             }
             Action::Rest(name) => return Ok(runs(self.take(name, usize::MAX)?)),
             Action::Seen(name) => {
-                let watch = self.watches.get(name).ok_or("nobody watches")?;
+                let watch = self.watches.get_mut(name).ok_or("nobody watches")?;
                 return Ok(match watch.seen() {
-                    Seen::Event(number) => format!("up to {number}\n"),
+                    Seen::Upto(position) => format!("up to {}\n", position.event),
                     Seen::NothingBefore(index) => format!("nothing before {index}\n"),
                 });
             }

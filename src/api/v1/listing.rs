@@ -1,0 +1,227 @@
+//! Listings: what lies in a directory or below it, whole or in part.
+//!
+//! ```text
+//! GET /v1/keys/dir/                  [{…},{…}]
+//! GET /v1/list/dir/                  {…} {…}
+//! GET /v1/keys/dir/?recursive=true   {…}
+//!                                    {…}
+//! ```
+//!
+//! The first two are in the form of the first etcd, one line. A listing is of one state.
+//! It is written at once if it is short, and otherwise told piece by piece (`large`).
+//!
+//! `limit=` and `start=` ask for a part: `X-Etcd-Next` is the `start=` of the next one,
+//! encoded as it must stand in a query. It is a name in the directory; of a subtree, what
+//! stands behind the directory's own slash.
+
+use std::time::Duration;
+
+use etcd_log::{KeyPath, LogId};
+use etcd_projections::{Child, KeyTree, Position, TreeNode};
+use hyper::Request;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::stream::Form;
+use super::{json, large};
+use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::door::Talk;
+use crate::api::http::request::Fields;
+use crate::node::{Node, View};
+
+/// Up to how many bytes a listing is written at once.
+const SHORT_BYTES: usize = 64 << 10;
+
+/// How many entries are passed over before others are let in.
+const PASSED_AT_ONCE: usize = 4096;
+
+/// What is encoded of where a listing goes on.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What is listed, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Listing {
+    /// The directory; of a subtree, perhaps a file.
+    pub(super) key: KeyPath,
+    pub(super) kind: Kind,
+    pub(super) part: Part,
+}
+
+/// The kinds of listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What the children hold: an array.
+    Children,
+    /// The names of the children.
+    Names,
+    /// All files below the directory.
+    Subtree {
+        /// Whether those that are its direct children are all that is wanted.
+        children: bool,
+        /// How they are written.
+        form: Form,
+    },
+}
+
+impl Kind {
+    /// Says which state a listing is of, and where it goes on.
+    fn described(
+        self,
+        answer: Answer,
+        position: Position,
+        applied: Option<LogId>,
+        next: Option<String>,
+    ) -> Answer {
+        let is_subtree = matches!(self, Self::Subtree { .. });
+        let event = is_subtree.then_some(position.event);
+        answer.read_at(position.index, applied).with_event(event).with_next(next.as_deref())
+    }
+}
+
+/// Which part of a listing is wanted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    /// How many entries, at most.
+    limit: Option<usize>,
+    /// Where it begins: behind the directory's own slash. Empty for the beginning.
+    start: String,
+}
+
+impl Part {
+    /// Reads which part a request wants.
+    pub(super) fn of(fields: &Fields, is_deep: bool) -> Result<Self, Problem> {
+        let (limit, start) = (fields.lines()?, fields.start()?);
+        if start.as_ref().is_some_and(|start| !is_deep && start.parts().count() > 1) {
+            return Err(Bad::Start.into());
+        }
+        let start = start.map(|start| start.as_str()[1..].to_owned()).unwrap_or_default();
+        Ok(Self { limit, start })
+    }
+
+    /// Returns whether it is all there is.
+    pub(super) fn is_all(&self) -> bool {
+        self.limit.is_none() && self.start.is_empty()
+    }
+}
+
+impl Listing {
+    /// Answers with the listing of a directory that was there in a brief view.
+    pub(super) async fn answer<B>(
+        self,
+        node: &Node,
+        brief: View,
+        request: &Request<B>,
+        limit: Duration,
+    ) -> Result<Answer, Problem> {
+        if let Some(whole) = self.short(&brief) {
+            let next = self.next(&brief.tree).await;
+            let View { position, applied, .. } = brief;
+            return Ok(self.kind.described(Answer::whole(whole), position, applied, next));
+        }
+        // Who waits for a place holds none of what changes.
+        drop(brief);
+        let view = node.lasting_view(limit).await?;
+        if view.tree.get(&self.key).is_none() {
+            return Err(Problem::NotFound);
+        }
+        let next = self.next(&view.tree).await;
+        let (kind, View { position, applied, .. }) = (self.kind, &view);
+        let (position, applied) = (*position, *applied);
+        let answer = Answer::pieces(large::tell(self, view, Talk::of(request)));
+        Ok(kind.described(answer, position, applied, next))
+    }
+
+    /// Returns the entries that are wanted, in order.
+    pub(super) fn entries<'a>(
+        &self,
+        tree: &'a KeyTree,
+    ) -> impl Iterator<Item = Child<'a>> + Send + use<'a> {
+        self.from_start(tree).take(self.part.limit.unwrap_or(usize::MAX))
+    }
+
+    fn from_start<'a>(&self, tree: &'a KeyTree) -> Box<dyn Iterator<Item = Child<'a>> + Send + 'a> {
+        let (key, start) = (&self.key, &*self.part.start);
+        let Kind::Subtree { children, .. } = self.kind else {
+            return Box::new(tree.children_from(key, start));
+        };
+        match tree.get(key) {
+            Some(TreeNode::File { .. }) if children => Box::new(std::iter::empty()),
+            Some(file @ TreeNode::File { .. }) => Box::new(std::iter::once((key.clone(), file))),
+            _ if children => {
+                let children = tree.children_from(key, start);
+                Box::new(children.filter(|(_, node)| matches!(node, TreeNode::File { .. })))
+            }
+            _ => Box::new(tree.subtree(key, start).map(|(key, node)| (key.clone(), node))),
+        }
+    }
+
+    /// Returns where the listing goes on behind the part that is wanted, if it does.
+    async fn next(&self, tree: &KeyTree) -> Option<String> {
+        let limit = self.part.limit?;
+        let mut entries = self.from_start(tree);
+        let mut passed = 0;
+        while limit - passed > PASSED_AT_ONCE {
+            entries.nth(PASSED_AT_ONCE - 1)?;
+            passed += PASSED_AT_ONCE;
+            tokio::task::yield_now().await;
+        }
+        let (next, _) = entries.nth(limit - passed)?;
+        let above = if self.key.is_root() { 0 } else { self.key.as_str().len() };
+        // A file alone has nothing behind it.
+        let rest = next.as_str().get(above + 1..)?;
+        Some(utf8_percent_encode(rest, ENCODED).to_string())
+    }
+
+    /// Returns the whole listing, if it is short.
+    pub(super) fn short(&self, view: &View) -> Option<Vec<u8>> {
+        let (mut out, mut writer) = (Vec::with_capacity(1024), self.writer());
+        for (key, node) in self.entries(&view.tree) {
+            writer.write(&mut out, &key, node, view);
+            if out.len() > SHORT_BYTES {
+                return None;
+            }
+        }
+        writer.end(&mut out);
+        Some(out)
+    }
+
+    /// Returns what writes the listing.
+    pub(super) fn writer(&self) -> Writer {
+        Writer { kind: self.kind, has_begun: false }
+    }
+}
+
+/// Writes a listing, entry by entry.
+pub(super) struct Writer {
+    kind: Kind,
+    has_begun: bool,
+}
+
+impl Writer {
+    /// Writes the next entry.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, key: &KeyPath, node: &TreeNode, view: &View) {
+        out.extend_from_slice(match (self.kind, self.has_begun) {
+            (Kind::Children, false) => b"[",
+            (Kind::Children, true) => b",",
+            (Kind::Names, true) => b" ",
+            (Kind::Names, false) | (Kind::Subtree { .. }, _) => b"",
+        });
+        self.has_begun = true;
+        let line = || json::node(key, node, view.position.index, view.time);
+        out.extend(match self.kind {
+            Kind::Children => line(),
+            Kind::Names => json::child(key.name(), node),
+            Kind::Subtree { form, .. } => form.line(&line()),
+        });
+    }
+
+    /// Writes what stands behind the last entry.
+    pub(super) fn end(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(match (self.kind, self.has_begun) {
+            (Kind::Children, false) => b"[]\n",
+            (Kind::Children, true) => b"]\n",
+            (Kind::Names, _) => b"\n",
+            (Kind::Subtree { .. }, _) => b"",
+        });
+    }
+}

@@ -1,0 +1,79 @@
+//! Views: the keys as they were at one index, for as long as somebody reads them.
+//!
+//! A view is a copy of the tree, which is O(1): it shares all that has not changed since.
+//! While it is there, each part of the tree that a write changes is copied once, so that
+//! one which lives for long may come to cost as much as the tree itself. Hence there are
+//! few lasting views, and whoever has one gives it back soon (`api/v1/large.rs`). A view
+//! that is dropped before anybody is waited for is *brief*, and not counted.
+//!
+//! It is not the published state: who holds that makes each write copy more than the tree.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::{LogId, LogTime};
+use etcd_projections::{KeyTree, Position};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Node;
+use super::error::Unavailable;
+use crate::state::published::Published;
+
+/// How many lasting views there are at a time.
+const PLACES: usize = 16;
+
+/// The keys as they were at one index.
+#[derive(Debug)]
+pub struct View {
+    /// What every key holds.
+    pub tree: KeyTree,
+    /// How far the state had come.
+    pub position: Position,
+    /// The last entry applied; none before the first.
+    pub applied: Option<LogId>,
+    /// The time at which it is looked at.
+    pub time: LogTime,
+    /// Of a lasting one.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// The places for lasting views.
+#[derive(Debug)]
+pub(super) struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PLACES)))
+    }
+}
+
+impl Node {
+    /// Returns a brief view of a state.
+    pub fn brief_view(&self, published: &Published) -> View {
+        self.view_of(published, None)
+    }
+
+    /// Returns a lasting view of the newest state, once there is a place for it: whoever
+    /// had a brief view before sees what was there then, or later.
+    ///
+    /// # Errors
+    ///
+    /// If there is no place within `limit`.
+    pub async fn lasting_view(&self, limit: Duration) -> Result<View, Unavailable> {
+        let place = Arc::clone(&self.inner.views.0).acquire_owned();
+        let place = tokio::time::timeout(limit, place).await;
+        let place = place.ok().and_then(Result::ok).ok_or(Unavailable::Busy)?;
+        Ok(self.view_of(&self.now(), Some(place)))
+    }
+
+    fn view_of(&self, published: &Published, place: Option<OwnedSemaphorePermit>) -> View {
+        let Published { state, applied } = published;
+        View {
+            tree: state.tree().clone(),
+            position: state.position(),
+            applied: *applied,
+            time: self.time(published),
+            _place: place,
+        }
+    }
+}
