@@ -17,8 +17,10 @@ use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore, CheckpointWriter};
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::events::{EventStore, EventWriter};
 use crate::storage::log_stream::LogSource;
 use crate::util::clock::Clock;
+use crate::util::error_chain::ErrorChain;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct Parts<L> {
     pub file: Option<CheckpointFile>,
     /// After how many bytes of batches another one is written.
     pub checkpoint_bytes: usize,
+    /// What it has stored of what happened; none, if it stores nothing.
+    pub events: Option<EventStore>,
     /// How many events its ring holds.
     pub ring_capacity: usize,
     /// The room on its disk.
@@ -66,17 +70,24 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let Parts { cluster, machine, log, checkpoints, start, file, disk, clock, .. } = parts;
     let peers = Peers::new(machine.node, cluster, parts.network);
     let (publisher, reader) = published::channel(start.state.clone(), start.applied);
+    let recording = parts.events.as_ref().and_then(|events| record(events, &disk));
+    let publisher = publisher.storing(recording.clone());
     let log_clock = LogClock::new(clock.clone());
     let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     let current = Checkpoints::new(checkpoints.clone(), &start, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
-    let noted = current.clone();
+    let (noted, source) = (current.clone(), LogSource::new(log.clone()));
+    let kept = source.clone();
     let writer = CheckpointWriter::start(
         checkpoints.clone(),
         disk.clone(),
         log.clone(),
         move |checkpoint, file| {
             noted.written(checkpoint, file);
+            if let Some(recording) = &recording {
+                // The next start begins here: what came before does not come again.
+                recording.flush(kept.oldest().1);
+            }
             // Nobody listens any more when the engine has stopped.
             let _heard = sender.send(file.clone());
         },
@@ -119,10 +130,22 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         clock,
         log_clock,
         disk,
-        log: LogSource::new(log),
+        log: source,
         backfill: parts.backfill,
         checkpoints,
+        events: parts.events,
         ring_capacity: parts.ring_capacity,
     });
     Ok((node, consensus))
+}
+
+/// Begins to store events. Without, a machine is slower where the past is concerned.
+fn record(events: &EventStore, disk: &DiskRoom) -> Option<Arc<EventWriter>> {
+    match EventWriter::start(events.clone(), disk.clone()) {
+        Ok(writer) => Some(Arc::new(writer)),
+        Err(error) => {
+            tracing::warn!("events are not stored: {}", ErrorChain(&error));
+            None
+        }
+    }
 }

@@ -27,6 +27,7 @@ use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::events::EventStore;
 use crate::storage::log_stream::LogSource;
 use crate::util::clock::Clock;
 use crate::util::rate_limit::RateLimit;
@@ -72,6 +73,8 @@ pub struct NodeOptions {
     pub backfill: BackfillSource,
     /// Its checkpoints, for the same.
     pub checkpoints: CheckpointStore,
+    /// What it has stored of what happened, for the same; none, if it stores nothing.
+    pub events: Option<EventStore>,
     /// How many events the ring holds.
     pub ring_capacity: usize,
 }
@@ -129,6 +132,7 @@ impl Node {
         let history = History::new(
             options.log,
             options.checkpoints,
+            options.events,
             published.clone(),
             remote,
             options.ring_capacity,
@@ -161,6 +165,7 @@ impl Node {
         tokio::spawn(node.clone().reconcile());
         tokio::spawn(node.clone().tell_news());
         tokio::spawn(node.clone().backfill(options.backfill));
+        tokio::spawn(node.clone().fill_gaps());
         node
     }
 

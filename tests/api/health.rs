@@ -63,6 +63,7 @@ async fn start(dir: &Path) -> Node {
         start: Checkpoint::empty(State::new(RING)),
         file: None,
         checkpoint_bytes: 1 << 20,
+        events: None,
         ring_capacity: RING,
         disk: DiskRoom::default(),
         network: Arc::new(Tcp),

@@ -353,6 +353,7 @@ fn parts(
         start,
         file,
         checkpoint_bytes: CHECKPOINT_BYTES,
+        events: None,
         ring_capacity: RING,
         disk: DiskRoom::default(),
         network,

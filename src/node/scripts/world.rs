@@ -166,6 +166,7 @@ impl World {
             start: Checkpoint::empty(State::new(machine.ring)),
             file: None,
             checkpoint_bytes: machine.checkpoint_bytes,
+            events: None,
             ring_capacity: machine.ring,
             disk: DiskRoom::default(),
             network: Arc::new(self.network.of(name)),

@@ -261,6 +261,7 @@ fn parts(
         start: Checkpoint::empty(State::new(RING)),
         file: None,
         checkpoint_bytes: usize::MAX,
+        events: None,
         ring_capacity: RING,
         disk: DiskRoom::default(),
         network,
