@@ -18,7 +18,11 @@ use crate::state::published;
 use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointWriter};
+use crate::storage::disk_space::DiskRoom;
+use crate::storage::events::{EventStore, EventWriter};
+use crate::storage::log_stream::LogSource;
 use crate::storage::stored::Stored;
+use crate::util::error_chain::ErrorChain;
 
 /// What a machine is made of.
 #[derive(Debug)]
@@ -35,6 +39,8 @@ pub struct Parts<L> {
     pub backfill: BackfillSource,
     /// After how many bytes of batches another checkpoint is written.
     pub checkpoint_bytes: usize,
+    /// What it has stored of what happened; none, if it stores nothing.
+    pub events: Option<EventStore>,
     /// How many events its ring holds.
     pub ring_capacity: usize,
 }
@@ -61,13 +67,19 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
     let peers = Peers::new(oneself.machine.node, oneself.cluster, network);
     let StartPoint { checkpoint, file, behind } = start;
     let (publisher, reader) = published::channel(checkpoint.state.clone(), checkpoint.applied);
+    let recording = parts.events.as_ref().and_then(|events| record(events, &stored.disk));
+    let publisher = publisher.storing(recording.clone());
     let log_clock = LogClock::new(surroundings.clock.clone());
     let (outcomes, unsynced) = (RecentOutcomes::default(), Unsynced::default());
     let current = Checkpoints::new(stored.checkpoints.clone(), &checkpoint, file.as_ref());
     let (sender, written) = mpsc::unbounded_channel();
-    let noted = current.clone();
+    let (noted, kept) = (current.clone(), LogSource::new(stored.log.clone()));
     let writer = CheckpointWriter::start(stored.clone(), move |checkpoint, file| {
         noted.written(checkpoint, file);
+        if let Some(recording) = &recording {
+            // The next start begins here: what came before does not come again.
+            recording.flush(kept.oldest().1);
+        }
         // Nobody listens any more when the engine has stopped.
         let _heard = sender.send(file.clone());
     });
@@ -103,7 +115,19 @@ pub async fn start<L: LogStorage>(parts: Parts<L>) -> Result<(Node, Consensus), 
         outcomes,
         log_clock,
         backfill: parts.backfill,
+        events: parts.events,
         ring_capacity: parts.ring_capacity,
     });
     Ok((node, consensus))
+}
+
+/// Begins to store events. Without, a machine is slower where the past is concerned.
+fn record(events: &EventStore, disk: &DiskRoom) -> Option<Arc<EventWriter>> {
+    match EventWriter::start(events.clone(), disk.clone()) {
+        Ok(writer) => Some(Arc::new(writer)),
+        Err(error) => {
+            tracing::warn!("events are not stored: {}", ErrorChain(&error));
+            None
+        }
+    }
 }

@@ -28,6 +28,7 @@ use crate::state::published::{Published, StateReader};
 use crate::state::recent_outcomes::RecentOutcomes;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::events::EventStore;
 use crate::storage::log_stream::LogSource;
 use crate::storage::stored::Stored;
 use crate::util::clock::Clock;
@@ -66,6 +67,8 @@ pub struct NodeOptions<L> {
     pub log_clock: LogClock,
     /// What fills in history that is missing from it.
     pub backfill: BackfillSource,
+    /// What it has stored of what happened, for the same; none, if it stores nothing.
+    pub events: Option<EventStore>,
     /// How many events the ring holds.
     pub ring_capacity: usize,
 }
@@ -127,6 +130,7 @@ impl Node {
         let history = History::new(
             LogSource::new(log),
             checkpoints,
+            options.events,
             published.clone(),
             remote,
             options.ring_capacity,
@@ -162,6 +166,7 @@ impl Node {
         tokio::spawn(node.clone().upgrade());
         tokio::spawn(node.clone().tell_news());
         tokio::spawn(node.clone().backfill(options.backfill));
+        tokio::spawn(node.clone().fill_gaps());
         node
     }
 

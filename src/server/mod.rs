@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_log::{Index, LogError, Machine, Recovered, Wal};
+use etcd_projections::Position;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -36,9 +37,11 @@ use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::DiskRoom;
+use crate::storage::events::EventStore;
 use crate::storage::recovery::{RecoveryError, start_state};
 use crate::storage::stored::Stored;
 use crate::util::clock::Clock;
+use crate::util::error_chain::ErrorChain;
 
 use bootstrap::bootstrap;
 use error::system;
@@ -195,6 +198,7 @@ impl Server {
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (checkpoint, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
         let (from, applied) = (checkpoint.state.position().index, checkpoint.applied);
+        let events = open_events(data_dir, &identity, checkpoint.state.position());
         let (filled, reader) = (wal.clone(), wal.reader());
         let behind = applied.min(reader.last_archived().max(reader.state().purged));
         let disk = DiskRoom::watch(data_dir.path().to_owned(), options.reserve);
@@ -216,6 +220,7 @@ impl Server {
             start: StartPoint { checkpoint, file, behind },
             backfill: BackfillSource(Arc::new(move || Some(Box::new(filled.backfill()?)))),
             checkpoint_bytes: options.checkpoint_bytes,
+            events,
             ring_capacity: options.ring_capacity,
         })
         .await?;
@@ -279,6 +284,13 @@ impl Server {
         tracing::info!("stopped; the log is complete on disk");
         Ok(())
     }
+}
+
+/// Opens what is stored of the past. It is a cache: the machine serves without, too.
+fn open_events(data_dir: &DataDir, identity: &Identity, at: Position) -> Option<EventStore> {
+    let opened = EventStore::open(&data_dir.events(), identity.cluster, at);
+    let told = |error| tracing::warn!("events are not stored: {}", ErrorChain(&error));
+    opened.map_err(told).ok()
 }
 
 /// Closes the log.

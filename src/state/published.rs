@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! apply ─▶ Publisher ─▶ Published ─▶ reads
-//!                 └───▶ wakes the watches whose filter something may pass
+//!                 ├───▶ wakes the watches whose filter something may pass
+//!                 └───▶ the store of events, which never keeps it waiting
 //! ```
 //!
 //! Applying changes nothing under a reader's eyes: a state that somebody reads is
@@ -14,11 +15,12 @@
 use std::sync::Arc;
 
 use etcd_log::{Check, LogFormat, LogId, LogTime};
-use etcd_projections::{Diverged, Machines, Outcome, State};
+use etcd_projections::{Diverged, Machines, Outcome, Position, State};
 use tokio::sync::watch;
 
 use super::filter::Filter;
 use super::watch_hub::{Listener, WatchHub};
+use crate::storage::events::EventWriter;
 
 /// A state, and which entry of the log led to it.
 #[derive(Clone, Debug)]
@@ -34,6 +36,7 @@ pub struct Published {
 pub struct Publisher {
     current: watch::Sender<Arc<Published>>,
     hub: WatchHub,
+    events: Option<Arc<EventWriter>>,
 }
 
 /// The reading end.
@@ -47,10 +50,17 @@ pub struct StateReader {
 pub fn channel(state: State, applied: Option<LogId>) -> (Publisher, StateReader) {
     let hub = WatchHub::new(state.position().event);
     let (sender, receiver) = watch::channel(Arc::new(Published { state, applied }));
-    (Publisher { current: sender, hub: hub.clone() }, StateReader { current: receiver, hub })
+    let publisher = Publisher { current: sender, hub: hub.clone(), events: None };
+    (publisher, StateReader { current: receiver, hub })
 }
 
 impl Publisher {
+    /// Has what comes of it stored from now on, if somebody stores it.
+    #[must_use]
+    pub fn storing(self, events: Option<Arc<EventWriter>>) -> Self {
+        Self { events, ..self }
+    }
+
     /// Returns the state as it is now.
     pub fn now(&self) -> Arc<Published> {
         Arc::clone(&self.current.borrow())
@@ -64,8 +74,9 @@ impl Publisher {
         takes_long: bool,
         apply: impl FnOnce(&mut State) -> Vec<Outcome>,
     ) {
-        let mut outcomes = Vec::new();
+        let (mut before, mut outcomes) = (Position::default(), Vec::new());
         let advance = |current: &mut Published| {
+            before = current.state.position();
             outcomes = apply(&mut current.state);
             current.applied = Some(entry);
         };
@@ -77,14 +88,20 @@ impl Publisher {
             self.current.send_modify(|current| advance(Arc::make_mut(current)));
         }
         self.hub.wake(&outcomes);
+        if let Some(events) = &self.events {
+            events.push(before, outcomes);
+        }
     }
 
     /// Publishes a state that came from another machine, and wakes everybody: what
     /// happened on the way to it is not known here.
     pub fn jump(&self, state: State, applied: Option<LogId>) {
-        let last = state.position().event;
+        let position = state.position();
         self.current.send_replace(Arc::new(Published { state, applied }));
-        self.hub.wake_all(last);
+        self.hub.wake_all(position.event);
+        if let Some(events) = &self.events {
+            events.jump(position);
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   wal/           the newest part of the log: segments, and their high-water mark
 //!   checkpoints/   the state at some positions of the log
 //!   archive/       settled history
+//!   events/        what came of it: a cache, that may be removed while the machine is stopped
 //!   ballast        room that can be let go when the disk is nearly full
 //! ```
 
@@ -25,7 +26,8 @@ use serde::{Deserialize, Serialize};
 const FORMAT: u32 = 1;
 
 /// What is set aside when a directory is started anew.
-const CONTENTS: [&str; 5] = ["node.json", "joining.json", "wal", "archive", "checkpoints"];
+const CONTENTS: [&str; 6] =
+    ["node.json", "joining.json", "wal", "archive", "checkpoints", "events"];
 
 /// Who a machine is. Minted when its directory is made, and never reused: an
 /// emptied directory is a new machine.
@@ -187,6 +189,11 @@ impl DataDir {
     /// Returns where the checkpoints lie.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
+    }
+
+    /// Returns where the events lie.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events")
     }
 
     /// Reads who the directory belongs to; nobody, if it is new.

@@ -74,6 +74,7 @@ async fn start(dir: &Path) -> Node {
         },
         backfill: BackfillSource(Arc::new(|| None)),
         checkpoint_bytes: 1 << 20,
+        events: None,
         ring_capacity: RING,
     };
     assemble::start(parts).await.unwrap().0

@@ -7,6 +7,7 @@ mod checkpoints;
 mod crash;
 mod disk_faults;
 mod divergence;
+mod events;
 mod full_disk;
 mod imported;
 mod recorded;

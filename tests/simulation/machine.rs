@@ -351,6 +351,7 @@ fn parts(
         stored: Kept { log, checkpoints, disk: DiskRoom::default() },
         backfill: BackfillSource(Arc::new(move || filled.filler())),
         checkpoint_bytes: CHECKPOINT_BYTES,
+        events: None,
         ring_capacity: RING,
     })
 }

@@ -1,7 +1,9 @@
-//! History: events older than the ring, by replaying the log.
+//! History: events older than the ring, from the store of events; or by replaying the
+//! log, where the store has a gap.
 //!
 //! ```text
-//! newest checkpoint before the wanted event ─▶ the log after it ─▶ events, as they were
+//! wanted event ─▶ the store, as far as it goes on ─▶ the ring
+//!                  └ a gap ─▶ newest checkpoint before it ─▶ the log after it ─▶ the ring
 //! ```
 //!
 //! A replay goes on until the ring holds what comes next, however much is written
@@ -20,24 +22,28 @@
 
 pub(super) mod backfill;
 mod cursor;
+mod fill;
+mod places;
 pub(super) mod remote;
 mod serve;
 pub(super) mod sink;
+mod stored;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_log::{Entry, EventNumber, Index, KeyPath, LogError, LogId, RaftIndex};
-use etcd_projections::State;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use etcd_projections::{Event, Outcome, State, What};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 
 use crate::state::published::StateReader;
 use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointStore};
+use crate::storage::events::EventStore;
 use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
+use places::Places;
 use remote::RemoteHistory;
 use sink::{ReplayBudget, ReplaySink, Replayed, Replaying};
 
@@ -45,6 +51,9 @@ pub use cursor::{Cursor, WatchError};
 
 /// How many replays run at a time: each holds a state, and a core.
 const REPLAYS: usize = 2;
+
+/// How many read from the store at a time: each holds what is left of a block.
+const READERS: usize = 32;
 
 /// How long a watch waits that comes at the wrong moment.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -57,22 +66,22 @@ pub(super) struct History {
     published: StateReader,
     remote: RemoteHistory,
     ring_capacity: usize,
-    places: Arc<Semaphore>,
-    /// How many replays wait for a place.
-    waiting: Arc<AtomicUsize>,
+    events: Option<EventStore>,
+    readers: Places,
+    replays: Places,
 }
 
 impl History {
     pub(super) fn new(
         log: LogSource,
         checkpoints: CheckpointStore,
+        events: Option<EventStore>,
         published: StateReader,
         remote: RemoteHistory,
         ring_capacity: usize,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(REPLAYS));
-        let waiting = Arc::default();
-        Self { log, checkpoints, published, remote, ring_capacity, places, waiting }
+        let (readers, replays) = (Places::new(READERS), Places::new(REPLAYS));
+        Self { log, checkpoints, published, remote, ring_capacity, events, readers, replays }
     }
 
     /// Returns the log that is read.
@@ -108,13 +117,8 @@ impl History {
         let (sink, replaying) = sink::new(cursor, prefix, from, upto);
         let history = self.clone();
         tokio::spawn(async move {
-            history.waiting.fetch_add(1, Ordering::Relaxed);
-            let place = tokio::select! {
-                place = Arc::clone(&history.places).acquire_owned() => place.ok(),
-                () = sink.is_gone() => None,
-            };
-            history.waiting.fetch_sub(1, Ordering::Relaxed);
-            if let Some(place) = place {
+            let Some(sink) = history.tell_stored(sink).await else { return };
+            if let Some(place) = history.replays.take(&sink).await {
                 spawn_busy(async move { history.run(sink, place).await });
             }
         });
@@ -215,14 +219,14 @@ impl History {
             };
             let position = replay.state().position();
             *next = step.entry.id.index.next();
-            if sink.show(step.outcomes, position).await.is_break() {
+            if sink.show(events(step.outcomes), position).await.is_break() {
                 return Ok(ReplayEnd::Enough);
             }
             if let Some(upto) = sink.upto.filter(|upto| position.event >= *upto) {
                 let _told = sink.tell(Replayed::Reached(upto)).await;
                 return Ok(ReplayEnd::Enough);
             }
-            if turn.is_over(sink.is_reached_by(position)) && self.others_wait() {
+            if turn.is_over(sink.is_reached_by(position)) && self.replays.others_wait() {
                 return Ok(ReplayEnd::Enough);
             }
         }
@@ -273,10 +277,6 @@ impl History {
         self.published.now().state.ring().holds_from(number)
     }
 
-    fn others_wait(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
-    }
-
     /// The first command after which a watch can begin: the log may be kept from
     /// before it, but without a state to apply it to.
     fn oldest(&self) -> Index {
@@ -298,6 +298,13 @@ enum ReplayEnd {
     Enough,
     /// A checkpoint from another machine has taken the place of what was being read.
     Overtaken,
+}
+
+fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
+    outcomes.into_iter().filter_map(|outcome| match outcome.what {
+        What::Event(event) => Some(event),
+        What::Rejection(_) | What::Tick => None,
+    })
 }
 
 /// The entry after the last one applied.

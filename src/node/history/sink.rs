@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_log::{EventNumber, Index, KeyPath};
-use etcd_projections::{Event, Outcome, Position, What};
+use etcd_projections::{Event, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::cursor::{Cursor, WatchError, wanted};
@@ -103,6 +103,11 @@ impl ReplaySink {
         HistoryRequest { prefix: self.prefix.clone(), number, index: self.from, upto }
     }
 
+    /// Returns the key at which or below which everything of interest lies.
+    pub(in crate::node) fn prefix(&self) -> &KeyPath {
+        &self.prefix
+    }
+
     /// Goes on behind an event.
     pub(in crate::node) fn behind(self, event: EventNumber) -> Self {
         self.passed.store(event.0, Ordering::Release);
@@ -136,10 +141,10 @@ impl ReplaySink {
     /// nobody wants to know any longer.
     pub(in crate::node) async fn show(
         &self,
-        outcomes: Vec<Outcome>,
+        events: impl Iterator<Item = Arc<Event>>,
         position: Position,
     ) -> ControlFlow<()> {
-        for event in events(outcomes).filter(|event| self.wants(event)) {
+        for event in events.filter(|event| self.wants(event)) {
             self.tell(Replayed::Event(event)).await?;
         }
         if self.is_reached_by(position) {
@@ -193,13 +198,6 @@ impl ReplayBudget {
 
 fn go_on_if(goes_on: bool) -> ControlFlow<()> {
     if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-}
-
-fn events(outcomes: Vec<Outcome>) -> impl Iterator<Item = Arc<Event>> {
-    outcomes.into_iter().filter_map(|outcome| match outcome.what {
-        What::Event(event) => Some(event),
-        What::Rejection(_) | What::Tick => None,
-    })
 }
 
 #[cfg(test)]

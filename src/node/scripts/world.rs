@@ -181,6 +181,7 @@ impl World {
             },
             backfill: BackfillSource(Arc::new(|| None)),
             checkpoint_bytes: machine.checkpoint_bytes,
+            events: None,
             ring_capacity: machine.ring,
         };
         let running = self.run(assemble::start(parts)).unwrap();

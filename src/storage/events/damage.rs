@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use etcd_log::{ClusterId, KeyPath};
+use etcd_log::{ClusterId, Index, KeyPath};
 use etcd_projections::Position;
 
 use super::fixtures::{CLUSTER, open, push, read_all, record, recorder, some_history, stored};
@@ -17,7 +17,7 @@ fn small_file(dir: &Path, is_closed: bool) -> (PathBuf, Vec<Stored>) {
     let mut recorder = recorder(&store);
     for entries in history.chunks(4) {
         push(&store, entries);
-        store.pending().urge();
+        store.pending().urge(Index(0));
         recorder.run();
     }
     if is_closed {
@@ -99,7 +99,7 @@ fn blocks_without_the_key_are_passed_over() {
     let mut recorder = recorder(&store);
     for entry in history.chunks(1) {
         push(&store, entry);
-        store.pending().urge();
+        store.pending().urge(Index(0));
         recorder.run();
     }
     let interest = Interest::Below(KeyPath::clean("/2/4").unwrap());
@@ -160,7 +160,7 @@ fn what_lies_before_a_command_is_forgotten_a_file_at_a_time() {
     recorder.close_at(1);
     for entries in history.chunks(10) {
         push(&store, entries);
-        store.pending().urge();
+        store.pending().urge(Index(0));
         recorder.run();
     }
     let index = history[35].0.index;

@@ -10,6 +10,7 @@ use proptest::sample::Index as Any;
 
 use super::fixtures::{history, log, open, prefix, push, read_all, record, recorder, stored};
 use super::{EventStore, Interest, Stored};
+use crate::storage::disk_space::DiskRoom;
 
 fn interest() -> impl Strategy<Value = Interest> {
     prop_oneof![1 => Just(Interest::All), 4 => prefix().prop_map(Interest::Below)]
@@ -33,7 +34,7 @@ fn divided(
     for (entry, ends) in history.iter().zip(ends.iter().cycle()) {
         push(&store, std::slice::from_ref(entry));
         if *ends {
-            store.pending().urge();
+            store.pending().urge(Index(0));
         }
         recorder.run();
     }
@@ -188,6 +189,14 @@ proptest! {
             found.extend(behind);
             prop_assert_eq!(found, stored(&history));
         }
+        // Whoever applies that part of the log again fills it in.
+        let mut filler = store.fill(history[from].0, DiskRoom::default()).unwrap();
+        for (before, outcomes) in &history[from..] {
+            filler.push(*before, outcomes.clone());
+        }
+        filler.finish();
+        let (found, gap) = read_all(store.after(Position::default(), Interest::All), 1000);
+        prop_assert_eq!((found, gap), (stored(&history), None));
         // The one that is there still begins where it did, so nothing is written twice.
         let files = || fs::read_dir(dir.path()).unwrap().count();
         let before = files();

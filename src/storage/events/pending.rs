@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use etcd_log::Index;
 use etcd_projections::{Outcome, Position, Rejection, What};
 
 use super::block::is_block;
@@ -46,8 +47,9 @@ pub(super) struct Pending {
     bytes: usize,
     most_bytes: usize,
     is_full: bool,
-    /// Whether all of it is to be in files soon, enough for a block or not.
-    is_urgent: bool,
+    /// That all of it is to be in files soon, enough for a block or not; and before which
+    /// command nothing is worth keeping.
+    urge: Option<Index>,
 }
 
 impl Pending {
@@ -61,7 +63,7 @@ impl Pending {
             bytes: 0,
             most_bytes: MOST_BYTES,
             is_full: false,
-            is_urgent: false,
+            urge: None,
         }
     }
 
@@ -104,14 +106,14 @@ impl Pending {
         }
     }
 
-    /// Wants all of it to be in files soon.
-    pub(super) fn urge(&mut self) {
-        self.is_urgent = true;
+    /// Wants all of it to be in files soon, and nothing from before a command.
+    pub(super) fn urge(&mut self, oldest: Index) {
+        self.urge = Some(oldest);
     }
 
-    /// Returns whether somebody wanted so, once.
-    pub(super) fn take_urge(&mut self) -> bool {
-        std::mem::take(&mut self.is_urgent)
+    /// Returns what somebody wanted so, once.
+    pub(super) fn take_urge(&mut self) -> Option<Index> {
+        self.urge.take()
     }
 
     /// Returns whether there is enough for a block.

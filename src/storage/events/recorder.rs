@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use etcd_log::IoError;
+use etcd_log::{Index, IoError};
 use etcd_projections::Position;
 
 use super::FILE_BYTES;
@@ -74,13 +74,17 @@ impl Recorder {
         self.file_bytes = bytes;
     }
 
-    /// Brings all full blocks into files; or all there is, if somebody wants that.
+    /// Brings all full blocks into files; or all there is, if somebody wants that. Forgets
+    /// what somebody does not want any more.
     pub(super) fn run(&mut self) {
-        let everything = self.store.pending().take_urge();
+        let oldest = self.store.pending().take_urge();
+        if let Some(oldest) = oldest {
+            self.store.forget_before(oldest);
+        }
         while let Some(todo) = self.todo() {
             match &todo.known {
                 Some((file, block)) => self.compare(&todo.batches, file, block),
-                None if todo.is_block || everything => self.write_block(&todo),
+                None if todo.is_block || oldest.is_some() => self.write_block(&todo),
                 None => return,
             }
         }
@@ -88,7 +92,7 @@ impl Recorder {
 
     /// Brings all there is into files, and closes the last one.
     pub(super) fn finish(&mut self) {
-        self.store.pending().urge();
+        self.store.pending().urge(Index(0));
         self.run();
         self.close();
     }

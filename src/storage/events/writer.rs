@@ -1,6 +1,6 @@
 //! The writing end of the store: the apply path has it, and never waits for it.
 
-use etcd_log::IoError;
+use etcd_log::{Index, IoError};
 use etcd_projections::{Outcome, Position};
 use tokio::sync::mpsc;
 
@@ -65,9 +65,10 @@ impl EventWriter {
         self.store.pending().jump(position);
     }
 
-    /// Sees to it that everything so far is in files soon.
-    pub fn flush(&self) {
-        self.store.pending().urge();
+    /// Sees to it that everything so far is in files soon, and that the files go of which
+    /// every outcome lies before a command.
+    pub fn flush(&self, oldest: Index) {
+        self.store.pending().urge(oldest);
         self.wake();
     }
 
@@ -96,7 +97,7 @@ mod tests {
             assert_eq!(all(), (stored(&history[..=at]), None));
         }
         assert!(store.bytes() == 0 && !is_in_files(), "it is not enough for a block");
-        writer.flush();
+        writer.flush(Index(0));
         while !is_in_files() {
             tokio::task::yield_now().await;
         }

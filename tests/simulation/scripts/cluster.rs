@@ -276,6 +276,7 @@ fn parts(
         },
         backfill: BackfillSource(Arc::new(|| None)),
         checkpoint_bytes: usize::MAX,
+        events: None,
         ring_capacity: RING,
     }
 }
