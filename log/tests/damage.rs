@@ -13,8 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etcd_log::{Entry, LogError, LogReader, Record, Term, Vote, Wal, Write};
-use support::{NODE, options, write};
+use etcd_log::{
+    Entry, LogError, LogReader, LogStorage as _, Record, Retain, Term, Vote, Wal, WalOptions, Write,
+};
+use support::{NODE, eventually, options, write};
 use tempfile::TempDir;
 
 fn entry(index: u64) -> Arc<Entry> {
@@ -203,4 +205,57 @@ fn garbage_is_never_believed() {
         // What it holds is checked where it opens.
         let _opened = matrix.open(&bytes);
     }
+}
+
+/// The sealed files of a log, oldest first.
+fn sealed(dir: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(dir.join("archive")).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<_> = files.collect();
+    files.sort();
+    files
+}
+
+/// A crash may have left a file that was to be removed: nobody needs it.
+#[test]
+fn damage_of_what_is_forgotten_stops_no_start() {
+    let dir = TempDir::new().unwrap();
+    let open = |retain| {
+        let options = WalOptions { segment_bytes: 1024, retain, ..options(dir.path()) };
+        Wal::open(&options).map(|(wal, _)| wal)
+    };
+    let wal = open(Retain::Forever).unwrap();
+    for index in 0..40 {
+        write(&wal, Write::Append(vec![entry(index)]));
+    }
+    let last = entry(39).id;
+    write(&wal, Write::Purge { upto: last });
+    wal.note_committed(last);
+    wal.note_checkpoints(Some(last.index), None);
+    eventually("some is sealed", || wal.reader().archived().0 > 2);
+    wal.close().unwrap();
+    let before: Vec<_> =
+        sealed(dir.path()).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+    let wal = open(Retain::Bytes(0)).unwrap();
+    wal.note_checkpoints(Some(last.index), Some(last.index));
+    eventually("all but the newest is forgotten", || wal.reader().archived().0 == 1);
+    wal.close().unwrap();
+    let kept = sealed(dir.path());
+    let put_back = |damaged: &Path| {
+        for (bytes, path) in before.iter().filter(|(_, path)| path <= &kept[0]) {
+            let mut bytes = bytes.clone();
+            if path <= &damaged.to_owned() {
+                *bytes.last_mut().unwrap() ^= 1;
+            }
+            fs::write(path, bytes).unwrap();
+        }
+    };
+    let forgotten = before.iter().map(|(_, path)| path).filter(|path| **path < kept[0]);
+    for damaged in forgotten {
+        put_back(damaged);
+        open(Retain::Bytes(0)).unwrap().close().unwrap();
+        assert_eq!(sealed(dir.path()), kept, "what is forgotten is removed");
+    }
+    // What is kept is another matter.
+    put_back(&kept[0]);
+    assert!(matches!(open(Retain::Bytes(0)), Err(LogError::Damage(_))));
 }

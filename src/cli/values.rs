@@ -1,10 +1,13 @@
 //! What stands behind a flag: sizes, times, addresses, names, keys.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use etcd_log::KeyPath;
+
+/// How long the name of a host may be (RFC 1035, section 2.3.4).
+const HOST_BYTES: usize = 253;
 
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let size = text.parse::<ByteSize>();
@@ -35,14 +38,22 @@ pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
 }
 
 pub(super) fn parse_host_and_port(text: &str) -> Result<String, String> {
-    let parts = text.rsplit_once(':');
-    let fits = |(host, port): (&str, &str)| {
-        !host.is_empty() && !host.contains('/') && port.parse().is_ok_and(|port: u16| port > 0)
-    };
-    if parts.is_some_and(fits) {
-        return Ok(text.to_owned());
+    let expected = || "expected a host and a port, like 127.0.0.1:7001".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    if host.is_empty() || !port.parse().is_ok_and(|port: u16| port > 0) {
+        return Err(expected());
     }
-    Err("expected a host and a port, like 127.0.0.1:7001".to_owned())
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = address.map_or_else(|| is_name(host), |host| host.parse::<Ipv6Addr>().is_ok());
+    is_host
+        .then(|| text.to_owned())
+        .ok_or_else(|| format!("{host:?} is no name or address of a host"))
+}
+
+/// Whether a host can be called so. An address of IPv4 is such a name, too.
+fn is_name(host: &str) -> bool {
+    let is_part_of_name = |byte| matches!(byte, b'.' | b'-' | b'_') || byte.is_ascii_alphanumeric();
+    host.len() <= HOST_BYTES && host.bytes().all(is_part_of_name)
 }
 
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
@@ -78,6 +89,12 @@ mod tests {
         }
         for text in ["127.0.0.1", ":7001", "http://node1:7001", "node1:0", "node1:99999", ""] {
             assert!(parse_host_and_port(text).is_err(), "{text}");
+        }
+        let long = format!("{}:1", "n".repeat(254));
+        for text in ["a&b:1", "a b:1", "a?b:1", "a@b:1", "a%b:1", "a/b:1", "::1:1", "[::1:1", &long]
+        {
+            let refused = parse_host_and_port(text).expect_err(text);
+            assert!(refused.ends_with("is no name or address of a host"), "{refused}");
         }
         assert!(parse_address("10.0.0.1").is_ok());
         for text in ["0.0.0.0", "::", "node1", ""] {

@@ -142,10 +142,10 @@ impl Consensus {
             }
             self.heed(answer.map(|(_, answer)| answer));
         }
-        // It may have joined after this machine heard of the others last; only it can
-        // say that this one is no longer a member.
+        // It may have joined or moved after this machine heard of the others last; only it
+        // can say that this one is no longer a member. Where it is, the log will say.
         if let Some(leader) = self.liveness.take_leader_hint() {
-            self.heed(self.peers.ask(leader, &request, &[], limit).await);
+            self.heed(self.peers.ask_hinted(&leader, &request, limit).await);
         }
     }
 
@@ -153,9 +153,8 @@ impl Consensus {
     fn heed(&self, answer: Result<Response, CallError>) -> bool {
         match answer {
             Ok(Response::PreVote { granted, following }) => {
-                if let Some(LeaderHint { node, address }) = following {
-                    self.peers.learn(node, &address);
-                    self.liveness.hear_of(node);
+                if let Some(leader) = following {
+                    self.liveness.hear_of(leader);
                 }
                 granted
             }

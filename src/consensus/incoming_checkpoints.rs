@@ -17,10 +17,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
+use tokio::sync::OwnedMutexGuard;
 
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
-use crate::peers::{FrameError, Incoming};
+use crate::peers::{FrameError, Incoming, Refusal};
 use crate::storage::checkpoint::{CheckpointError, CheckpointFile, CheckpointStore};
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
@@ -48,6 +49,8 @@ pub(crate) struct IncomingCheckpoints {
     last: Arc<Mutex<BTreeMap<LogId, CheckpointFile>>>,
     store: Option<CheckpointStore>,
     disk: DiskRoom,
+    /// Held by the one that comes: each is as large as the whole state.
+    place: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A checkpoint that is coming. Its file goes with it, unless it is kept.
@@ -55,6 +58,7 @@ pub(crate) struct IncomingCheckpoints {
 pub(crate) struct IncomingCheckpoint {
     file: CheckpointFile,
     is_kept: bool,
+    _place: OwnedMutexGuard<()>,
 }
 
 impl Drop for IncomingCheckpoint {
@@ -70,6 +74,8 @@ impl Drop for IncomingCheckpoint {
 pub(crate) enum ReceiveError {
     #[error("the connection broke")]
     Connection(#[from] FrameError),
+    #[error("another one is coming already")]
+    NotAlone,
     #[error("the disk has no room for it")]
     NoRoom,
     #[error("it is longer than the {offered} bytes that were offered")]
@@ -80,24 +86,37 @@ pub(crate) enum ReceiveError {
     Other { found: LogId, expected: LogId },
 }
 
+impl ReceiveError {
+    /// Returns what the other machine is told.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            // It comes again.
+            Self::NotAlone => Refusal::NotReady,
+            error => Refusal::Impossible(ErrorChain(error).to_string()),
+        }
+    }
+}
+
 impl IncomingCheckpoints {
     pub(crate) fn new(store: CheckpointStore, disk: DiskRoom) -> Self {
-        Self { last: Arc::default(), store: Some(store), disk }
+        Self { store: Some(store), disk, ..Self::default() }
     }
 
-    /// Takes a checkpoint in, piece by piece.
+    /// Takes a checkpoint in, piece by piece, while no other one comes.
     pub(crate) async fn take(
         &self,
         incoming: &mut Incoming<'_>,
         offer: CheckpointHeader,
     ) -> Result<IncomingCheckpoint, ReceiveError> {
+        let place = Arc::clone(&self.place).try_lock_owned();
+        let place = place.map_err(|_| ReceiveError::NotAlone)?;
         if !self.disk.has_room_besides_reserve(offer.bytes) {
             return Err(ReceiveError::NoRoom);
         }
         let store = self.store();
         let CheckpointHeader { applied, index, event, .. } = offer;
         let file = blocking(move || store.place_for(applied.index, index, event)).await?;
-        let coming = IncomingCheckpoint { file, is_kept: false };
+        let coming = IncomingCheckpoint { file, is_kept: false, _place: place };
         // The other machine sends nothing before.
         incoming.tell(&[]).await.map_err(FrameError::Io)?;
         self.write(incoming, &coming.file.path, offer.bytes).await?;
@@ -205,4 +224,116 @@ impl IncomingCheckpoints {
 fn discard(path: &Path) {
     // What stays is removed at the next start.
     let _removed = std::fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{ClusterId, NodeId, RaftIndex};
+    use tempfile::TempDir;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::peers::{
+        CallError, Connect, Connecting, Conversation, Handler, Part, Peers, Refusal, Request,
+        Response, serve,
+    };
+    use crate::util::limit;
+
+    /// A machine that takes whatever checkpoint is offered.
+    #[derive(Clone, Debug)]
+    struct Receiver {
+        checkpoints: IncomingCheckpoints,
+        /// Told when it has done with one.
+        done: Arc<Notify>,
+    }
+
+    impl Receiver {
+        fn new(dir: &TempDir) -> Self {
+            let store = CheckpointStore::new(dir.path().to_owned(), 10);
+            let checkpoints = IncomingCheckpoints::new(store, DiskRoom::default());
+            Self { checkpoints, done: Arc::default() }
+        }
+    }
+
+    impl Handler for Receiver {
+        fn identity(&self) -> (NodeId, ClusterId) {
+            (NodeId(2), ClusterId(1))
+        }
+
+        fn listens_to(&self, _node: NodeId) -> bool {
+            true
+        }
+
+        async fn answer(
+            &self,
+            request: Request,
+            mut incoming: Incoming<'_>,
+        ) -> Result<Response, Refusal> {
+            let Request::Checkpoint { applied, index, event, bytes, .. } = request else {
+                return Err(Refusal::NotReady);
+            };
+            let offer = CheckpointHeader { applied, index, event, bytes };
+            let taken = self.checkpoints.take(&mut incoming, offer).await.map(drop);
+            self.done.notify_one();
+            taken.map_err(|error| error.refusal()).map(|()| Response::Done)
+        }
+    }
+
+    impl Connect for Receiver {
+        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+            Box::pin(async {
+                let (here, there) = tokio::io::duplex(1 << 20);
+                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
+                Ok(Box::new(here) as _)
+            })
+        }
+    }
+
+    /// Offers a checkpoint of so many bytes.
+    async fn offer(receiver: &Receiver, bytes: u64) -> Conversation {
+        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(receiver.clone()));
+        peers.learn(NodeId(2), "receiver:1");
+        let applied = LogId { index: RaftIndex(5), ..LogId::default() };
+        let (index, event, vote) = (Index(5), EventNumber(5), etcd_log::Vote::default());
+        let request = Request::Checkpoint { vote, applied, index, event, bytes };
+        peers.open_stream(NodeId(2), &request, PIECE_LIMIT).await.unwrap()
+    }
+
+    async fn refusal(conversation: &mut Conversation) -> Refusal {
+        match conversation.next().await {
+            Err(CallError::Refused { refusal, .. }) => refusal,
+            other => panic!("it is not refused: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn checkpoint_that_is_longer_than_offered_is_refused_and_gone() {
+        limit::begin();
+        let dir = TempDir::new().unwrap();
+        let receiver = Receiver::new(&dir);
+        let mut conversation = offer(&receiver, 10).await;
+        assert!(matches!(conversation.next().await, Ok(Part::Piece(_))));
+        conversation.send_piece(b"ten bytes.").await.unwrap();
+        conversation.send_piece(b"!").await.unwrap();
+        let longer = "it is longer than the 10 bytes that were offered";
+        assert_eq!(refusal(&mut conversation).await, Refusal::Impossible(longer.to_owned()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_checkpoint_comes_at_a_time() {
+        limit::begin();
+        let dir = TempDir::new().unwrap();
+        let receiver = Receiver::new(&dir);
+        let mut first = offer(&receiver, 10).await;
+        assert!(matches!(first.next().await, Ok(Part::Piece(_))));
+        let mut second = offer(&receiver, 10).await;
+        assert_eq!(refusal(&mut second).await, Refusal::NotReady);
+        receiver.done.notified().await;
+        // Once that has come, or has been given up, there is a place for another one.
+        drop(first);
+        receiver.done.notified().await;
+        let mut third = offer(&receiver, 10).await;
+        assert!(matches!(third.next().await, Ok(Part::Piece(_))));
+    }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::quorum;
+use crate::peers::LeaderHint;
 
 /// Who has been heard. Cloning gives another handle.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +31,7 @@ struct Contacts {
     /// The leader that spoke last, in which term, and when.
     leader: Option<(Vote, Instant)>,
     /// The leader that another machine hears.
-    leader_hint: Option<NodeId>,
+    leader_hint: Option<LeaderHint>,
     /// When what each machine answered last was asked.
     answered: BTreeMap<NodeId, Instant>,
     /// When each machine said anything last.
@@ -66,12 +67,12 @@ impl Liveness {
     }
 
     /// Notes which leader another machine hears.
-    pub(crate) fn hear_of(&self, leader: NodeId) {
+    pub(crate) fn hear_of(&self, leader: LeaderHint) {
         self.lock().leader_hint = Some(leader);
     }
 
     /// Returns the leader that another machine hears, once.
-    pub(crate) fn take_leader_hint(&self) -> Option<NodeId> {
+    pub(crate) fn take_leader_hint(&self) -> Option<LeaderHint> {
         self.lock().leader_hint.take()
     }
 

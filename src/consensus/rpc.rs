@@ -165,7 +165,7 @@ impl Consensus {
         }
         let failed = |error: ReceiveError| {
             tracing::warn!("a checkpoint did not come whole: {}", ErrorChain(&error));
-            Refusal::Impossible(ErrorChain(&error).to_string())
+            error.refusal()
         };
         let coming = self.incoming_checkpoints.take(incoming, offer).await.map_err(failed)?;
         let installing = async {

@@ -21,6 +21,9 @@ use crate::peers::{CallError, LeaderHint, Refusal, Request, Response};
 /// How long each may take to answer: a leader has to prove first that it leads.
 const LIMIT: Duration = rpc::BARRIER_LIMIT.saturating_mul(2);
 
+/// How many leaders are asked that others name: there is one, and some that were.
+const LEADERS: usize = 8;
+
 /// What a machine is told that asks whether it is still a member.
 enum Told {
     Removed,
@@ -45,7 +48,7 @@ impl Node {
         let address = self.inner.machine.peer_address();
         let request = Request::PreVote { last: None, address: address.into() };
         let mut leaders = Vec::new();
-        let mut asking = FuturesUnordered::new();
+        let (mut asking, mut led) = (FuturesUnordered::new(), FuturesUnordered::new());
         for node in self.others() {
             asking.push(self.ask_member(node, &request));
         }
@@ -55,14 +58,16 @@ impl Node {
             let told = tokio::select! {
                 Some(told) = asking.next() => told,
                 Some(told) = hints.next() => told,
+                Some(told) = led.next() => told,
                 else => return false,
             };
             match told {
                 Told::Removed => return true,
-                Told::AskLeader(leader) if !leaders.contains(&leader.node) => {
-                    leaders.push(leader.node);
-                    self.inner.peers.learn(leader.node, &leader.address);
-                    asking.push(self.ask_member(leader.node, &request));
+                Told::AskLeader(leader)
+                    if leaders.len() < LEADERS && !leaders.contains(&leader) =>
+                {
+                    leaders.push(leader.clone());
+                    led.push(self.ask_leader(leader, &request));
                 }
                 Told::AskLeader(_) | Told::Nothing => {}
             }
@@ -71,6 +76,10 @@ impl Node {
 
     async fn ask_member(&self, node: NodeId, request: &Request) -> Told {
         told(self.inner.peers.ask(node, request, &[], LIMIT).await)
+    }
+
+    async fn ask_leader(&self, leader: LeaderHint, request: &Request) -> Told {
+        told(self.inner.peers.ask_hinted(&leader, request, LIMIT).await)
     }
 
     async fn ask_hint(&self, address: &str, request: &Request) -> Told {

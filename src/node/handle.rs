@@ -125,8 +125,12 @@ impl Node {
         });
         let barrier = Barrier::start(consensus.clone(), peers.clone(), published.clone());
         let hold = Hold::start(consensus.clone(), barrier.clone());
-        let remote =
-            RemoteHistory { me: machine.node, peers: peers.clone(), published: published.clone() };
+        let remote = RemoteHistory {
+            me: machine.node,
+            peers: peers.clone(),
+            published: published.clone(),
+            caught: Arc::default(),
+        };
         let history = History::new(
             LogSource::new(log),
             checkpoints,

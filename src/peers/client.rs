@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt as _;
 use super::conversation::{Conversation, Part};
 use super::error::CallError;
 use super::frame::{Envelope, Kind};
-use super::message::{self, Request, Response};
+use super::message::{self, LeaderHint, Request, Response};
 use super::network::{self, Connect, Stream};
 
 /// How many connections to a machine are kept while nobody uses them.
@@ -26,6 +26,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long a machine that is busy with an answer may say nothing: three times as long as
 /// one does that has much to do.
 const SILENCE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How many bytes an address may have that somebody hints at: the longest name of a host,
+/// and a port.
+const HINT_BYTES: usize = 253 + 6;
 
 /// How long another process of this machine may take to answer.
 const TWIN_LIMIT: Duration = Duration::from_secs(1);
@@ -82,8 +86,8 @@ impl Peers {
         self.book().get(&node).map(|peer| Arc::clone(&peer.address))
     }
 
-    /// Asks a machine, and waits for its answer: up to `limit`; and as long as it shows
-    /// that it is busy with it.
+    /// Asks a machine, and waits for its answer: up to `limit`; to an append also as long
+    /// as it shows that it is busy with it.
     ///
     /// # Errors
     ///
@@ -113,6 +117,9 @@ impl Peers {
             if let Part::Response(answer) = heard {
                 self.put_back(node, &to, conversation.stream);
                 return Ok(answer);
+            }
+            if !matches!(request, Request::Append { .. }) {
+                return Err(conversation.not_one_piece());
             }
             let next = tokio::time::timeout(SILENCE_LIMIT, conversation.next()).await;
             heard = next.unwrap_or_else(|_| Err(late(true)))?;
@@ -149,11 +156,41 @@ impl Peers {
         request: &Request,
         limit: Duration,
     ) -> Result<(NodeId, Response), CallError> {
+        self.ask_of(NodeId(0), address, request, limit).await
+    }
+
+    /// Asks a machine where somebody says that it is. That is not noted: what is known of
+    /// where it is comes from the log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`], and if no host is called so.
+    pub async fn ask_hinted(
+        &self,
+        hint: &LeaderHint,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<Response, CallError> {
+        if hint.address.len() > HINT_BYTES {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "no host is called so");
+            return Err(CallError::NotSent { to: Arc::from(hint.node.to_string()), source });
+        }
+        self.ask_of(hint.node, &hint.address, request, limit).await.map(|(_, answer)| answer)
+    }
+
+    /// Asks a machine at an address, or whoever stands there if it is zero.
+    async fn ask_of(
+        &self,
+        node: NodeId,
+        address: &str,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<(NodeId, Response), CallError> {
         let to = Arc::<str>::from(address);
         let body = message::encode(request, &[]);
         let asking = async {
             let stream = self.connect(&to).await?;
-            let mut conversation = self.conversation(NodeId(0), &to, stream);
+            let mut conversation = self.conversation(node, &to, stream);
             conversation.send(Kind::Request, &body).await?;
             let answer = conversation.answer().await?;
             Ok((conversation.envelope.to, answer))
@@ -247,5 +284,84 @@ fn unknown(node: NodeId) -> CallError {
 impl fmt::Debug for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peers").field("me", &self.inner.me).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::peers::{Appended, Connecting, Handler, Incoming, Refusal, serve};
+    use crate::util::limit;
+
+    const LIMIT: Duration = Duration::from_millis(500);
+
+    /// How long a machine is busy with whatever it is asked.
+    const BUSY: Duration = Duration::from_secs(3);
+
+    /// A machine that shows for a while that it is busy.
+    #[derive(Clone, Debug)]
+    struct Busy;
+
+    impl Handler for Busy {
+        fn identity(&self) -> (NodeId, ClusterId) {
+            (NodeId(2), ClusterId(1))
+        }
+
+        fn listens_to(&self, _node: NodeId) -> bool {
+            true
+        }
+
+        async fn answer(
+            &self,
+            _request: Request,
+            mut incoming: Incoming<'_>,
+        ) -> Result<Response, Refusal> {
+            incoming.busy(tokio::time::sleep(BUSY)).await;
+            Ok(Response::Appended(Appended::All))
+        }
+    }
+
+    impl Connect for Busy {
+        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+            Box::pin(async {
+                let (here, there) = tokio::io::duplex(1 << 20);
+                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
+                Ok(Box::new(here) as _)
+            })
+        }
+    }
+
+    fn peers() -> Peers {
+        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Busy));
+        peers.learn(NodeId(2), "busy:1");
+        peers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_append_may_take_longer_than_its_limit() {
+        limit::begin();
+        let (peers, begun) = (peers(), Instant::now());
+        let asked = peers.ask(NodeId(2), &Request::Barrier, &[], LIMIT).await;
+        assert!(matches!(asked, Err(CallError::Lost { .. })), "{asked:?}");
+        assert!(begun.elapsed() <= LIMIT);
+        let (vote, time) = (etcd_log::Vote::default(), etcd_log::LogTime::default());
+        let append = Request::Append { vote, previous: None, committed: None, time };
+        let asked = peers.ask(NodeId(2), &append, &[], LIMIT).await;
+        assert!(asked.is_ok(), "{asked:?}");
+        assert!(begun.elapsed() >= BUSY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hint_is_bounded_and_not_noted() {
+        limit::begin();
+        let peers = peers();
+        let hint = |bytes| LeaderHint { node: NodeId(2), address: Arc::from("x".repeat(bytes)) };
+        let asked = peers.ask_hinted(&hint(HINT_BYTES), &Request::Barrier, LIMIT).await;
+        assert!(matches!(asked, Err(CallError::Lost { .. })), "{asked:?}");
+        let asked = peers.ask_hinted(&hint(HINT_BYTES + 1), &Request::Barrier, LIMIT).await;
+        assert!(matches!(asked, Err(CallError::NotSent { .. })), "{asked:?}");
+        assert_eq!(peers.address(NodeId(2)).as_deref(), Some("busy:1"));
     }
 }

@@ -69,8 +69,13 @@ impl Conversation {
     pub async fn answer(&mut self) -> Result<Response, CallError> {
         match self.next().await? {
             Part::Response(answer) => Ok(answer),
-            Part::Piece(_) => Err(self.nonsense("an answer of one piece was expected")),
+            Part::Piece(_) => Err(self.not_one_piece()),
         }
+    }
+
+    /// Describes that an answer comes in pieces that should not.
+    pub(super) fn not_one_piece(&self) -> CallError {
+        self.nonsense("an answer of one piece was expected")
     }
 
     /// Describes that an answer is none to the request.

@@ -26,6 +26,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
+use crate::util::rate_limit::RateLimit;
 
 /// How often to look. Even the fastest writers need seconds for the reserve.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -50,12 +51,19 @@ struct Watched {
     is_short: AtomicBool,
     free: AtomicU64,
     reserve: u64,
+    /// When it was told last that the room is not known.
+    unknown: RateLimit,
 }
 
 impl Default for Watched {
     /// A disk without end.
     fn default() -> Self {
-        Self { is_short: AtomicBool::default(), free: AtomicU64::new(u64::MAX), reserve: 0 }
+        Self {
+            is_short: AtomicBool::default(),
+            free: AtomicU64::new(u64::MAX),
+            reserve: 0,
+            unknown: RateLimit::default(),
+        }
     }
 }
 
@@ -67,7 +75,7 @@ impl DiskRoom {
     ///
     /// Outside a runtime.
     pub fn watch(dir: PathBuf, reserve: Reserve) -> Self {
-        let ballast = Ballast { path: dir.join("ballast"), bytes: reserve.ballast };
+        let ballast = Ballast::new(dir.join("ballast"), reserve.ballast);
         let free = free_bytes(&dir).unwrap_or(u64::MAX);
         let shared =
             Watched { free: AtomicU64::new(free), reserve: reserve.free, ..Watched::default() };
@@ -102,15 +110,17 @@ impl DiskRoom {
     }
 
     /// Returns whether so many bytes can be written that bring room, or need not be
-    /// there for long.
+    /// there for long: the reserve is for them as well, but no more than there is.
     pub fn has_room_for(&self, bytes: u64) -> bool {
-        !self.is_short() || self.shared.free.load(Ordering::Relaxed) > bytes
+        self.shared.free.load(Ordering::Relaxed) > bytes
     }
 
     fn look(&self, free: io::Result<u64>, reserve: Reserve, ballast: &Ballast) {
         let free = free.unwrap_or_else(|error| {
             // Not to know is no reason to refuse: the log itself is checked.
-            tracing::warn!("the room on the disk is not known: {}", ErrorChain(&error));
+            if self.shared.unknown.is_due() {
+                tracing::warn!("the room on the disk is not known: {}", ErrorChain(&error));
+            }
             u64::MAX
         });
         self.shared.free.store(free, Ordering::Relaxed);
@@ -140,9 +150,15 @@ fn tell_short(free: u64, wanted: u64) {
 struct Ballast {
     path: PathBuf,
     bytes: u64,
+    /// When it was told last that it cannot be put back.
+    missed: RateLimit,
 }
 
 impl Ballast {
+    fn new(path: PathBuf, bytes: u64) -> Self {
+        Self { path, bytes, missed: RateLimit::default() }
+    }
+
     fn is_there(&self) -> bool {
         self.missing() == 0
     }
@@ -167,7 +183,14 @@ impl Ballast {
             // A file system that cannot do this has to go without.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => true,
             Err(error) => {
-                tracing::debug!("the ballast cannot be put back: {}", ErrorChain(&error));
+                if self.missed.is_due() {
+                    let (path, error) = (self.path.display(), ErrorChain(&error));
+                    tracing::warn!(
+                        "the ballast of {} bytes cannot be put back at {path}, and until it is, \
+                         writes are refused: {error}",
+                        self.bytes
+                    );
+                }
                 false
             }
         }
@@ -196,7 +219,7 @@ mod tests {
     #[test]
     fn writes_are_refused_below_the_reserve_until_the_ballast_is_back() {
         let dir = TempDir::new().unwrap();
-        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 5000 };
+        let ballast = Ballast::new(dir.path().join("ballast"), 5000);
         let reserve = Reserve { free: 100, ballast: 5000 };
         let room = DiskRoom::default();
         assert!(ballast.put_back());
@@ -211,7 +234,7 @@ mod tests {
     #[test]
     fn without_a_ballast_the_reserve_alone_counts() {
         let dir = TempDir::new().unwrap();
-        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 0 };
+        let ballast = Ballast::new(dir.path().join("ballast"), 0);
         let room = DiskRoom::default();
         for (free, is_short) in [(100, false), (99, true), (100, false)] {
             room.look(Ok(free), Reserve { free: 100, ballast: 0 }, &ballast);
@@ -222,16 +245,42 @@ mod tests {
     #[test]
     fn what_brings_room_may_use_the_reserve() {
         let dir = TempDir::new().unwrap();
-        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 0 };
+        let ballast = Ballast::new(dir.path().join("ballast"), 0);
         let room = DiskRoom::default();
         room.look(Ok(99), Reserve { free: 100, ballast: 0 }, &ballast);
         assert!(room.has_room_for(98) && !room.has_room_for(99));
     }
 
     #[test]
+    fn nothing_may_use_more_than_there_is() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast::new(dir.path().join("ballast"), 0);
+        let room = DiskRoom::default();
+        room.look(Ok(101), Reserve { free: 100, ballast: 0 }, &ballast);
+        assert!(!room.is_short() && room.has_room_for(100) && !room.has_room_for(101));
+    }
+
+    #[test]
+    fn unknown_room_is_told_now_and_then() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast::new(dir.path().join("ballast"), 0);
+        let room = DiskRoom::default();
+        room.look(Err(io::Error::other("no answer")), Reserve::default(), &ballast);
+        assert!(!room.shared.unknown.is_due(), "it was told just now");
+    }
+
+    #[test]
+    fn ballast_that_cannot_be_put_back_is_told_now_and_then() {
+        let dir = TempDir::new().unwrap();
+        let ballast = Ballast::new(dir.path().join("nowhere/ballast"), 10);
+        assert!(!ballast.put_back());
+        assert!(!ballast.missed.is_due(), "it was told just now");
+    }
+
+    #[test]
     fn disk_that_does_not_tell_refuses_nothing() {
         let dir = TempDir::new().unwrap();
-        let ballast = Ballast { path: dir.path().join("ballast"), bytes: 10 };
+        let ballast = Ballast::new(dir.path().join("ballast"), 10);
         let reserve = Reserve { free: 100, ballast: 10 };
         let room = DiskRoom::default();
         room.look(Ok(0), reserve, &ballast);

@@ -47,7 +47,7 @@ fn log_amid_a_change() -> MemoryLog {
     log
 }
 
-async fn start(dir: &Path) -> Node {
+async fn start(dir: &Path, log: MemoryLog, founds: bool) -> Node {
     let machine = Machine {
         name: Arc::from("one"),
         node: ME,
@@ -55,7 +55,7 @@ async fn start(dir: &Path) -> Node {
         client_url: Arc::from("http://127.0.0.1:1"),
     };
     let parts = Parts {
-        oneself: Oneself { cluster: ClusterId(1), machine, reads: LogFormat::NEWEST, founds: true },
+        oneself: Oneself { cluster: ClusterId(1), machine, reads: LogFormat::NEWEST, founds },
         surroundings: Surroundings {
             network: Arc::new(Tcp),
             hints: Vec::new(),
@@ -63,7 +63,7 @@ async fn start(dir: &Path) -> Node {
             clock: Clock::default(),
         },
         stored: Stored {
-            log: log_amid_a_change(),
+            log,
             checkpoints: CheckpointStore::new(dir.to_owned(), RING),
             disk: DiskRoom::default(),
         },
@@ -84,7 +84,7 @@ async fn start(dir: &Path) -> Node {
 fn machine_without_a_vote_is_not_healthy() {
     let (dir, runtime) = (TempDir::new().unwrap(), Runtime::new().unwrap());
     let (node, address) = runtime.block_on(async {
-        let node = start(dir.path()).await;
+        let node = start(dir.path(), log_amid_a_change(), true).await;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = clients.local_addr().unwrap();
         tokio::spawn(api::serve_clients(clients, node.clone()));
@@ -104,4 +104,21 @@ fn machine_without_a_vote_is_not_healthy() {
     });
     assert_eq!(ask("/health?timeout=60"), (200, "{\"health\":\"true\"}\n".to_owned()));
     node.close();
+}
+
+/// Whoever asks may have one of the few places that are kept for it.
+#[test]
+fn health_is_not_waited_for_longer_than_for_anything_else() {
+    let (dir, runtime) = (TempDir::new().unwrap(), Runtime::new().unwrap());
+    let address = runtime.block_on(async {
+        // It waits to be let into a cluster, and nobody leads.
+        let node = start(dir.path(), MemoryLog::new(), false).await;
+        let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = clients.local_addr().unwrap();
+        tokio::spawn(api::serve_clients(clients, node));
+        address
+    });
+    let a_year = format!("http://{address}/health?timeout=31536000");
+    // Sooner than the client gives up.
+    assert_eq!(agent(PATIENCE).get(a_year).call().unwrap().status().as_u16(), 503);
 }

@@ -319,7 +319,9 @@ fn machine_that_is_announced_elsewhere_stops() {
     cluster.launch(2, &[]);
     let words = ended(&mut cluster, 2);
     assert!(words.contains(address), "{words}");
-    assert_eq!(copy.get("/health?timeout=60").status, 200);
+    eventually("the copy is well", || {
+        copy.try_get("/health").is_some_and(|reply| reply.status == 200)
+    });
 }
 
 /// Whoever has left does not come back by saying where he is.

@@ -35,6 +35,10 @@ fn another_name_for_a_directory_is_refused() {
     Server::start_with(dir.path(), &named("one")).stop("-TERM");
     let text = start_refused(dir.path(), &["-n", "two"]);
     assert!(text.contains("is the directory of machine one, and -n says two"), "{text}");
+    assert!(
+        text.contains("leave -n away, take another directory, or begin anew with -i"),
+        "{text}"
+    );
     // The same command again, or one that names nothing, goes on.
     Server::start_with(dir.path(), &named("one")).stop("-TERM");
     let server = Server::start(dir.path());

@@ -48,7 +48,7 @@ struct Contents {
 impl Archive {
     /// Opens the archive of a directory, which need not be there: checks all
     /// footers, and that each file follows the one before. What lies before
-    /// `forgotten` is left out, for it only waits to be removed. Without segments
+    /// `forgotten` is left out, for it only waits to be removed, and may be damaged. Without segments
     /// it is a copy, which may begin anywhere.
     ///
     /// # Errors
@@ -61,9 +61,24 @@ impl Archive {
     ) -> Result<Self, LogError> {
         let mut files: VecDeque<Arc<Sealed>> = VecDeque::new();
         let mut next = (RaftIndex(0), Index(1));
+        let kept_from = forgotten.map_or(RaftIndex(0), |upto| upto.index.next());
+        // The damage found before anything that is kept.
+        let mut damage = None;
         for (path, first, last) in list(dir)? {
-            let sealed = Sealed::open(&path, next)?;
-            if forgotten.is_some_and(|upto| sealed.footer.last.index <= upto.index) {
+            let sealed = match Sealed::open(&path, next) {
+                Ok(sealed) => sealed,
+                Err(error @ LogError::Damage(_)) if forgotten.is_some() && files.is_empty() => {
+                    damage.get_or_insert(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // It tells whether what lies before is kept.
+            match damage.take() {
+                Some(error) if sealed.footer.first > kept_from => return Err(error),
+                Some(_) | None => {}
+            }
+            if sealed.footer.last.index < kept_from {
                 continue;
             }
             check_name(&sealed, first, last, next)?;
@@ -73,9 +88,11 @@ impl Archive {
             next = (sealed.footer.last.index.next(), sealed.footer.index.next());
             files.push_back(Arc::new(sealed));
         }
+        if let Some(error) = damage {
+            return Err(error);
+        }
         if let Some(oldest) = files.front().filter(|_| !is_copy) {
-            let expected = forgotten.map_or(RaftIndex(0), |upto| upto.index.next());
-            let found = oldest.footer.first;
+            let (found, expected) = (oldest.footer.first, kept_from);
             if found > expected {
                 let command = if forgotten.is_some() { oldest.footer.before } else { Index(0) };
                 let next = (expected, command.next());

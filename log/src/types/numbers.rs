@@ -21,9 +21,9 @@ macro_rules! counter {
         pub struct $name(pub u64);
 
         impl $name {
-            /// Returns the number after this one.
+            /// Returns the number after this one; the last one there is has none but itself.
             pub const fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
         }
 

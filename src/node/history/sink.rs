@@ -128,7 +128,8 @@ impl ReplaySink {
         go_on_if(matches!(tokio::time::timeout(PATIENCE, taken).await, Ok(Ok(_))))
     }
 
-    fn wants(&self, event: &Event) -> bool {
+    /// Returns whether an event is of interest.
+    pub(in crate::node) fn wants(&self, event: &Event) -> bool {
         let reached = match self.cursor {
             Cursor::Index(index) => event.index >= index,
             Cursor::Number(number) => event.number >= number,

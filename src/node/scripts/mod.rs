@@ -40,6 +40,7 @@
 
 mod action;
 mod disk;
+mod hints;
 mod network;
 mod shown;
 mod world;

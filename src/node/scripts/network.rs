@@ -5,6 +5,7 @@ use std::io;
 
 use tokio::sync::watch;
 
+use super::hints::Hinting;
 use crate::node::Node;
 use crate::peers::{self, Connect, Connecting};
 
@@ -21,6 +22,10 @@ pub(super) struct Network {
 struct Links {
     /// The machines that run, by their addresses.
     running: BTreeMap<String, Node>,
+    /// Members that tell of some leader, by their addresses.
+    hinting: BTreeMap<String, Hinting>,
+    /// Addresses where nobody was found.
+    looked_for: BTreeSet<String>,
     /// Pairs of machines that do not reach each other.
     cut: BTreeSet<[String; 2]>,
 }
@@ -50,6 +55,16 @@ impl Network {
         self.links.send_modify(|links| drop(links.running.remove(machine)));
     }
 
+    /// Lets a machine that does not run tell whoever asks of some leader.
+    pub(super) fn hints(&self, machine: &str, hinting: Hinting) {
+        self.links.send_modify(|links| drop(links.hinting.insert(machine.to_owned(), hinting)));
+    }
+
+    /// Returns whether somebody was looked for at an address, and not found.
+    pub(super) fn was_looked_for(&self, address: &str) -> bool {
+        self.links.borrow().looked_for.contains(address)
+    }
+
     /// Breaks the connections of two machines, and lets no others come about.
     pub(super) fn cut(&self, one: &str, other: &str) {
         self.links.send_modify(|links| {
@@ -74,7 +89,16 @@ impl Connect for End {
         Box::pin(async move {
             let (from, to) = (self.machine.clone(), address.to_owned());
             let mut links = self.network.links.subscribe();
+            if let Some(hinting) = links.borrow().hinting.get(&to).cloned() {
+                let (here, there) = tokio::io::duplex(PIPE);
+                tokio::spawn(peers::serve(Box::new(there), hinting, std::future::pending()));
+                return Ok(Box::new(here) as _);
+            }
             let Some(node) = links.borrow().reaches(&from, &to).cloned() else {
+                self.network.links.send_if_modified(|links| {
+                    links.looked_for.insert(to);
+                    false
+                });
                 return Err(io::ErrorKind::ConnectionRefused.into());
             };
             let (here, there) = tokio::io::duplex(PIPE);

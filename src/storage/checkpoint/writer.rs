@@ -24,7 +24,7 @@ const MARGIN: u64 = 16 << 20;
 pub struct CheckpointWriter {
     queue: mpsc::Sender<Checkpoint>,
     disk: DiskRoom,
-    /// How long the last one was.
+    /// How long the last one was; zero, if there is none.
     last_bytes: Arc<AtomicU64>,
 }
 
@@ -40,7 +40,7 @@ impl CheckpointWriter {
         written: impl Fn(&Checkpoint, &CheckpointFile) + Send + 'static,
     ) -> Self {
         let (queue, mut waiting) = mpsc::channel::<Checkpoint>(1);
-        let last_bytes = Arc::new(AtomicU64::new(0));
+        let last_bytes = Arc::new(AtomicU64::new(newest_bytes(&stored)));
         let bytes = Arc::clone(&last_bytes);
         let disk = stored.disk.clone();
         tokio::spawn(async move {
@@ -78,6 +78,13 @@ impl CheckpointWriter {
     }
 }
 
+/// Returns how long the newest checkpoint is that is there already.
+fn newest_bytes<L>(stored: &Stored<L>) -> u64 {
+    let newest = stored.checkpoints.list().ok().and_then(|files| files.into_iter().next_back());
+    let length = newest.and_then(|file| std::fs::metadata(file.path).ok());
+    length.map_or(0, |metadata| metadata.len())
+}
+
 fn write(
     stored: &Stored<impl LogStorage>,
     checkpoint: &Checkpoint,
@@ -90,4 +97,29 @@ fn write(
     stored.note_checkpoints(|_| true)?;
     let length = std::fs::metadata(&file.path).map_err(IoError::at("read", &file.path))?.len();
     Ok((file, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::MemoryLog;
+    use etcd_projections::State;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::storage::checkpoint::CheckpointStore;
+    use crate::util::limit;
+
+    #[tokio::test]
+    async fn room_is_wanted_for_one_like_the_last_of_the_process_before() {
+        limit::begin();
+        let dir = TempDir::new().unwrap();
+        let checkpoints = CheckpointStore::new(dir.path().to_owned(), 10);
+        let stored = Stored { log: MemoryLog::new(), checkpoints, disk: DiskRoom::default() };
+        let none = CheckpointWriter::start(stored.clone(), |_, _| {});
+        assert_eq!(none.room_needed(), MARGIN);
+        let file = stored.checkpoints.write(&Checkpoint::empty(State::new(10))).unwrap();
+        let length = std::fs::metadata(file.path).unwrap().len();
+        let writer = CheckpointWriter::start(stored, |_, _| {});
+        assert_eq!(writer.room_needed(), 2 * length + MARGIN);
+    }
 }
