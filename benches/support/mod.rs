@@ -67,6 +67,21 @@ impl Machine {
         self.memory("VmHWM:")
     }
 
+    /// How much time of a core the process takes while so much time passes.
+    pub fn cpu_time(&self, passes: Duration) -> Duration {
+        let before = self.ticks();
+        std::thread::sleep(passes);
+        // A hundred in a second, wherever Linux runs.
+        Duration::from_millis(10 * (self.ticks() - before))
+    }
+
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let times = fields.split(' ').skip(11).take(2);
+        times.map(|time| time.parse::<u64>().unwrap()).sum()
+    }
+
     /// Makes the peak of memory begin anew.
     pub fn forget_peak(&self) {
         std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").unwrap();

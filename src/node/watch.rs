@@ -159,21 +159,17 @@ impl Watch {
         // What a replay still has in hand comes from the ring now: taken later, it
         // would be told twice.
         self.replaying = None;
-        match now.state.ring().since(number).find(|event| self.wants(event)) {
-            Some(event) => {
-                self.cursor = Cursor::Number(event.number);
-                self.seen.index = upto(event.index).index;
-                Look::Found(Arc::clone(event))
-            }
-            None => {
-                let next = now.state.position().event.next();
-                // The cursor of a watch in the future stays where it is.
-                self.cursor = Cursor::Number(next.max(number));
-                self.seen = now.state.position();
-                self.has_begun |= self.seen.index >= self.from_index;
-                Look::Nothing
-            }
+        if let Some(event) = now.state.ring().since(number).find(|event| self.wants(event)) {
+            self.cursor = Cursor::Number(event.number);
+            self.seen.index = upto(event.index).index;
+            return Look::Found(Arc::clone(event));
         }
+        let next = now.state.position().event.next();
+        // The cursor of a watch in the future stays where it is.
+        self.cursor = Cursor::Number(next.max(number));
+        self.seen = now.state.position();
+        self.has_begun |= self.seen.index >= self.from_index;
+        Look::Nothing
     }
 
     /// Returns where to look in the ring; nothing, if it does not reach back so far.

@@ -95,7 +95,9 @@ fn large_answer_is_of_one_state_while_others_write() {
             })
             .collect();
         writer.join().unwrap();
-        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        for reader in readers {
+            reader.join().unwrap();
+        }
     });
     // Whole, in lines, and in a part that is large itself.
     let lines = server.get("/v1/keys/d?recursive=true").body;

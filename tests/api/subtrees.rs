@@ -188,7 +188,9 @@ fn lines_of_a_subtree_fold_to_the_state_at_any_later_moment() {
                 (stream, folded)
             })
             .collect();
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         // Those with a time to live are gone behind this one.
         server.post("/v1/keys/d/last", &[("value", "x"), ("ttl", "1")]);
         let gone = server.get("/v1/watch/d/last?action=expire&after=0");

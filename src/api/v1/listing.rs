@@ -70,11 +70,11 @@ impl Kind {
         answer: Answer,
         position: Position,
         applied: Option<LogId>,
-        next: Option<String>,
+        next: Option<&str>,
     ) -> Answer {
         let is_subtree = matches!(self, Self::Subtree { .. });
         let event = is_subtree.then_some(position.event);
-        answer.read_at(position.index, applied).with_event(event).with_next(next.as_deref())
+        answer.read_at(position.index, applied).with_event(event).with_next(next)
     }
 }
 
@@ -116,7 +116,12 @@ impl Listing {
         if let Some(whole) = self.short(&brief) {
             let next = self.next(&brief.tree).await;
             let View { position, applied, .. } = brief;
-            return Ok(self.kind.described(Answer::whole(whole), position, applied, next));
+            return Ok(self.kind.described(
+                Answer::whole(whole),
+                position,
+                applied,
+                next.as_deref(),
+            ));
         }
         // Who waits for a place holds none of what changes.
         drop(brief);
@@ -128,7 +133,7 @@ impl Listing {
         let (kind, View { position, applied, .. }) = (self.kind, &view);
         let (position, applied) = (*position, *applied);
         let answer = Answer::pieces(large::tell(self, view, Talk::of(request)));
-        Ok(kind.described(answer, position, applied, next))
+        Ok(kind.described(answer, position, applied, next.as_deref()))
     }
 
     /// Returns the entries that are wanted, in order.
@@ -136,10 +141,13 @@ impl Listing {
         &self,
         tree: &'a KeyTree,
     ) -> impl Iterator<Item = Child<'a>> + Send + use<'a> {
-        self.from_start(tree).take(self.part.limit.unwrap_or(usize::MAX))
+        self.all_behind_start(tree).take(self.part.limit.unwrap_or(usize::MAX))
     }
 
-    fn from_start<'a>(&self, tree: &'a KeyTree) -> Box<dyn Iterator<Item = Child<'a>> + Send + 'a> {
+    fn all_behind_start<'a>(
+        &self,
+        tree: &'a KeyTree,
+    ) -> Box<dyn Iterator<Item = Child<'a>> + Send + 'a> {
         let (key, start) = (&self.key, &*self.part.start);
         let Kind::Subtree { children, .. } = self.kind else {
             return Box::new(tree.children_from(key, start));
@@ -158,7 +166,7 @@ impl Listing {
     /// Returns where the listing goes on behind the part that is wanted, if it does.
     async fn next(&self, tree: &KeyTree) -> Option<String> {
         let limit = self.part.limit?;
-        let mut entries = self.from_start(tree);
+        let mut entries = self.all_behind_start(tree);
         let mut passed = 0;
         while limit - passed > PASSED_AT_ONCE {
             entries.nth(PASSED_AT_ONCE - 1)?;

@@ -146,15 +146,16 @@ impl EventStream {
         let says_so = self.form != Form::Lines { bookmarks: false };
         let quiet = says_so.then(|| Instant::now() + HEARTBEAT);
         let event = match self.deadline.into_iter().chain(quiet).min() {
-            Some(until) => match tokio::time::timeout_at(until, self.watch.next()).await {
-                Ok(event) => event,
-                Err(_) => {
+            Some(until) => {
+                let event = tokio::time::timeout_at(until, self.watch.next()).await.ok();
+                if event.is_none() {
                     self.is_over = self.deadline.is_some_and(|deadline| deadline <= until);
-                    return self.form.bookmark(self.watch.seen());
                 }
-            },
-            None => self.watch.next().await,
+                event
+            }
+            None => Some(self.watch.next().await),
         };
+        let Some(event) = event else { return self.form.bookmark(self.watch.seen()) };
         match event {
             Ok(event) => Some(self.write(&event)),
             Err(error) => {

@@ -84,13 +84,12 @@ async fn follow<B>(
     let brief = node.brief_view(&now);
     drop(now);
     let stands = |view: &View| (view.position, view.applied);
-    let ((position, applied), lines) = match listing.short(&brief) {
-        Some(lines) => (stands(&brief), once(lines)),
-        None => {
-            drop(brief);
-            let view = node.lasting_view(limit).await?;
-            (stands(&view), large::tell(listing.clone(), view, Talk::of(request)))
-        }
+    let ((position, applied), lines) = if let Some(lines) = listing.short(&brief) {
+        (stands(&brief), once(lines))
+    } else {
+        drop(brief);
+        let view = node.lasting_view(limit).await?;
+        (stands(&view), large::tell(listing.clone(), view, Talk::of(request)))
     };
     let watch = node.watch(filter, Start::After(position.event), limit).await?;
     let state = form.line_at(position.event, &json::state(&listing.key, position));
