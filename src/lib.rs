@@ -122,7 +122,8 @@
 //!   in its list, and a line in the table.
 //! * A new dependency has its reason beside it, in `Cargo.toml` of the workspace.
 //! * To use the crates from outside: `examples/replay.rs`, `examples/changes.rs`,
-//!   `examples/lock.rs`.
+//!   `examples/directories.rs`, `examples/lock.rs`, `examples/sqlite/src/main.rs`. A running
+//!   cluster is followed by a crate of its own, `follow/src/lib.rs`.
 
 pub mod api;
 pub mod cli;

@@ -82,12 +82,9 @@ impl Following {
 
     async fn try_next(&mut self) -> Result<Arc<Event>, Fault> {
         loop {
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                None => {
-                    let stream = self.connect().await?;
-                    self.stream.insert(stream)
-                }
+            let Some(stream) = &mut self.stream else {
+                self.stream = Some(self.connect().await?);
+                continue;
             };
             match stream.next().await? {
                 Message::Comment => self.look_around().await?,
@@ -99,13 +96,10 @@ impl Following {
     /// Begins a stream behind the last event.
     async fn connect(&mut self) -> Result<Stream, Fault> {
         let path = utf8_percent_encode(self.prefix.as_str(), ENCODED).to_string();
-        let after = match self.after {
-            Some(after) => after,
-            None => {
-                let newest = self.newest(&path).await?;
-                *self.after.insert(newest)
-            }
-        };
+        if self.after.is_none() {
+            self.after = Some(self.newest(&path).await?);
+        }
+        let after = self.after.unwrap_or_default();
         let path = format!("/v1/watch{path}?stream=true&after={}", after.0);
         let answer = self.ask(Method::GET, &path, true).await?;
         if answer.status() != 200 {

@@ -96,7 +96,7 @@ enum Source {
 /// The batches of a directory.
 struct Entries {
     log: LogReader,
-    entries: Box<dyn Iterator<Item = Result<Arc<Entry>, LogError>> + Send>,
+    settled: Box<dyn Iterator<Item = Result<Arc<Entry>, LogError>> + Send>,
     /// The last command that was passed.
     last: Index,
     /// Held for as long as a machine must not start there.
@@ -108,17 +108,24 @@ impl History {
     /// it, or an exported log. Changes nothing there. Every byte of the segments is checked
     /// here, and what is sealed or recorded as it is read.
     ///
-    /// ```no_run
-    /// # async fn read() -> Result<(), etcd_log::HistoryError> {
+    /// ```
+    /// # let line = r#"{"index":1,"time":"2013-07-11T20:31:07Z","commands":[{"delete":{"key":"/a"}}]}
+    /// # {"end":{"index":1,"time":"2013-07-11T20:31:07Z"}}"#;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("log.jsonl");
+    /// # std::fs::write(&path, line)?;
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
     /// use etcd_log::History;
     /// use tokio_stream::StreamExt as _;
     ///
-    /// let mut batches = History::open("default.etcd")?.stream();
+    /// let mut batches = History::open(&path)?.stream();
     /// while let Some(read) = batches.next().await.transpose()? {
     ///     println!("{} at {}: {:?}", read.index, read.batch.time, read.batch.commands);
+    /// #   assert_eq!(read.batch.commands.len(), 1);
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), etcd_log::HistoryError>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
@@ -215,13 +222,13 @@ impl Entries {
     fn open(wal: &Path, archive: &Path, lock: Option<File>) -> Result<Self, LogError> {
         let (log, _, settled) = LogReader::open_settled(wal, archive)?;
         let last = log.state().oldest.1;
-        let entries = Box::new(log.iter(settled));
-        Ok(Self { log, entries, last, _lock: lock })
+        let settled = Box::new(log.iter(settled));
+        Ok(Self { log, settled, last, _lock: lock })
     }
 
     /// Returns the next entry that carries a batch.
     fn read(&mut self) -> Result<Option<IndexedBatch>, HistoryError> {
-        for entry in self.entries.by_ref() {
+        for entry in self.settled.by_ref() {
             let entry = entry.map_err(dropped)?;
             if let Some(batch) = entry.batch() {
                 let index = self.last.next();

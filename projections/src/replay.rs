@@ -110,6 +110,32 @@ impl State {
 /// Folds a recorded log into a projection, from where the projection stands, and returns
 /// the state at the end. What the log says of itself is checked.
 ///
+/// ```
+/// use etcd_log::Recording;
+/// use etcd_projections::{Outcome, Position, Projection, What, replay};
+///
+/// #[derive(Default)]
+/// struct Refused(Position, Vec<String>);
+///
+/// impl Projection for Refused {
+///     fn position(&self) -> Position {
+///         self.0
+///     }
+///     fn fold(&mut self, outcome: &Outcome) {
+///         self.0.follow(outcome);
+///         if let What::Rejection(why) = &outcome.what {
+///             self.1.push(why.to_string());
+///         }
+///     }
+/// }
+///
+/// let log = r#"{"index":1,"time":"2013-07-11T20:31:07Z","commands":[{"delete":{"key":"/a"}}]}"#;
+/// let mut refused = Refused::default();
+/// replay(&Recording::read(log.as_bytes())?, &mut refused)?;
+/// assert_eq!(refused.1, ["key not found"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 ///
 /// If the log does not lead where it says, or not by where the projection stands.

@@ -19,7 +19,7 @@ const SCHEMA: &str = "
 /// Why a table cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TableError {
-    /// SQLite refuses.
+    /// The database refuses.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
     /// An event is missing, or was there before.
