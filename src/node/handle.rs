@@ -16,6 +16,7 @@ use super::history::History;
 use super::history::remote::RemoteHistory;
 use super::hold::Hold;
 use super::looked_for::LookedFor;
+use super::past::PastViews;
 use super::proposer::{Proposer, ProposerContext};
 use super::read_barrier::Barrier;
 use super::view::Places;
@@ -98,6 +99,7 @@ pub(super) struct Inner {
     pub(super) hold: Hold,
     pub(super) history: History,
     pub(super) views: Places,
+    pub(super) past: PastViews,
     /// Held by the one change of the members that is under way.
     pub(super) changing_members: Mutex<()>,
     /// Held while it is found out whether this machine was removed.
@@ -158,6 +160,7 @@ impl Node {
             hold,
             history,
             views: Places::default(),
+            past: PastViews::default(),
             changing_members: Mutex::default(),
             farewell: Mutex::default(),
             skew_told: RateLimit::default(),

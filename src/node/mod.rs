@@ -17,6 +17,7 @@ mod looked_for;
 mod members;
 mod moved;
 mod news;
+mod past;
 mod proposer;
 mod read_barrier;
 mod reconcile;
@@ -33,5 +34,8 @@ pub use error::{Unavailable, WriteError};
 pub use handle::{Freshness, Node, NodeOptions};
 pub use history::{Cursor, WatchError};
 pub use members::{JoinError, LeaveError, MemberStatus};
+pub use past::{
+    HistoryQuery, LivesOn, Moment, NetChange, PastError, PastEvents, RestoreQuery, Restored,
+};
 pub use view::View;
 pub use watch::{Seen, Start, Watch};

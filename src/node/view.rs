@@ -37,6 +37,14 @@ pub struct View {
     _place: Option<OwnedSemaphorePermit>,
 }
 
+impl View {
+    /// Returns the view as it was at a position, in the same place: then that is the time
+    /// at which it is looked at.
+    pub(super) fn as_it_was(self, tree: KeyTree, position: Position) -> Self {
+        Self { tree, position, time: position.time, ..self }
+    }
+}
+
 /// The places for lasting views.
 #[derive(Debug)]
 pub(super) struct Places(Arc<Semaphore>);

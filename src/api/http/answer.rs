@@ -1,12 +1,13 @@
 //! Answers: every status and every error text of the API.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, Index, KeyPath, LogId};
-use etcd_projections::Rejection;
+use etcd_log::{EventNumber, Index, KeyPath, LogId, LogTime};
+use etcd_projections::{Position, Rejection};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -14,7 +15,7 @@ use hyper::{Response, StatusCode};
 use tokio_stream::Stream;
 
 use super::head::Refusal;
-use crate::node::{Cursor, Node, Unavailable, WriteError};
+use crate::node::{Cursor, Moment, Node, PastError, Unavailable, WriteError};
 use crate::state::published::Published;
 use crate::util::printable::Printable;
 
@@ -35,6 +36,7 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 const X_ETCD_INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
+const X_ETCD_TIME: HeaderName = HeaderName::from_static("x-etcd-time");
 const X_ETCD_NEXT: HeaderName = HeaderName::from_static("x-etcd-next");
 const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
@@ -52,9 +54,9 @@ pub struct Answer {
     event: Option<EventNumber>,
     /// The index that it says, if not that of the state.
     index: Option<Index>,
-    /// The state that it was read from, if not the newest: its index, and the entry that
-    /// led to it.
-    read_at: Option<(Index, LogId)>,
+    /// The state that it was read from, if not the newest: how far it had come, and the
+    /// entry that led to it.
+    read_at: Option<(Position, LogId)>,
     /// Where the listing goes on that it is a part of.
     next: Option<HeaderValue>,
     extra: Option<(HeaderName, HeaderValue)>,
@@ -136,12 +138,12 @@ impl Answer {
 
     /// Adds which state the answer was read from.
     pub fn read_from(self, state: &Published) -> Self {
-        self.read_at(state.state.position().index, state.applied)
+        self.read_at(state.state.position(), state.applied)
     }
 
-    /// Adds the index of the state that it was read from, and the entry that led to it.
-    pub fn read_at(self, index: Index, applied: Option<LogId>) -> Self {
-        Self { read_at: Some((index, applied.unwrap_or_default())), ..self }
+    /// Adds how far the state had come that it was read from, and the entry that led to it.
+    pub fn read_at(self, position: Position, applied: Option<LogId>) -> Self {
+        Self { read_at: Some((position, applied.unwrap_or_default())), ..self }
     }
 
     /// Adds where the listing goes on that it is a part of, in what may stand in a header.
@@ -161,9 +163,9 @@ impl Answer {
 
     /// Adds the headers that say which state answered.
     pub fn into_response(self, node: &Node, cluster: &HeaderValue) -> Response<Body> {
-        let (index, applied) = self.read_at.unwrap_or_else(|| {
+        let (position, applied) = self.read_at.unwrap_or_else(|| {
             let now = node.now();
-            (now.state.position().index, now.applied.unwrap_or_default())
+            (now.state.position(), now.applied.unwrap_or_default())
         });
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
@@ -171,8 +173,9 @@ impl Answer {
         if let Some(content_type) = self.content_type {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
-        let index = self.index.unwrap_or(index);
+        let index = self.index.unwrap_or(position.index);
         headers.insert(X_ETCD_INDEX, HeaderValue::from(index.0));
+        headers.insert(X_ETCD_TIME, written(position.time));
         headers.insert(X_RAFT_INDEX, HeaderValue::from(applied.index.0));
         headers.insert(X_RAFT_TERM, HeaderValue::from(applied.term.0));
         headers.insert(X_ETCD_CLUSTER_ID, cluster.clone());
@@ -190,6 +193,21 @@ impl Answer {
         }
         response
     }
+}
+
+/// Writes a logged time. Most answers say the same one as the answer before.
+fn written(time: LogTime) -> HeaderValue {
+    thread_local! {
+        static LAST: RefCell<(LogTime, HeaderValue)> =
+            const { RefCell::new((LogTime(0), HeaderValue::from_static("1970-01-01T00:00:00.000000000Z"))) };
+    }
+    LAST.with_borrow_mut(|last| {
+        if last.0 != time {
+            let text = HeaderValue::try_from(time.to_string());
+            *last = (time, text.expect("a time is of digits and a few signs"));
+        }
+        last.1.clone()
+    })
 }
 
 /// Why a request is not answered with what it asked for.
@@ -221,6 +239,8 @@ pub enum Problem {
     DiskFull,
     /// Not all machines can read such a command yet: who is in the way, in words.
     UpgradeNotFinished(Arc<str>),
+    /// The past cannot be told: what was asked for, and why not.
+    Past(&'static str, PastError),
     /// The write may or may not have happened.
     Unknown,
     /// A watch asks for what is no longer kept.
@@ -249,6 +269,14 @@ pub enum Bad {
     DeletePrevValue,
     /// A condition that is none: something else than `prevExist=false`.
     PrevExist,
+    /// A moment that is neither an index nor a time: the field, and what stands in it.
+    Moment(&'static str, String),
+    /// A field that has to be there: what needs it, and its name.
+    Missing(&'static str, &'static str),
+    /// A condition of a restore that is no index.
+    IfIndex,
+    /// A restore whose keys are to live in no way that there is.
+    LivesOn,
     /// Two fields that exclude each other: which.
     Exclusive(&'static str),
     /// A time to live that is no whole number of seconds from 1.
@@ -291,6 +319,13 @@ impl fmt::Display for Bad {
             Self::PrevValue => f.write_str("TestAndSet: PrevValue Required"),
             Self::DeletePrevValue => f.write_str("Delete: PrevValue Required"),
             Self::PrevExist => f.write_str("Set: PrevExist Must Be false"),
+            Self::Moment(field, text) => {
+                write!(f, "{field}: ")?;
+                unknown(f, "Neither An Index Nor A Time", text)
+            }
+            Self::Missing(what, field) => write!(f, "{what}: {field} Required"),
+            Self::IfIndex => f.write_str("if_index: Valid Index Required"),
+            Self::LivesOn => f.write_str("Restore: TTL Must Be rest, keep Or drop"),
             Self::Exclusive(both) => write!(f, "{both} Exclude Each Other"),
             Self::Ttl => f.write_str("Set: TTL Must Be A Whole Number Of Seconds, 1 Or More"),
             Self::Index => f.write_str("Watch From Index: Valid Index Required"),
@@ -369,6 +404,7 @@ impl Problem {
                 StatusCode::INSUFFICIENT_STORAGE,
                 "Disk Nearly Full: Writes Are Refused Until There Is Room",
             ),
+            Self::Past(asked, error) => past(asked, error),
             Self::UpgradeNotFinished(why) => {
                 Answer::line(StatusCode::CONFLICT, format_args!("Upgrade Not Finished: {why}"))
             }
@@ -415,6 +451,43 @@ pub(in crate::api) fn gone(cursor: Cursor, oldest: Index) -> String {
         Cursor::Number(number) => ("From Event", number.0),
     };
     format!("Watch {from}: {wanted} Is No Longer Kept; The Oldest Is {}", oldest.0)
+}
+
+/// Says why the past cannot be told, to who asked for it by this name.
+fn past(asked: &str, error: PastError) -> Answer {
+    let bad = StatusCode::BAD_REQUEST;
+    match error {
+        PastError::NotReached { moment: moment @ Moment::Index(_), newest } => Answer::line(
+            bad,
+            format_args!("{asked}: {moment} Is Not Reached; The Newest Is {}", newest.index.0),
+        ),
+        PastError::NotReached { moment, newest } => Answer::line(
+            bad,
+            format_args!("{asked}: {moment} Is Not Reached; The Newest Is {}", newest.time),
+        ),
+        PastError::Gone { moment, oldest } => Answer::line(
+            StatusCode::GONE,
+            format_args!("{asked}: {moment} Is No Longer Kept; The Oldest Is {}", oldest.0),
+        ),
+        PastError::NotStored { .. } => unavailable("The Past Is Being Read From The Log"),
+        PastError::Backwards { from, to } => {
+            Answer::line(bad, format_args!("From {from} Is After To {to}"))
+        }
+        PastError::TooMuch { most } => Answer::line(
+            bad,
+            format_args!("{asked}: More Than {} MiB Changed; Ask For Less", most >> 20),
+        ),
+        PastError::TooLarge { what, found, most } => Answer::line(
+            bad,
+            format_args!("{asked}: {found} {what} Are More Than One Batch May Have: {most}"),
+        ),
+        PastError::Changed { key, index } => Answer::line(
+            StatusCode::CONFLICT,
+            format_args!("{asked}: {key} Was Changed By {}", index.0),
+        ),
+        PastError::Unavailable(which) => Problem::Unavailable(which).into_answer(),
+        PastError::Write(error) => Problem::from(error).into_answer(),
+    }
 }
 
 impl Unavailable {

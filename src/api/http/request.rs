@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 
 use super::answer::{Bad, Problem};
 use super::head::number;
-use crate::node::Freshness;
+use crate::node::{Freshness, LivesOn, Moment};
 use crate::state::filter::Actions;
 
 /// The longest body, in bytes.
@@ -40,7 +40,7 @@ const LONGEST_TTL: u64 = 1000 * 365 * 24 * 3600;
 const NOTED_BYTES: usize = 512;
 
 /// The fields that mean something somewhere; of the others, the first is noted.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 24] = [
     "value",
     "prevValue",
     "prevExist",
@@ -59,6 +59,12 @@ const NAMES: [&str; 18] = [
     "recursive",
     "limit",
     "start",
+    "at",
+    "from",
+    "to",
+    "reverse",
+    "dry_run",
+    "if_index",
 ];
 
 /// The fields of a request, each once: a body's before the query's, and the first of
@@ -213,6 +219,43 @@ impl Fields {
         let lines = self.number("limit", Bad::Lines)?.map(|lines| usize::try_from(lines).ok());
         let lines = lines.map(|lines| lines.unwrap_or(usize::MAX));
         if lines == Some(0) { Err(Bad::Lines.into()) } else { Ok(lines) }
+    }
+
+    /// Returns the moment that a field names; nothing, if it is not there.
+    pub(in crate::api) fn moment(
+        &self,
+        field: &str,
+        shown: &'static str,
+    ) -> Result<Option<Moment>, Problem> {
+        let Some(bytes) = self.get(field) else { return Ok(None) };
+        let text = String::from_utf8_lossy(bytes);
+        let moment = text.parse().map_err(|_| Bad::Moment(shown, text.into_owned()));
+        Ok(moment.map(Some)?)
+    }
+
+    /// Returns whether the newest is to come first.
+    pub(in crate::api) fn reverse(&self) -> Result<bool, Problem> {
+        self.flag("reverse")
+    }
+
+    /// Returns whether nothing is to be written.
+    pub(in crate::api) fn dry_run(&self) -> Result<bool, Problem> {
+        self.flag("dry_run")
+    }
+
+    /// Returns after which command nothing may have changed.
+    pub(in crate::api) fn if_index(&self) -> Result<Option<Index>, Problem> {
+        Ok(self.number("if_index", Bad::IfIndex)?.map(Index))
+    }
+
+    /// Returns how long the keys live that are put back.
+    pub(in crate::api) fn lives_on(&self) -> Result<LivesOn, Problem> {
+        match self.get("ttl") {
+            None | Some(b"rest") => Ok(LivesOn::Rest),
+            Some(b"keep") => Ok(LivesOn::Keep),
+            Some(b"drop") => Ok(LivesOn::Drop),
+            Some(_) => Err(Bad::LivesOn.into()),
+        }
     }
 
     /// Returns where a listing is to begin: what stands behind the directory's own slash;

@@ -203,6 +203,33 @@ pub fn state(key: &KeyPath, position: Position) -> Vec<u8> {
     to_vec(&PlaceLine::at("STATE", Some(key), position))
 }
 
+/// Writes what became of a key between two moments.
+pub fn net_change(key: &KeyPath, from: Option<&str>, to: Option<&str>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct NetChange<'a> {
+        key: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<&'a str>,
+    }
+    to_vec(&NetChange { key: key.as_str(), from, to })
+}
+
+/// Writes that keys were put back as they were behind a command; and which command did it.
+pub fn restored(key: &KeyPath, at: Index, changed: usize, index: Index) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Restored<'a> {
+        action: &'a str,
+        key: &'a str,
+        at: u64,
+        changed: usize,
+        index: u64,
+    }
+    let (action, key) = ("RESTORE", key.as_str());
+    to_vec(&Restored { action, key, at: at.0, changed, index: index.0 })
+}
+
 /// Writes why a stream ends before its time.
 pub fn error(why: &str) -> Vec<u8> {
     #[derive(Serialize)]

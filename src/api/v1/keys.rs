@@ -8,9 +8,9 @@ use etcd_projections::{Outcome, Rejection, TreeNode, What, is_reserved};
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::json;
 use super::listing::{Kind, Listing, Part};
 use super::subtree::subtree;
+use super::{json, past};
 use crate::api::http::answer::{Answer, Bad, Problem};
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::Node;
@@ -34,6 +34,9 @@ pub(super) async fn get<B>(
     let fields = Fields::of_query(request);
     if fields.recursive()? {
         return subtree(node, key, request, &fields).await;
+    }
+    if let Some(at) = fields.moment("at", "At")? {
+        return past::get(node, key, at, request, &fields, Kind::Children).await;
     }
     let part = Part::of(&fields, false)?;
     let (now, limit) = read(node, &fields).await?;
@@ -60,6 +63,9 @@ pub(super) async fn list<B>(
     request: &Request<B>,
 ) -> Result<Answer, Problem> {
     let fields = Fields::of_query(request);
+    if let Some(at) = fields.moment("at", "At")? {
+        return past::get(node, key, at, request, &fields, Kind::Names).await;
+    }
     let part = Part::of(&fields, false)?;
     let (now, limit) = read(node, &fields).await?;
     let problem = match now.state.tree().get(&key) {

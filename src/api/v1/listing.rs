@@ -74,7 +74,7 @@ impl Kind {
     ) -> Answer {
         let is_subtree = matches!(self, Self::Subtree { .. });
         let event = is_subtree.then_some(position.event);
-        answer.read_at(position.index, applied).with_event(event).with_next(next)
+        answer.read_at(position, applied).with_event(event).with_next(next)
     }
 }
 
@@ -129,11 +129,16 @@ impl Listing {
         if view.tree.get(&self.key).is_none() {
             return Err(Problem::NotFound);
         }
+        Ok(self.told(view, request).await)
+    }
+
+    /// Answers with the listing of a directory that is there in a lasting view.
+    pub(super) async fn told<B>(self, view: View, request: &Request<B>) -> Answer {
         let next = self.next(&view.tree).await;
         let (kind, View { position, applied, .. }) = (self.kind, &view);
         let (position, applied) = (*position, *applied);
         let answer = Answer::pieces(large::tell(self, view, Talk::of(request)));
-        Ok(kind.described(answer, position, applied, next.as_deref()))
+        kind.described(answer, position, applied, next.as_deref())
     }
 
     /// Returns the entries that are wanted, in order.

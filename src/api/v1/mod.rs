@@ -5,6 +5,7 @@ pub mod json;
 mod keys;
 mod large;
 mod listing;
+mod past;
 mod stream;
 mod subtree;
 mod watch;
@@ -40,6 +41,27 @@ pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Ans
         return match *request.method() {
             Method::GET | Method::HEAD => keys::list(node, key, &request).await,
             _ => Err(Problem::Method("GET, HEAD")),
+        };
+    }
+    if let Some(path) = below(path, "/v1/history") {
+        let key = request::key(path)?;
+        return match *request.method() {
+            Method::GET | Method::HEAD => past::history(node, key, &request).await,
+            _ => Err(Problem::Method("GET, HEAD")),
+        };
+    }
+    if let Some(path) = below(path, "/v1/diff") {
+        let key = request::key(path)?;
+        return match *request.method() {
+            Method::GET | Method::HEAD => past::diff(node, key, &request).await,
+            _ => Err(Problem::Method("GET, HEAD")),
+        };
+    }
+    if let Some(path) = below(path, "/v1/restore") {
+        let key = request::key(path)?;
+        return match *request.method() {
+            Method::POST => past::restore(node, key, request).await,
+            _ => Err(Problem::Method("POST")),
         };
     }
     if let Some(path) = below(path, "/v1/watch") {

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::listing::{Kind, Listing, Part};
 use super::stream::{EventStream, Form};
 use super::watch::{filter, form, last_event_id};
-use super::{json, large};
+use super::{json, large, past};
 use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
 use crate::api::http::door::Talk;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
@@ -44,6 +44,12 @@ pub(super) async fn subtree<B>(
     let (time, part) = (fields.limit()?, Part::of(fields, true)?);
     let kind = Kind::Subtree { children: filter.children, form };
     let listing = Listing { key, kind, part };
+    if let Some(at) = fields.moment("at", "At")? {
+        if form == Form::ServerSentEvents || fields.stream()? {
+            return Err(Bad::Exclusive("At And Stream").into());
+        }
+        return past::get(node, listing.key, at, request, fields, kind).await;
+    }
     if form == Form::ServerSentEvents || fields.stream()? {
         return follow(node, listing, filter, form, request, fields).await;
     }
@@ -96,7 +102,7 @@ async fn follow<B>(
     let events = EventStream::new(watch, deadline, form).into_pieces();
     let pieces = lines.chain(once(state)).chain(events);
     let answer = Answer::stream(Box::pin(pieces), is_sse);
-    Ok(answer.read_at(position.index, applied).with_event(Some(position.event)))
+    Ok(answer.read_at(position, applied).with_event(Some(position.event)))
 }
 
 fn once(piece: Vec<u8>) -> Pieces {

@@ -84,6 +84,11 @@ impl History {
         Self { log, checkpoints, published, remote, ring_capacity, events, readers, replays }
     }
 
+    /// Returns what is stored of what happened, if anything is.
+    pub(super) fn events(&self) -> Option<&EventStore> {
+        self.events.as_ref()
+    }
+
     /// Returns the log that is read.
     pub(super) fn log(&self) -> &LogSource {
         &self.log
@@ -279,7 +284,7 @@ impl History {
 
     /// The first command after which a watch can begin: the log may be kept from
     /// before it, but without a state to apply it to.
-    fn oldest(&self) -> Index {
+    pub(super) fn oldest(&self) -> Index {
         let first = self.log.first();
         if first == RaftIndex(0) {
             return Index(1);

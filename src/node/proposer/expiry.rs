@@ -37,6 +37,7 @@ pub(super) fn make_up_for(lag: Duration, commands: &mut [Command]) {
     let seconds = lag.as_secs() + u64::from(lag.subsec_nanos() > 0);
     for command in commands {
         if let Command::Set { ttl: Some(ttl), .. }
+        | Command::Create { ttl: Some(ttl), .. }
         | Command::TestAndSet(TestAndSet { ttl: Some(ttl), .. }) = command
         {
             *ttl = Ttl::saturating_add(*ttl, seconds);

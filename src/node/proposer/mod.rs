@@ -19,6 +19,7 @@ mod context;
 mod expiry;
 mod forward;
 mod queue;
+mod rebase;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::peers::{LogPosition, ProposalError};
 use context::BATCH_COMMANDS;
 use expiry::{batch_time, due, make_up_for};
 use queue::{Place, Queue, Queued, queue};
+use rebase::rebase;
 
 pub(super) use context::ProposerContext;
 
@@ -257,6 +259,7 @@ impl Task {
         let clock = self.context.clock.now(position.time);
         let time = batch_time(now.state.expiry(), clock);
         make_up_for(Duration::from_nanos(clock.0 - time.0), &mut commands);
+        rebase(&now.state, &mut commands);
         let last = position.index.0 + commands.len() as u64;
         let mut batch = Batch::new(time, commands);
         // Counted from the last check that was applied: one that was proposed may have

@@ -1,0 +1,123 @@
+//! What happened at a key, or below it: event by event, in either direction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_log::KeyPath;
+use etcd_projections::{Event, Position};
+use tokio::time::Instant;
+
+use super::view::Present;
+use super::{Moment, PastError};
+use crate::node::{Freshness, Node, Unavailable};
+use crate::storage::events::{EventReader, Interest, Stored, StoredWhat};
+use crate::util::blocking::blocking;
+
+/// How many bytes of events are read at once, about.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Which part of history somebody wants to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// What happened at this key.
+    pub key: KeyPath,
+    /// Or below it.
+    pub recursive: bool,
+    /// From this moment on; from the first on that is kept, if there is none.
+    pub from: Option<Moment>,
+    /// Up to this one; up to the newest, if there is none.
+    pub to: Option<Moment>,
+    /// Whether the newest comes first.
+    pub reverse: bool,
+}
+
+/// What happened, as it is read.
+#[derive(Debug)]
+pub struct PastEvents {
+    reader: Option<EventReader>,
+    query: HistoryQuery,
+    /// Behind the last event that is wanted; before it, where the newest comes first.
+    end: Position,
+    newest: Position,
+}
+
+impl Node {
+    /// Looks for what happened.
+    ///
+    /// # Errors
+    ///
+    /// If a moment has not come, or is kept no longer, or the second is before the first.
+    pub async fn history(
+        &self,
+        query: HistoryQuery,
+        freshness: Freshness,
+        limit: Duration,
+    ) -> Result<PastEvents, PastError> {
+        let deadline = Instant::now() + limit;
+        let Present { events, view } = self.present(freshness, deadline).await?;
+        let (node, newest) = (self.clone(), view.position);
+        drop(view);
+        let looking = blocking(move || {
+            let begin = match query.from {
+                Some(from) => node.position_before(&events, from, newest)?,
+                None => events.ranges().last().map_or(newest, |range| range.start),
+            };
+            let end = match query.to {
+                Some(to) => node.position_of_end(&events, to, newest)?,
+                None => newest,
+            };
+            if let (Some(from), Some(to), true) = (query.from, query.to, end < begin) {
+                return Err(PastError::Backwards { from, to });
+            }
+            let interest = Interest::Below(query.key.clone());
+            let (reader, end) = if query.reverse {
+                (events.before(end, interest), begin)
+            } else {
+                (events.after(begin, interest), end)
+            };
+            Ok(PastEvents { reader: Some(reader), query, end, newest })
+        });
+        let looked = tokio::time::timeout_at(deadline, looking).await;
+        looked.map_err(|_| Unavailable::Busy)?
+    }
+}
+
+impl PastEvents {
+    /// Returns how far the log had come when it was looked for.
+    pub fn newest(&self) -> Position {
+        self.newest
+    }
+
+    /// Reads on: some events, perhaps none; nothing, at the end.
+    ///
+    /// # Errors
+    ///
+    /// If what comes next is not stored.
+    pub async fn next(&mut self) -> Result<Option<Vec<Arc<Event>>>, PastError> {
+        let Some(mut reader) = self.reader.take() else { return Ok(None) };
+        let (read, reader) = blocking(move || (reader.next(CHUNK_BYTES), reader)).await;
+        let Some(chunk) = read? else { return Ok(None) };
+        if !self.is_over_at(chunk.reached) {
+            self.reader = Some(reader);
+        }
+        Ok(Some(chunk.stored.into_iter().filter_map(|stored| self.wanted(stored)).collect()))
+    }
+
+    fn is_over_at(&self, reached: Position) -> bool {
+        if self.query.reverse { reached <= self.end } else { reached >= self.end }
+    }
+
+    fn wanted(&self, stored: Stored) -> Option<Arc<Event>> {
+        let is_within = if self.query.reverse {
+            stored.position > self.end
+        } else {
+            stored.position <= self.end
+        };
+        match stored.what {
+            StoredWhat::Event(event, _) if is_within => {
+                (self.query.recursive || event.key == self.query.key).then_some(event)
+            }
+            StoredWhat::Event(..) | StoredWhat::Refused | StoredWhat::Tick => None,
+        }
+    }
+}

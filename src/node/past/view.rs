@@ -1,0 +1,122 @@
+//! Views of the past: the keys as they were, by taking back what happened since.
+//!
+//! ```text
+//! now, or a view of later that is kept ─▶ events since then, newest first, taken back
+//! ```
+//!
+//! Only what happened at a key or below it is taken back, if somebody asks for that: the
+//! view is right there, and nowhere else.
+
+use std::time::Duration;
+
+use etcd_log::KeyPath;
+use etcd_projections::{KeyTree, Position};
+use tokio::time::Instant;
+
+use super::{Moment, PastError};
+use crate::node::view::View;
+use crate::node::{Freshness, Node, Unavailable};
+use crate::storage::events::{EventStore, Gap, Interest, StoredWhat};
+use crate::util::blocking::blocking;
+
+/// How many bytes of events are taken back at once, about.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// How often to look whether what is published is stored.
+const STORED_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The keys as they are, and what has been stored of how they came to be so.
+pub(super) struct Present {
+    pub(super) events: EventStore,
+    pub(super) view: View,
+}
+
+impl Node {
+    /// Returns the keys as they were at a moment, as seen from a state that is fresh
+    /// enough: right at a key and below it.
+    ///
+    /// # Errors
+    ///
+    /// If that moment has not come, or is kept no longer, or nothing is to be had within
+    /// `limit`.
+    pub async fn view_at(
+        &self,
+        moment: Moment,
+        key: &KeyPath,
+        freshness: Freshness,
+        limit: Duration,
+    ) -> Result<View, PastError> {
+        let deadline = Instant::now() + limit;
+        let Present { events, view } = self.present(freshness, deadline).await?;
+        let (node, key) = (self.clone(), key.clone());
+        let looking = blocking(move || {
+            let then = node.position_at(&events, moment, view.position)?;
+            node.take_back(&events, view, then, &key)
+        });
+        let looked = tokio::time::timeout_at(deadline, looking).await;
+        self.inner.past.let_go_in_time();
+        looked.map_err(|_| Unavailable::Busy)?
+    }
+
+    /// Returns the present, once all that led to it is stored: with a place for a view
+    /// that lasts.
+    pub(super) async fn present(
+        &self,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<Present, PastError> {
+        let left = || deadline.saturating_duration_since(Instant::now());
+        drop(self.read(freshness, left()).await?);
+        let view = self.lasting_view(left()).await?;
+        let events = self.inner.history.events().ok_or(Unavailable::Busy)?.clone();
+        // It is stored right after it is published.
+        while events.newest() < view.position {
+            if left().is_zero() {
+                return Err(Unavailable::Busy.into());
+            }
+            tokio::time::sleep(STORED_INTERVAL).await;
+        }
+        Ok(Present { events, view })
+    }
+
+    /// Returns the keys as they were at a position.
+    pub(super) fn take_back(
+        &self,
+        events: &EventStore,
+        view: View,
+        then: Position,
+        key: &KeyPath,
+    ) -> Result<View, PastError> {
+        if then == view.position {
+            return Ok(view);
+        }
+        let kept = self.inner.past.find(then, view.position, key);
+        let (from, tree) = kept.unwrap_or_else(|| (view.position, view.tree.clone()));
+        let tree = take_back(events, tree, from, then, key)?;
+        self.inner.past.keep(then, key, &tree);
+        Ok(view.as_it_was(tree, then))
+    }
+}
+
+/// Takes back what happened at a key or below it between two positions.
+fn take_back(
+    events: &EventStore,
+    mut tree: KeyTree,
+    from: Position,
+    then: Position,
+    key: &KeyPath,
+) -> Result<KeyTree, Gap> {
+    let mut reader = events.before(from, Interest::Below(key.clone()));
+    let mut reached = from;
+    while then < reached {
+        let Some(chunk) = reader.next(CHUNK_BYTES)? else { break };
+        let since = chunk.stored.iter().take_while(|stored| then < stored.position);
+        for stored in since {
+            if let StoredWhat::Event(event, undo) = &stored.what {
+                tree.undo(event, *undo);
+            }
+        }
+        reached = chunk.reached;
+    }
+    Ok(tree)
+}

@@ -1,0 +1,105 @@
+//! Restores find their place: behind whichever command they come to stand.
+//!
+//! ```text
+//! worked out behind command 41 ─▶ 42, 43: elsewhere ─▶ it counts behind 43 as well
+//!                              └▶ 42: where it is about ─▶ it stays behind 41: refused
+//! ```
+//!
+//! A restore is refused behind any command but the one that it names (`etcd-projections`).
+//! Where other keys are written all the time, it would never get in. So whoever makes the
+//! batch, and knows what stands before it, lets it name that, if nothing has happened where
+//! it is about since it was worked out. Should another entry come in between after all, by
+//! another leader, it is refused.
+
+use etcd_log::{Command, Index, KeyPath, Restore, TestAndSet};
+use etcd_projections::State;
+
+/// Lets each restore among commands that are to follow a state name the command before it,
+/// if nothing has touched what it is about.
+pub(super) fn rebase(state: &State, commands: &mut [Command]) {
+    let last = state.position().index;
+    for at in 0..commands.len() {
+        let (before, rest) = commands.split_at_mut(at);
+        let Command::Restore(restore) = &mut rest[0] else { continue };
+        let is_untouched = before.iter().all(|command| !touches(command, &restore.key));
+        if is_untouched && is_as_it_was(state, restore) {
+            restore.base = Index(last.0 + at as u64);
+        }
+    }
+}
+
+/// Whether nothing has happened where a restore is about since it was worked out, as far as
+/// the ring remembers.
+fn is_as_it_was(state: &State, restore: &Restore) -> bool {
+    let (ring, next) = (state.ring(), restore.base.next());
+    if restore.base > state.position().index || !ring.reaches_back_to(next) {
+        return false;
+    }
+    let mut since = ring.since(ring.first_at(next));
+    since.all(|event| !restore.key.covers(&event.key))
+}
+
+/// Whether a command may change a key, or something below it.
+fn touches(command: &Command, key: &KeyPath) -> bool {
+    match command {
+        Command::Set { key: changed, .. }
+        | Command::Create { key: changed, .. }
+        | Command::TestAndSet(TestAndSet { key: changed, .. })
+        | Command::Delete { key: changed }
+        | Command::TestAndDelete { key: changed, .. }
+        | Command::DeleteDir { key: changed } => key.covers(changed),
+        Command::Restore(other) => key.covers(&other.key) || other.key.covers(key),
+        // They change the system's keys, and no restore does.
+        Command::Sync { .. }
+        | Command::Upgrade { .. }
+        | Command::Join(_)
+        | Command::Leave { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use etcd_log::{Batch, LogTime};
+
+    use super::*;
+
+    fn key(path: &str) -> KeyPath {
+        KeyPath::clean(path).unwrap()
+    }
+
+    fn set(path: &str) -> Command {
+        Command::Set { key: key(path), value: Arc::from("x"), ttl: None }
+    }
+
+    fn restore(path: &str, base: u64) -> Command {
+        let changes = Vec::new();
+        Command::Restore(Restore { key: key(path), at: Index(1), base: Index(base), changes })
+    }
+
+    fn bases(state: &State, mut commands: Vec<Command>) -> Vec<u64> {
+        rebase(state, &mut commands);
+        let base = |command: &Command| match command {
+            Command::Restore(restore) => Some(restore.base.0),
+            _ => None,
+        };
+        commands.iter().filter_map(base).collect()
+    }
+
+    #[test]
+    fn restore_counts_where_nothing_has_touched_it() {
+        let mut state = State::new(3);
+        let written = ["/p/a", "/q", "/p", "/pq", "/q/a"].map(|path| set(path));
+        state.apply(&Batch::new(LogTime(1), written.into()));
+        // #1 and #3 touch /p; the third is refused for it is a directory, and is no event.
+        assert_eq!(bases(&state, vec![restore("/p", 1)]), [1], "the ring does not go back so far");
+        assert_eq!(bases(&state, vec![restore("/p", 3)]), [5]);
+        assert_eq!(bases(&state, vec![restore("/q", 3)]), [3]);
+        assert_eq!(bases(&state, vec![restore("/q", 5)]), [5]);
+        assert_eq!(bases(&state, vec![restore("/q", 6)]), [6], "that has not come yet");
+        assert_eq!(bases(&state, vec![set("/q/b"), set("/z"), restore("/p", 4)]), [7]);
+        assert_eq!(bases(&state, vec![set("/p/x"), restore("/p", 4)]), [4]);
+        assert_eq!(bases(&state, vec![restore("/p/x", 4), restore("/p", 4)]), [5, 4]);
+    }
+}
