@@ -117,7 +117,8 @@ mod tests {
         assert_eq!(order, ["a:1", "b:2", "c:3", "a:1", "b:2", "c:3"]);
         // One that was good, and is forgotten, is followed by the first.
         asked.succeeded();
-        (asked.failed(), asked.failed());
+        asked.failed();
+        asked.failed();
         asked.learn("");
         asked.failed();
         assert_eq!(asked.current(), "a:1");

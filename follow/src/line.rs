@@ -62,17 +62,17 @@ mod tests {
         let cases = [
             (
                 r#""action":"SET","key":"/a","value":"bar","newKey":true"#.to_owned(),
-                Change::Set { value: value.clone(), prev: None, deadline: None },
+                Change::Set { value: Arc::clone(&value), prev: None, deadline: None },
             ),
             (
                 format!(
                     r#""action":"SET","key":"/a","prevValue":"old","value":"bar",{expiration}"#
                 ),
-                Change::Set { value, prev: Some(prev.clone()), deadline: Some(deadline) },
+                Change::Set { value, prev: Some(Arc::clone(&prev)), deadline: Some(deadline) },
             ),
             (
                 r#""action":"DELETE","key":"/a","prevValue":"old""#.to_owned(),
-                Change::Delete { prev: prev.clone(), deadline: None },
+                Change::Delete { prev: Arc::clone(&prev), deadline: None },
             ),
             (r#""action":"DELETE","key":"/a","dir":true"#.to_owned(), Change::DeleteDir),
             (

@@ -208,6 +208,8 @@ impl Resuming {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use etcd_log::{Batch, Command, KeyPath, LogTime, Ttl};
 
     use super::*;
@@ -277,8 +279,11 @@ mod tests {
 
     #[test]
     fn batch_that_does_not_follow_is_refused() {
-        let batch = std::sync::Arc::new(recording(1).batches.remove(0));
-        let next = |index| IndexedBatch { index: Index(index), entry: None, batch: batch.clone() };
+        let batch = Arc::new(recording(1).batches.remove(0));
+        let next = |index| {
+            let (index, batch) = (Index(index), Arc::clone(&batch));
+            IndexedBatch { index, entry: None, batch }
+        };
         let mut state = State::new(1);
         assert_eq!(state.replay(&next(1)).unwrap().len(), 1);
         let gap = state.replay(&next(1)).unwrap_err();

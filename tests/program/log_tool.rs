@@ -92,6 +92,49 @@ fn show_selects_by_index_and_key() {
 }
 
 #[test]
+fn show_selects_by_action_time_and_leader() {
+    let dir = stopped();
+    let shown = |args: &[&str]| {
+        let shown = tool(&[&["show"], args].concat(), dir.path());
+        shown.lines().map(|line| behind_time(line).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&["--action", "expire"]), [r#"expire /soon, was "x""#]);
+    assert_eq!(shown(&["--action", "set", "--key", "/d"]), [r#"set /d = "three", new"#]);
+    let json = tool(&["show", "--from", "5", "--to", "5", "--json"], dir.path());
+    let line: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let time = line["time"].as_str().unwrap();
+    let by_index = shown(&["--from", "5"]);
+    assert_eq!(shown(&["--since", time]), by_index);
+    assert!(shown(&["--until", time]).iter().any(|line| line.starts_with("testAndSet")));
+    assert!(!shown(&["--until", time]).contains(by_index.last().unwrap()));
+    let node = fs::read_to_string(dir.path().join("node.json")).unwrap();
+    let node: Identity = serde_json::from_str(&node).unwrap();
+    assert_eq!(shown(&["--leader", &node.node.to_string(), "--from", "5"]), by_index);
+    assert!(shown(&["--leader", "00000000000000ff"]).is_empty());
+    for wrong in [["--action", "paint"], ["--since", "noon"], ["--leader", "node1"]] {
+        let output = etcd(&[&["log", "show"], &wrong[..]].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn stats_count_what_happened() {
+    let dir = stopped();
+    let text = tool(&["stats"], dir.path());
+    let kinds = "delete 1, join 1, set 4, sync 1, testAndSet 1";
+    assert!(text.starts_with(&format!("commands: 8, 1 of them refused; {kinds}\n")), "{text}");
+    assert!(text.contains("\nevents:   8, 1 of them expiries\n"), "{text}");
+    assert!(text.contains("\nbusiest keys:\n       3  /a\n       2  /soon\n"), "{text}");
+    assert!(text.contains("█ "), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&tool(&["stats", "--json"], dir.path())).unwrap();
+    assert_eq!((&json["commands"], &json["refused"]), (&8.into(), &1.into()));
+    assert_eq!(json["busiestKeys"][0]["key"], "/a");
+    let spans = json["rate"]["commands"].as_array().unwrap();
+    assert_eq!(spans.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 8);
+}
+
+#[test]
 fn replay_rebuilds_the_state_at_any_index() {
     let dir = stopped();
     let now = tool(&["replay"], dir.path());

@@ -1,4 +1,4 @@
-//! The tools for a stopped machine's log: show, replay, verify, export, import.
+//! The tools for a stopped machine's log: show, stats, replay, verify, export, import.
 //!
 //! All but `import` read a directory, and change nothing in it.
 
@@ -7,6 +7,7 @@ mod import;
 mod opened;
 mod replay;
 mod show;
+mod stats;
 mod verify;
 
 use std::io;
@@ -23,6 +24,7 @@ pub use export::export;
 pub use import::{Import, import};
 pub use replay::replay;
 pub use show::{Selection, show};
+pub use stats::stats;
 pub use verify::verify;
 
 /// Why a tool gives up.

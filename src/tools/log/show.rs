@@ -9,7 +9,7 @@ use etcd_log::{
     Batch, Command, Entry, Index, KeyPath, LogTime, Machine, NodeId, Payload, Restore, TestAndSet,
     Ttl,
 };
-use etcd_projections::{Change, Outcome, What, machine_key};
+use etcd_projections::{Change, Outcome, Position, What, machine_key};
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
@@ -28,20 +28,39 @@ pub struct Selection {
     pub to: Index,
     /// Only this key, and those below it.
     pub key: Option<KeyPath>,
+    /// Only this: a command by its name in a recorded log, or `expire`.
+    pub action: Option<String>,
+    /// Only what was logged at this time or later.
+    pub since: Option<LogTime>,
+    /// Only what was logged at this time or earlier.
+    pub until: Option<LogTime>,
+    /// Only what this machine has written as the leader.
+    pub leader: Option<NodeId>,
     /// Lines of JSON instead of text.
     pub json: bool,
 }
 
 impl Selection {
-    fn takes(&self, outcome: &Outcome, key: Option<&KeyPath>) -> bool {
-        let in_range = (self.from..=self.to).contains(&outcome.position.index);
+    fn takes(&self, leader: NodeId, outcome: &Outcome, what: Option<&Command>) -> bool {
+        let Position { index, time, .. } = outcome.position;
+        let key = what.map_or_else(|| key_of_event(outcome), key_of_command);
         let wanted = self.key.as_ref();
-        in_range && wanted.is_none_or(|wanted| key.is_some_and(|key| wanted.covers(key)))
+        (self.from..=self.to).contains(&index)
+            && self.since.is_none_or(|since| time >= since)
+            && self.until.is_none_or(|until| time <= until)
+            && self.leader.is_none_or(|wanted| wanted == leader)
+            && self
+                .action
+                .as_ref()
+                .is_none_or(|action| action == what.map_or("expire", action_of_command))
+            && wanted.is_none_or(|wanted| key.is_some_and(|key| wanted.covers(&key)))
     }
 
     /// Whether entries without commands are of interest.
     fn takes_all(&self) -> bool {
-        self.from == Index(0) && self.to == Index(u64::MAX) && self.key.is_none() && !self.json
+        let whole = self.from == Index(0) && self.to == Index(u64::MAX) && !self.json;
+        let times = self.since.is_none() && self.until.is_none();
+        whole && times && self.key.is_none() && self.action.is_none() && self.leader.is_none()
     }
 }
 
@@ -77,15 +96,12 @@ fn show_batch(
     for outcome in outcomes {
         let is_answer = std::mem::replace(&mut last, outcome.position.index) < last;
         let command = if is_answer { commands.next() } else { None };
-        let key = command.map_or_else(|| key_of_event(outcome), key_of_command);
-        if !selection.takes(outcome, key.as_ref()) {
+        if !selection.takes(entry.id.node, outcome, command) {
             continue;
         }
         if selection.json {
             let line = EntryLine::new(entry, command, outcome);
-            let mut json = Serializer::with_formatter(&mut *out, PrintableJson);
-            line.serialize(&mut json).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            write_json(&line, out)?;
         } else if let Some(command) = command {
             let (index, time, what) =
                 (outcome.position.index.0, outcome.position.time, Came(outcome));
@@ -155,7 +171,7 @@ impl<'a> EntryLine<'a> {
     }
 }
 
-fn key_of_command(command: &Command) -> Option<KeyPath> {
+pub(super) fn key_of_command(command: &Command) -> Option<KeyPath> {
     match command {
         Command::Set { key, .. }
         | Command::Delete { key }
@@ -171,11 +187,35 @@ fn key_of_command(command: &Command) -> Option<KeyPath> {
     }
 }
 
-fn key_of_event(outcome: &Outcome) -> Option<KeyPath> {
+/// Returns what a command is called in a recorded log.
+pub(super) fn action_of_command(command: &Command) -> &'static str {
+    match command {
+        Command::Set { .. } => "set",
+        Command::TestAndSet(_) => "testAndSet",
+        Command::Delete { .. } => "delete",
+        Command::DeleteDir { .. } => "deleteDir",
+        Command::Create { .. } => "create",
+        Command::TestAndDelete { .. } => "testAndDelete",
+        Command::Restore(_) => "restore",
+        Command::Upgrade { .. } => "upgrade",
+        Command::Sync { .. } => "sync",
+        Command::Join(_) => "join",
+        Command::Leave { .. } => "leave",
+    }
+}
+
+pub(super) fn key_of_event(outcome: &Outcome) -> Option<KeyPath> {
     match &outcome.what {
         What::Event(event) => Some(event.key.clone()),
         What::Rejection(_) | What::Tick => None,
     }
+}
+
+/// Writes a line of JSON.
+pub(super) fn write_json(line: &impl Serialize, out: &mut dyn Write) -> Result<(), ToolError> {
+    let mut json = Serializer::with_formatter(&mut *out, PrintableJson);
+    line.serialize(&mut json).map_err(std::io::Error::from)?;
+    Ok(writeln!(out)?)
 }
 
 /// JSON without what a terminal would act on: JSON itself asks for less.
