@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use etcd_log::EventNumber;
+use etcd_log::{EventNumber, Index};
 use etcd_projections::Event;
 
 use super::cursor::Cursor;
@@ -22,7 +22,9 @@ impl History {
         let Some(events) = self.events.clone() else { return Some(sink) };
         let _place = self.readers.take(&sink).await?;
         let (cursor, interest) = (sink.cursor, Interest::Below(sink.prefix().clone()));
-        let begin = move || begin(&events, cursor, interest);
+        // What the log has let go is gone, though a file may still have it.
+        let oldest = self.log.oldest().1;
+        let begin = move || begin(&events, cursor, interest, oldest);
         let Some((mut reader, mut reached)) = blocking(begin).await else { return Some(sink) };
         let mut turn = ReplayBudget::default();
         loop {
@@ -73,16 +75,18 @@ impl History {
 }
 
 /// Returns a reader from a cursor on, and the event before; nothing, if what the cursor
-/// looks for is not stored.
+/// looks for is not stored, or lies before a command.
 fn begin(
     events: &EventStore,
     cursor: Cursor,
     interest: Interest,
+    oldest: Index,
 ) -> Option<(EventReader, EventNumber)> {
     let position = match cursor {
         Cursor::Index(index) => events.position_before_index(index),
         Cursor::Number(number) => events.position_before_event(number),
     };
+    let position = position.filter(|position| position.index >= oldest);
     position.map(|position| (events.after(position, interest), position.event))
 }
 
@@ -99,7 +103,7 @@ fn event(stored: Stored) -> Option<Arc<Event>> {
 
 #[cfg(test)]
 mod tests {
-    use etcd_log::{Batch, ClusterId, Command, Index, KeyPath, LogTime, MemoryLog, NodeId};
+    use etcd_log::{Batch, ClusterId, Command, KeyPath, LogTime, MemoryLog, NodeId};
     use etcd_projections::State;
     use tempfile::TempDir;
 
