@@ -88,9 +88,11 @@
 //!
 //! 1. `api/v1/watch.rs` asks for it; `node/hold.rs` lets it through once this machine is whole.
 //! 2. `node/watch.rs` looks into the ring of `etcd-projections`: it does not go back so far.
-//! 3. `node/history/mod.rs` finds the checkpoint before it, and `storage/log_stream.rs` the log.
-//! 4. `state/replay.rs` folds the one over the other; `node/history/sink.rs` takes what is wanted.
-//! 5. Behind the replay the ring goes on, event by event, by their numbers.
+//! 3. `node/history/stored.rs` reads on from there in the store of `storage/events/mod.rs`, and
+//!    `node/history/sink.rs` takes what is wanted.
+//! 4. Where the store has a gap, `node/history/mod.rs` finds the checkpoint before it, and
+//!    `storage/log_stream.rs` the log; `state/replay.rs` folds the one over the other.
+//! 5. Behind that the ring goes on, event by event, by their numbers.
 //! 6. From there `state/watch_hub.rs` wakes it when something happens below its prefix.
 //!
 //! # The life of an expiry

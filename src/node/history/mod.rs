@@ -16,6 +16,8 @@
 //! A machine that began with a checkpoint of another one's has no log from before
 //! it until it has fetched that; until then it asks a machine that has.
 //!
+//! What the log has let go is gone, also where the store still has it.
+//!
 //! *Limits*: a replay starts from the nearest checkpoint before it, some 5 million
 //! commands earlier at most. What lies before the first entry that is kept, or has
 //! no checkpoint before it, is gone.
