@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{
-    Batch, Command as LogCommand, End, History, KeyPath, LogTime, Machine, NodeId, RecordedBatch,
-    RecordedEnd, Ttl,
+    Batch, Command as LogCommand, End, History, KeyPath, LogFormat, LogTime, Machine, NodeId,
+    RecordedBatch, RecordedEnd, Ttl,
 };
 use etcd_projections::{Change, Event, State, What};
 use rusqlite::Connection;
@@ -87,7 +87,8 @@ fn export(path: &Path) {
         client_url: url,
     };
     let cluster = "00000000000000c1".parse().unwrap();
-    let mut commands = vec![LogCommand::Sync { cluster }, LogCommand::Join(machine)];
+    let mut commands =
+        vec![LogCommand::Sync { cluster, format: LogFormat::FIRST }, LogCommand::Join(machine)];
     for number in 0..COMMANDS {
         let key = KeyPath::clean(&format!("/{}/{}", number % 7, number * 7919 % 3001)).unwrap();
         commands.push(match number % 5 {
