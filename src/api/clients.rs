@@ -180,7 +180,8 @@ async fn respond(
         None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
         None => {
             request.extensions_mut().insert(talk);
-            v1::route(&node, request).await
+            // On the heap: a stream goes on for long, and needs nothing of what began it.
+            Box::pin(v1::route(&node, request)).await
         }
     };
     let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());

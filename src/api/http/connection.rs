@@ -76,7 +76,8 @@ pub(in crate::api) async fn connection<S, B>(
     if talk.is_broken() {
         return reset(door.stream());
     }
-    door.linger().await;
+    // On the heap: few connections ever come here, and all would have room for it.
+    Box::pin(door.linger()).await;
 }
 
 /// Makes a connection end as one that has failed: what was sent of an answer must not be

@@ -17,29 +17,30 @@ use super::http::answer::{Answer, Problem};
 use super::http::request;
 use crate::node::Node;
 
-/// Answers a request, by its path.
+/// Answers a request, by its path. What waits takes no more memory than its own kind of
+/// request needs: each is on the heap.
 pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
     let path = request.uri().path();
     if let Some(path) = below(path, "/v1/keys") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD => keys::get(node, key, &request).await,
-            Method::POST | Method::PUT => keys::set(node, key, request).await,
-            Method::DELETE => keys::delete(node, key, request).await,
+            Method::GET | Method::HEAD => Box::pin(keys::get(node, key, &request)).await,
+            Method::POST | Method::PUT => Box::pin(keys::set(node, key, request)).await,
+            Method::DELETE => Box::pin(keys::delete(node, key, request)).await,
             _ => Err(Problem::Method("GET, HEAD, POST, PUT, DELETE")),
         };
     }
     if let Some(path) = below(path, "/v1/testAndSet") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::POST | Method::PUT => keys::test_and_set(node, key, request).await,
+            Method::POST | Method::PUT => Box::pin(keys::test_and_set(node, key, request)).await,
             _ => Err(Problem::Method("POST, PUT")),
         };
     }
     if let Some(path) = below(path, "/v1/list") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD => keys::list(node, key, &request).await,
+            Method::GET | Method::HEAD => Box::pin(keys::list(node, key, &request)).await,
             _ => Err(Problem::Method("GET, HEAD")),
         };
     }
@@ -67,11 +68,13 @@ pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Ans
     if let Some(path) = below(path, "/v1/watch") {
         let prefix = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD | Method::POST => watch::watch(node, prefix, request).await,
+            Method::GET | Method::HEAD | Method::POST => {
+                Box::pin(watch::watch(node, prefix, request)).await
+            }
             _ => Err(Problem::Method("GET, HEAD, POST")),
         };
     }
-    admin::route(node, &request).await
+    Box::pin(admin::route(node, &request)).await
 }
 
 /// Returns what of a path lies below a prefix, which must end with a whole part.

@@ -9,6 +9,7 @@
 //!
 //! A bookmark never names an event that fits and was not given before it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,12 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How long a stream may look for its first event before its headers are sent.
 const BEGINNING: Duration = Duration::from_secs(2);
+
+thread_local! {
+    /// The event that this thread has written last, and how: an event wakes all who watch
+    /// for it, and is written once for them.
+    static WRITTEN: RefCell<Option<(Arc<Event>, Form, Bytes)>> = const { RefCell::new(None) };
+}
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +84,19 @@ impl Form {
                 [format!("id: {}\ndata: ", number.0).as_bytes(), line, b"\n\n"].concat()
             }
         }
+    }
+
+    /// Writes an event.
+    fn event(self, event: &Arc<Event>) -> Bytes {
+        WRITTEN.with_borrow_mut(|written| match written {
+            Some((of, form, line)) if Arc::ptr_eq(of, event) && *form == self => line.clone(),
+            _ => {
+                let line = self.line_at(event.number, &json::streamed_event(event));
+                let line = Bytes::from(line);
+                *written = Some((Arc::clone(event), self, line.clone()));
+                line
+            }
+        })
     }
 
     /// Writes that all that fits was given up to here; nothing, where nobody wants to know.
@@ -131,17 +151,17 @@ impl EventStream {
     pub(super) fn into_pieces(self) -> Pieces {
         Box::pin(stream::unfold(self, |mut stream| async move {
             let piece = stream.next().await?;
-            Some((Ok(Frame::data(Bytes::from(piece))), stream))
+            Some((Ok(Frame::data(piece)), stream))
         }))
     }
 
     /// Returns the next piece of the body; nothing, once the stream is over.
-    async fn next(&mut self) -> Option<Vec<u8>> {
+    async fn next(&mut self) -> Option<Bytes> {
         if self.is_over {
             return None;
         }
         if let Some(first) = self.first.take() {
-            return Some(self.write(&first));
+            return Some(self.form.event(&first));
         }
         let says_so = self.form != Form::Lines { bookmarks: false };
         let quiet = says_so.then(|| Instant::now() + HEARTBEAT);
@@ -155,12 +175,14 @@ impl EventStream {
             }
             None => Some(self.watch.next().await),
         };
-        let Some(event) = event else { return self.form.bookmark(self.watch.seen()) };
+        let Some(event) = event else {
+            return self.form.bookmark(self.watch.seen()).map(Bytes::from);
+        };
         match event {
-            Ok(event) => Some(self.write(&event)),
+            Ok(event) => Some(self.form.event(&event)),
             Err(error) => {
                 self.is_over = true;
-                self.last_words(&error)
+                self.last_words(&error).map(Bytes::from)
             }
         }
     }
@@ -180,10 +202,6 @@ impl EventStream {
             }
         };
         Some(self.form.error(&why))
-    }
-
-    fn write(&self, event: &Event) -> Vec<u8> {
-        self.form.line_at(event.number, &json::streamed_event(event))
     }
 }
 

@@ -143,6 +143,7 @@ mod tests {
             me: NodeId(1),
             peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Tcp)),
             published: published.clone(),
+            caught: Arc::default(),
         };
         let checkpoints = CheckpointStore::new(dir.path().join("none"), RING);
         let (log, store) = (LogSource::new(MemoryLog::new()), store.map(|(_, store)| store));
