@@ -40,7 +40,7 @@ pub struct View {
 impl View {
     /// Returns the view as it was at a position, in the same place: then that is the time
     /// at which it is looked at.
-    pub(super) fn as_it_was(self, tree: KeyTree, position: Position) -> Self {
+    pub(super) fn taken_back(self, tree: KeyTree, position: Position) -> Self {
         Self { tree, position, time: position.time, ..self }
     }
 }

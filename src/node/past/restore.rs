@@ -16,6 +16,7 @@
 //! comes back only to go at once, as one would whose deadline has passed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{Command, Index, KeyPath, LogTime, Restore, RestoreChange, Ttl};
@@ -235,7 +236,7 @@ impl Planner<'_> {
             Some(deadline) => self.ttl(*deadline)?,
             None => None,
         };
-        Some(RestoreChange::Set { key: key.clone(), value: value.clone(), ttl })
+        Some(RestoreChange::Set { key: key.clone(), value: Arc::clone(value), ttl })
     }
 
     /// Returns how long a key lives that had a deadline; none for ever, and nothing if it

@@ -94,7 +94,7 @@ impl Node {
         let (from, tree) = kept.unwrap_or_else(|| (view.position, view.tree.clone()));
         let tree = take_back(events, tree, from, then, key)?;
         self.inner.past.keep(then, key, &tree);
-        Ok(view.as_it_was(tree, then))
+        Ok(view.taken_back(tree, then))
     }
 }
 

@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn restore_counts_where_nothing_has_touched_it() {
         let mut state = State::new(3);
-        let written = ["/p/a", "/q", "/p", "/pq", "/q/a"].map(|path| set(path));
+        let written = ["/p/a", "/q", "/p", "/pq", "/q/a"].map(set);
         state.apply(&Batch::new(LogTime(1), written.into()));
         // #1 and #3 touch /p; the third is refused for it is a directory, and is no event.
         assert_eq!(bases(&state, vec![restore("/p", 1)]), [1], "the ring does not go back so far");

@@ -83,9 +83,11 @@ mod tests {
     use super::*;
     use crate::storage::events::Interest;
     use crate::storage::events::fixtures::{open, read_all, some_history, stored};
+    use crate::util::limit;
 
     #[tokio::test]
     async fn what_is_pushed_is_there_at_once_and_in_files_later() {
+        limit::begin();
         let dir = tempfile::tempdir().unwrap();
         let history = some_history(20);
         let store = open(dir.path(), &history);
