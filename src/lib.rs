@@ -91,7 +91,7 @@
 //! 3. `node/history/mod.rs` finds the checkpoint before it, and `storage/log_stream.rs` the log.
 //! 4. `state/replay.rs` folds the one over the other; `node/history/sink.rs` takes what is wanted.
 //! 5. Behind the replay the ring goes on, event by event, by their numbers.
-//! 6. From there `state/watch_hub.rs` wakes it when something happens below its prefix.
+//! 6. From there `state/watch_hub.rs` wakes it when something happens that its filter may pass.
 //!
 //! # The life of an expiry
 //!
