@@ -93,7 +93,7 @@
 //! 4. Where the store has a gap, `node/history/mod.rs` finds the checkpoint before it, and
 //!    `storage/log_stream.rs` the log; `state/replay.rs` folds the one over the other.
 //! 5. Behind that the ring goes on, event by event, by their numbers.
-//! 6. From there `state/watch_hub.rs` wakes it when something happens below its prefix.
+//! 6. From there `state/watch_hub.rs` wakes it when something happens that its filter may pass.
 //!
 //! # The life of an expiry
 //!
