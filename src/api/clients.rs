@@ -26,10 +26,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::http::answer::{Body, Problem};
+use super::http::answer::Body;
 use super::http::connection::{ACCEPT_PAUSE, connection};
 use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
+use super::http::problem::Problem;
 use super::v1;
 use crate::node::{Closing, Node};
 use crate::util::rate_limit::RateLimit;

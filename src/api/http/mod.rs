@@ -1,9 +1,11 @@
 //! HTTP, as every face of the store speaks it.
 
 pub mod answer;
+pub mod bad;
 pub(super) mod connection;
 pub(super) mod door;
 pub(super) mod escapes;
 pub(super) mod files;
 pub(super) mod head;
+pub mod problem;
 pub(super) mod request;

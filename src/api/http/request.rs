@@ -11,8 +11,9 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{Request, header};
 use percent_encoding::percent_decode_str;
 
-use super::answer::{Bad, Problem};
+use super::bad::Bad;
 use super::head::number;
+use super::problem::Problem;
 use crate::node::{Freshness, LivesOn, Moment};
 use crate::state::filter::Actions;
 

@@ -6,7 +6,9 @@ use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 
 use super::json;
-use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::answer::Answer;
+use crate::api::http::bad::Bad;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Freshness, LeaveError, Node, Unavailable};
 

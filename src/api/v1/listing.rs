@@ -23,8 +23,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::stream::Form;
 use super::{json, large};
-use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::answer::Answer;
+use crate::api::http::bad::Bad;
 use crate::api::http::door::Talk;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::Fields;
 use crate::node::{Node, View};
 

@@ -13,7 +13,8 @@ mod watch;
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 
-use super::http::answer::{Answer, Problem};
+use super::http::answer::Answer;
+use super::http::problem::Problem;
 use super::http::request;
 use crate::node::Node;
 

@@ -18,7 +18,9 @@ use hyper::body::{Frame, Incoming};
 
 use super::json;
 use super::listing::{Kind, Listing, Part};
-use crate::api::http::answer::{Answer, Bad, Pieces, Problem};
+use crate::api::http::answer::{Answer, Pieces};
+use crate::api::http::bad::Bad;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{
     HistoryQuery, Moment, NetChange, Node, PastError, PastEvents, RestoreQuery, Restored,

@@ -23,7 +23,8 @@ use tokio::time::Instant;
 
 use super::json;
 use super::watch::problem;
-use crate::api::http::answer::{Pieces, Problem, gone};
+use crate::api::http::answer::Pieces;
+use crate::api::http::problem::{Problem, gone};
 use crate::node::{Seen, Watch, WatchError};
 use crate::util::error_chain::ErrorChain;
 

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 
 use super::json;
 use super::stream::{EventStream, Form};
-use crate::api::http::answer::{Answer, Bad, Problem};
+use crate::api::http::answer::Answer;
+use crate::api::http::bad::Bad;
 use crate::api::http::head::number;
+use crate::api::http::problem::Problem;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{Node, Seen, Start, Unavailable, Watch, WatchError};
 use crate::state::filter::Filter;
