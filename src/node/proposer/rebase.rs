@@ -90,12 +90,13 @@ mod tests {
     #[test]
     fn restore_counts_where_nothing_has_touched_it() {
         let mut state = State::new(3);
-        let written = ["/p/a", "/q", "/p", "/pq", "/q/a"].map(set);
+        let written = ["/p/a", "/q/b", "/p", "/pq", "/q/a"].map(set);
         state.apply(&Batch::new(LogTime(1), written.into()));
-        // #1 and #3 touch /p; the third is refused for it is a directory, and is no event.
-        assert_eq!(bases(&state, vec![restore("/p", 1)]), [1], "the ring does not go back so far");
-        assert_eq!(bases(&state, vec![restore("/p", 3)]), [5]);
-        assert_eq!(bases(&state, vec![restore("/q", 3)]), [3]);
+        // The third is refused, for /p is a directory, and is no event.
+        assert_eq!(bases(&state, vec![restore("/p", 0)]), [0], "the ring does not go back so far");
+        assert_eq!(bases(&state, vec![restore("/p", 1)]), [5]);
+        assert_eq!(bases(&state, vec![restore("/q", 1)]), [1]);
+        assert_eq!(bases(&state, vec![restore("/q", 4)]), [4]);
         assert_eq!(bases(&state, vec![restore("/q", 5)]), [5]);
         assert_eq!(bases(&state, vec![restore("/q", 6)]), [6], "that has not come yet");
         assert_eq!(bases(&state, vec![set("/q/b"), set("/z"), restore("/p", 4)]), [7]);
