@@ -31,7 +31,7 @@ use super::http::connection::{ACCEPT_PAUSE, connection};
 use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
 use super::http::problem::Problem;
-use super::v1;
+use super::v1::{self, Reply};
 use crate::node::{Closing, Node};
 use crate::util::rate_limit::RateLimit;
 
@@ -108,20 +108,22 @@ impl Clients {
     }
 
     /// Serves a client until it goes; or until it has to give way, if it has asked for
-    /// nothing by then.
-    async fn serve(
+    /// nothing by then. What answers its requests is on the heap, and gone once they are
+    /// answered: a stream goes on for long.
+    fn serve<G: Future<Output = ()>>(
         self,
         service: Service,
         stream: TcpStream,
         closing: Closing,
-        gives_way: impl Future<Output = ()>,
-    ) {
+        gives_way: G,
+    ) -> impl Future<Output = ()> + use<G> {
         let door = Door::new(stream, self.crowd);
         let (node, cluster, talk) = (self.node, self.cluster, door.talk());
         let respond = move |request: Request<Incoming>| {
-            respond(node.clone(), cluster.clone(), service, Arc::clone(&talk), request)
+            let (node, cluster, talk) = (node.clone(), cluster.clone(), Arc::clone(&talk));
+            Box::pin(respond(node, cluster, service, talk, request))
         };
-        connection(door, service_fn(respond), closing, gives_way).await;
+        connection(door, service_fn(respond), closing, gives_way)
     }
 }
 
@@ -181,8 +183,12 @@ async fn respond(
         None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
         None => {
             request.extensions_mut().insert(talk);
-            // On the heap: a stream goes on for long, and needs nothing of what began it.
-            Box::pin(v1::route(&node, request)).await
+            // On the heap: what is waited for needs nothing of what began it.
+            match Box::pin(v1::route(&node, request)).await {
+                Ok(Reply::Answer(answer)) => Ok(answer),
+                Ok(Reply::Later(answer)) => answer.await,
+                Err(problem) => Err(problem),
+            }
         }
     };
     let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());

@@ -97,7 +97,7 @@ pub(super) struct Inner {
     pub(super) proposer: Proposer,
     pub(super) barrier: Barrier,
     pub(super) hold: Hold,
-    pub(super) history: History,
+    pub(super) history: Arc<History>,
     pub(super) views: Places,
     pub(super) past: PastViews,
     /// Held by the one change of the members that is under way.
@@ -158,7 +158,7 @@ impl Node {
             proposer,
             barrier,
             hold,
-            history,
+            history: Arc::new(history),
             views: Places::default(),
             past: PastViews::default(),
             changing_members: Mutex::default(),
@@ -238,7 +238,7 @@ impl Node {
     ) -> Result<Watch, Unavailable> {
         self.inner.hold.passed(limit).await?;
         let Inner { published, history, .. } = &*self.inner;
-        Ok(Watch::new(filter, start, published.clone(), history.clone(), self.closing()))
+        Ok(Watch::new(filter, start, published.clone(), Arc::clone(history), self.closing()))
     }
 
     /// Returns the state as this machine has applied it.

@@ -60,7 +60,7 @@ pub struct Watch {
     seen: Position,
     published: StateReader,
     listener: Listener,
-    history: History,
+    history: Arc<History>,
     replaying: Option<Replaying>,
     closing: Closing,
 }
@@ -70,7 +70,7 @@ impl Watch {
         filter: Filter,
         start: Start,
         published: StateReader,
-        history: History,
+        history: Arc<History>,
         closing: Closing,
     ) -> Self {
         let listener = published.listen(&filter);

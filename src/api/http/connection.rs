@@ -36,48 +36,53 @@ const SEND_LIMIT: Duration = Duration::from_mins(2);
 pub(in crate::api) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves one connection, until it ends or the machine closes; or until it has to give
-/// way, if no request has come by then.
-pub(in crate::api) async fn connection<S, B>(
+/// way, if no request has come by then. Its socket is set up at once.
+pub(in crate::api) fn connection<S, B, G>(
     door: Door,
     service: S,
     mut closing: Closing,
-    gives_way: impl Future<Output = ()>,
-) where
+    gives_way: G,
+) -> impl Future<Output = ()> + use<S, B, G>
+where
+    G: Future<Output = ()>,
     S: HttpService<Incoming, ResBody = B> + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if let Err(error) = prepare(door.stream()) {
-        tracing::debug!("a connection was lost: {error}");
-        return;
-    }
-    let talk = door.talk();
+    // Outside of the future, which would have room for the parts, too.
+    let (prepared, talk) = (prepare(door.stream()), door.talk());
     let mut served = http1::Builder::new()
         .half_close(true)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(door), service);
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = talk.broken() => return reset(served.into_parts().io.inner().stream()),
-        () = closing.begun() => {
-            std::pin::Pin::new(&mut served).graceful_shutdown();
-            return note_end((&mut served).await);
+    async move {
+        if let Err(error) = prepared {
+            tracing::debug!("a connection was lost: {error}");
+            return;
         }
-        () = gives_way => {
-            if !talk.is_asked() {
-                return send_away(served.into_parts().io.inner().stream());
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            () = talk.broken() => return reset(served.into_parts().io.inner().stream()),
+            () = closing.begun() => {
+                std::pin::Pin::new(&mut served).graceful_shutdown();
+                return note_end((&mut served).await);
             }
-            (&mut served).await
+            () = gives_way => {
+                if !talk.is_asked() {
+                    return send_away(served.into_parts().io.inner().stream());
+                }
+                (&mut served).await
+            }
+        };
+        note_end(ended);
+        let door = served.into_parts().io.into_inner();
+        if talk.is_broken() {
+            return reset(door.stream());
         }
-    };
-    note_end(ended);
-    let door = served.into_parts().io.into_inner();
-    if talk.is_broken() {
-        return reset(door.stream());
+        // On the heap: few connections ever come here, and all would have room for it.
+        Box::pin(door.linger()).await;
     }
-    // On the heap: few connections ever come here, and all would have room for it.
-    Box::pin(door.linger()).await;
 }
 
 /// Makes a connection end as one that has failed: what was sent of an answer must not be

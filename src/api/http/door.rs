@@ -16,11 +16,13 @@
 //! answers have, and hyper writes it. What hyper refuses itself, it answers without a
 //! word; that answer is given one.
 //!
-//! A client that has closed its sending side may still wait for its answer: from here
-//! it looks like one that is gone. hyper does not read while a request is answered, so
-//! the door asks the socket now and then whether the other side has said that nobody
-//! is there, as it does when keepalive asks it. Where there is no place left, such a
-//! client is taken for one that is gone.
+//! hyper does not read while a request is answered, so the door looks whether somebody is
+//! still there. A client that is silent costs nothing meanwhile: the socket wakes the
+//! connection when anything comes. One that has closed its sending side may still wait
+//! for its answer, and the socket has no more to say of it than that: from here it looks
+//! like one that is gone. So the socket is asked now and then whether the other side has
+//! said that nobody is there, as it does when keepalive asks it. Where there is no place
+//! left, such a client is taken for one that is gone.
 
 use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
@@ -43,8 +45,8 @@ use super::head::{self, Body, Refusal};
 /// How long a head may take to come, and how long a connection may be idle.
 pub(in crate::api) const HEAD_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a connection whose request is being answered is asked whether somebody is
-/// still there.
+/// How often a connection whose request is being answered, and which has sent more or the
+/// end behind it, is asked whether somebody is still there.
 const PULSE: Duration = Duration::from_secs(10);
 
 /// What hyper reads in place of a request that is refused.
@@ -139,10 +141,9 @@ pub(in crate::api) struct Door {
     is_shut: bool,
     /// When the head that is waited for must have come.
     until: Option<Instant>,
-    /// Wakes the connection when there is something to look at.
-    alarm: Pin<Box<Sleep>>,
-    /// Whether it wakes anybody yet.
-    is_set: bool,
+    /// Wakes the connection when there is something to look at that the socket does not
+    /// tell; not there where nothing of the kind is waited for.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Door {
@@ -156,8 +157,7 @@ impl Door {
             passes: 0,
             is_shut: false,
             until: None,
-            alarm: Box::pin(tokio::time::sleep(PULSE)),
-            is_set: false,
+            alarm: None,
         }
     }
 
@@ -296,20 +296,33 @@ impl Door {
     /// woken when there is. To be cheap, the alarm is only set when it has rung: what it
     /// is set to comes no later than a head that is waited for from now on is late.
     fn rings(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.is_set && !self.alarm.is_elapsed() {
+        if self.alarm.as_ref().is_some_and(|alarm| !alarm.is_elapsed()) {
             // Whoever is to be woken is the same as before: one task has the connection.
             return false;
         }
-        self.is_set = true;
         let mut has_rung = false;
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep(PULSE)));
         // Polled until it is set, or nobody would be woken by it.
-        while self.alarm.as_mut().poll(cx).is_ready() {
+        while alarm.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             let next = self.until.filter(|until| *until > now);
-            self.alarm.as_mut().reset(next.unwrap_or(now + PULSE));
+            alarm.as_mut().reset(next.unwrap_or(now + PULSE));
             has_rung = true;
         }
         has_rung
+    }
+
+    /// Returns whether the socket will wake the connection if nobody is there any more.
+    /// Where it has told already that something came, it tells no more.
+    fn is_told_of_end(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.stream.poll_read_ready(cx).is_ready() {
+            return false;
+        }
+        if self.until.is_none() {
+            // An alarm from before would ring for nothing, once.
+            self.alarm.take_if(|alarm| alarm.is_elapsed());
+        }
+        true
     }
 
     /// Fails once nobody is there any more; or, where there is no place for others,
@@ -400,7 +413,7 @@ impl AsyncWrite for Door {
 
     /// hyper calls this whenever it is woken.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.rings(cx) {
+        if !self.is_told_of_end(cx) && self.rings(cx) {
             self.look()?;
         }
         Pin::new(&mut self.stream).poll_flush(cx)

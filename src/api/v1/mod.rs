@@ -10,6 +10,8 @@ mod stream;
 mod subtree;
 mod watch;
 
+use std::pin::Pin;
+
 use hyper::body::Incoming;
 use hyper::{Method, Request};
 
@@ -18,9 +20,34 @@ use super::http::problem::Problem;
 use super::http::request;
 use crate::node::Node;
 
-/// Answers a request, by its path. What waits takes no more memory than its own kind of
-/// request needs: each is on the heap.
-pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
+/// What comes of a request.
+pub(super) enum Reply {
+    /// An answer, which may be a stream that goes on.
+    Answer(Answer),
+    /// One that may be long in coming. It needs nothing of what led to it.
+    Later(Later),
+}
+
+/// An answer that is waited for.
+pub(super) type Later = Pin<Box<dyn Future<Output = Result<Answer, Problem>> + Send>>;
+
+/// Answers a request, by its path.
+pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let Some(path) = below(request.uri().path(), "/v1/watch") else {
+        return answer(node, request).await.map(Reply::Answer);
+    };
+    let prefix = request::key(path)?;
+    match *request.method() {
+        Method::GET | Method::HEAD | Method::POST => {
+            Box::pin(watch::watch(node, prefix, request)).await
+        }
+        _ => Err(Problem::Method("GET, HEAD, POST")),
+    }
+}
+
+/// Answers what waits for no event. It takes no more memory than its own kind of request
+/// needs: each is on the heap.
+async fn answer(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
     let path = request.uri().path();
     if let Some(path) = below(path, "/v1/keys") {
         let key = request::key(path)?;
@@ -48,31 +75,22 @@ pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Ans
     if let Some(path) = below(path, "/v1/history") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD => past::history(node, key, &request).await,
+            Method::GET | Method::HEAD => Box::pin(past::history(node, key, &request)).await,
             _ => Err(Problem::Method("GET, HEAD")),
         };
     }
     if let Some(path) = below(path, "/v1/diff") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD => past::diff(node, key, &request).await,
+            Method::GET | Method::HEAD => Box::pin(past::diff(node, key, &request)).await,
             _ => Err(Problem::Method("GET, HEAD")),
         };
     }
     if let Some(path) = below(path, "/v1/restore") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::POST => past::restore(node, key, request).await,
+            Method::POST => Box::pin(past::restore(node, key, request)).await,
             _ => Err(Problem::Method("POST")),
-        };
-    }
-    if let Some(path) = below(path, "/v1/watch") {
-        let prefix = request::key(path)?;
-        return match *request.method() {
-            Method::GET | Method::HEAD | Method::POST => {
-                Box::pin(watch::watch(node, prefix, request)).await
-            }
-            _ => Err(Problem::Method("GET, HEAD, POST")),
         };
     }
     Box::pin(admin::route(node, &request)).await

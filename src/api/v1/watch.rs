@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use hyper::{Method, Request};
 use tokio::time::Instant;
 
-use super::json;
 use super::stream::{EventStream, Form};
+use super::{Reply, json};
 use crate::api::http::answer::Answer;
 use crate::api::http::bad::Bad;
 use crate::api::http::head::number;
@@ -31,7 +31,7 @@ pub(super) async fn watch(
     node: &Node,
     prefix: KeyPath,
     request: Request<Incoming>,
-) -> Result<Answer, Problem> {
+) -> Result<Reply, Problem> {
     let waits = request.method() != Method::HEAD;
     let server_sent_events = Form::is_asked_for_by(&request);
     let last_event_id = last_event_id(&request)?;
@@ -47,14 +47,12 @@ pub(super) async fn watch(
     let streams = server_sent_events || fields.stream()?;
     let form = form(&fields, server_sent_events)?;
     let filter = filter(&fields, prefix)?;
-    // A watch may wait for long; what the request brought must not wait with it.
-    drop(fields);
     let watch = node.watch(filter, start, limit.unwrap_or(REQUEST_LIMIT)).await?;
     if streams {
         let stream = EventStream::begin(watch, deadline, form).await?;
-        return Ok(Answer::stream(stream.into_pieces(), server_sent_events));
+        return Ok(Reply::Answer(Answer::stream(stream.into_pieces(), server_sent_events)));
     }
-    one(watch, deadline).await
+    Ok(Reply::Later(Box::pin(one(watch, deadline))))
 }
 
 /// Waits for one event. Where there is none in time, or the machine closes, the

@@ -5,6 +5,7 @@
 //! store was damaged, has all of its log in the store again after a while.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::RaftIndex;
@@ -29,7 +30,7 @@ const STINT: Duration = Duration::from_millis(10);
 impl Node {
     /// Fills in the store of events whenever something is missing from it.
     pub(in crate::node) async fn fill_gaps(self) {
-        let history = self.inner.history.clone();
+        let history = Arc::clone(&self.inner.history);
         let Some(events) = history.events.clone() else { return };
         let (mut closing, mut tried) = (self.closing(), None);
         loop {
