@@ -115,6 +115,7 @@ mod tests {
     use crate::storage::disk_space::DiskRoom;
     use crate::storage::events::EventWriter;
     use crate::storage::log_stream::LogSource;
+    use crate::util::limit;
 
     const RING: usize = 3;
 
@@ -143,6 +144,7 @@ mod tests {
             me: NodeId(1),
             peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Tcp)),
             published: published.clone(),
+            caught: Arc::default(),
         };
         let checkpoints = CheckpointStore::new(dir.path().join("none"), RING);
         let (log, store) = (LogSource::new(MemoryLog::new()), store.map(|(_, store)| store));
@@ -170,6 +172,7 @@ mod tests {
 
     #[tokio::test]
     async fn old_events_need_no_log() {
+        limit::begin();
         let dir = TempDir::new().unwrap();
         let (history, all) = without_log(&dir, 1, 500);
         for cursor in [Cursor::Index(Index(1)), Cursor::Number(EventNumber(1))] {
@@ -189,6 +192,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_stored_is_not_passed_over() {
+        limit::begin();
         let dir = TempDir::new().unwrap();
         let (history, all) = without_log(&dir, 100, 200);
         let cursor = Cursor::Index(Index(99));

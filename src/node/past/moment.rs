@@ -69,6 +69,11 @@ impl fmt::Display for Moment {
 }
 
 impl Moment {
+    /// Returns whether both are indices, and this is the later one.
+    pub(super) fn is_index_after(self, other: Self) -> bool {
+        matches!((self, other), (Self::Index(this), Self::Index(other)) if this > other)
+    }
+
     /// Returns the moment as a time, if it is none of an index.
     fn time(self, newest: LogTime) -> Option<LogTime> {
         match self {
@@ -93,7 +98,46 @@ impl Node {
             (_, Some(time)) => (time <= newest.time, events.position_at_time(time)),
             (Moment::Time(_) | Moment::Ago(_), None) => unreachable!("a time is one"),
         };
-        self.known(moment, newest, is_reached, found)
+        if !is_reached {
+            return Err(PastError::NotReached { moment, newest });
+        }
+        let oldest = self.inner.history.oldest();
+        // What led to the first state that is kept is kept no longer.
+        let first = if oldest == Index(1) { Index(0) } else { oldest };
+        self.known(events, moment, found, (first, oldest))
+    }
+
+    /// Returns where a moment ends: behind all that has happened by then. That is behind
+    /// the expiries, too, that have the index of a command.
+    pub(super) fn position_behind(
+        &self,
+        events: &EventStore,
+        moment: Moment,
+        newest: Position,
+    ) -> Result<Position, PastError> {
+        let Moment::Index(index) = moment else {
+            return self.position_at(events, moment, newest);
+        };
+        if index > newest.index {
+            return Err(PastError::NotReached { moment, newest });
+        }
+        let found = if index == newest.index {
+            Some(newest)
+        } else {
+            events.position_before_index(index.next())
+        };
+        let oldest = self.inner.history.oldest();
+        self.known(events, moment, found, (Index(oldest.0 - 1), oldest))
+    }
+
+    /// Returns the position before the first command that is kept.
+    pub(super) fn position_before_all(&self, events: &EventStore) -> Result<Position, PastError> {
+        match self.inner.history.oldest() {
+            Index(1) => Ok(Position::default()),
+            oldest => events.position_before_index(oldest).ok_or(PastError::NotStored {
+                at: Position { index: oldest, ..Position::default() },
+            }),
+        }
     }
 
     /// Returns where a moment begins: behind all that happened before it.
@@ -112,32 +156,37 @@ impl Node {
             (_, Some(time)) => (time <= newest.time, events.position_at_time(LogTime(time.0 - 1))),
             (Moment::Time(_) | Moment::Ago(_), None) => unreachable!("a time is one"),
         };
-        self.known(moment, newest, is_reached, found)
-    }
-
-    /// Says why there is no such position, if there is none.
-    fn known(
-        &self,
-        moment: Moment,
-        newest: Position,
-        is_reached: bool,
-        found: Option<Position>,
-    ) -> Result<Position, PastError> {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
         let oldest = self.inner.history.oldest();
-        match (found, moment) {
-            (Some(found), _) if found.index.next() >= oldest => Ok(found),
-            (None, Moment::Index(index)) if index.next() >= oldest => {
-                Err(PastError::NotStored { at: Position { index, ..Position::default() } })
-            }
-            // Whether a time is still kept is known once the log of that time is stored.
-            (None, Moment::Time(_) | Moment::Ago(_)) if oldest == Index(1) => {
-                Err(PastError::NotStored { at: Position::default() })
-            }
-            (Some(_) | None, _) => Err(PastError::Gone { moment, oldest }),
+        self.known(events, moment, found, (Index(oldest.0 - 1), oldest))
+    }
+
+    /// Says why there is no such position, if there is none, or it is of before the first
+    /// command that counts.
+    fn known(
+        &self,
+        events: &EventStore,
+        moment: Moment,
+        found: Option<Position>,
+        (first, oldest): (Index, Index),
+    ) -> Result<Position, PastError> {
+        if let Some(found) = found.filter(|found| found.index >= first) {
+            return Ok(found);
         }
+        let may_come = match (found, moment) {
+            // Older history is still being fetched from another machine.
+            _ if self.inner.history.log().missing().is_some() => true,
+            (Some(_), _) => false,
+            (None, Moment::Index(index)) => index >= first,
+            // Whether a time is still kept is known once the log of that time is stored.
+            (None, Moment::Time(_) | Moment::Ago(_)) => !events.reaches_back_to(oldest),
+        };
+        let index = if let Moment::Index(index) = moment { index } else { Index(0) };
+        let at = Position { index, ..Position::default() };
+        let gone = PastError::Gone { moment, oldest };
+        Err(if may_come { PastError::NotStored { at } } else { gone })
     }
 }
 
