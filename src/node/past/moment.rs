@@ -101,10 +101,7 @@ impl Node {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
-        let oldest = self.inner.history.oldest();
-        // What led to the first state that is kept is kept no longer.
-        let first = if oldest == Index(1) { Index(0) } else { oldest };
-        self.known(events, moment, found, (first, oldest))
+        self.known(events, moment, found, false)
     }
 
     /// Returns where a moment ends: behind all that has happened by then. That is behind
@@ -126,8 +123,7 @@ impl Node {
         } else {
             events.position_before_index(index.next())
         };
-        let oldest = self.inner.history.oldest();
-        self.known(events, moment, found, (Index(oldest.0 - 1), oldest))
+        self.known(events, moment, found, false)
     }
 
     /// Returns the position before the first command that is kept.
@@ -159,34 +155,37 @@ impl Node {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
-        let oldest = self.inner.history.oldest();
-        self.known(events, moment, found, (Index(oldest.0 - 1), oldest))
+        self.known(events, moment, found, true)
     }
 
-    /// Says why there is no such position, if there is none, or it is of before the first
-    /// command that counts.
+    /// Says why there is no such position, if there is none, or it is of before what is kept:
+    /// the states from the oldest command on, and what happened from it on.
     fn known(
         &self,
         events: &EventStore,
         moment: Moment,
         found: Option<Position>,
-        (first, oldest): (Index, Index),
+        is_beginning: bool,
     ) -> Result<Position, PastError> {
-        if let Some(found) = found.filter(|found| found.index >= first) {
-            return Ok(found);
-        }
-        let may_come = match (found, moment) {
-            // Older history is still being fetched from another machine.
-            _ if self.inner.history.log().missing().is_some() => true,
-            (Some(_), _) => false,
-            (None, Moment::Index(index)) => index >= first,
-            // Whether a time is still kept is known once the log of that time is stored.
-            (None, Moment::Time(_) | Moment::Ago(_)) => !events.reaches_back_to(oldest),
+        let oldest = self.inner.history.oldest();
+        let first = if oldest == Index(1) { Index(0) } else { oldest };
+        let (is_kept, at) = match moment {
+            Moment::Index(index) => (index >= first, index),
+            Moment::Time(_) | Moment::Ago(_) => match found {
+                Some(found) if is_beginning => (found.index.next() >= oldest, found.index),
+                Some(found) => (found.index >= first, found.index),
+                // That is known once the log of that time is stored.
+                None => (!events.reaches_back_to(oldest), oldest),
+            },
         };
-        let index = if let Moment::Index(index) = moment { index } else { Index(0) };
-        let at = Position { index, ..Position::default() };
-        let gone = PastError::Gone { moment, oldest };
-        Err(if may_come { PastError::NotStored { at } } else { gone })
+        let may_come = is_kept || self.inner.history.log().missing().is_some();
+        match found.filter(|_| is_kept) {
+            Some(found) => Ok(found),
+            None if may_come => {
+                Err(PastError::NotStored { at: Position { index: at, ..Position::default() } })
+            }
+            None => Err(PastError::Gone { moment, oldest }),
+        }
     }
 }
 

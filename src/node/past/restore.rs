@@ -155,23 +155,31 @@ impl Node {
         let (now, base) = (view.tree.clone(), view.position);
         let then = self.position_at(events, query.at, base)?;
         if let Some(index) = query.if_index {
-            let unchanged = check_unchanged(events, base, index, &query.key);
-            unchanged.map_err(|error| self.unless_gone(error, index))?;
+            self.check_unchanged(events, base, index, &query.key)?;
         }
         let touched = touched(events, then, base, &query.key)?;
         let view = self.take_back(events, view, then, &query.key)?;
         plan(query, &touched, (then, &view.tree), (base, &now))
     }
 
-    /// Says that what happened after a command is not kept, if that is why it is not known.
-    fn unless_gone(&self, error: PastError, index: Index) -> PastError {
+    /// Says so if something changed after a command, or if it is not known any more.
+    fn check_unchanged(
+        &self,
+        events: &EventStore,
+        now: Position,
+        index: Index,
+        key: &KeyPath,
+    ) -> Result<(), PastError> {
         let oldest = self.inner.history.oldest();
-        match error {
-            PastError::NotStored { at } if index.next() < oldest && at.index < oldest => {
-                PastError::Gone { moment: Moment::Index(index), oldest }
-            }
-            error => error,
+        check_unchanged(events, now, index.max(Index(oldest.0 - 1)), key)?;
+        if index.next() >= oldest {
+            return Ok(());
         }
+        Err(if self.inner.history.log().missing().is_some() {
+            PastError::NotStored { at: Position { index, ..Position::default() } }
+        } else {
+            PastError::Gone { moment: Moment::Index(index), oldest }
+        })
     }
 }
 
@@ -209,7 +217,13 @@ fn check_unchanged(
 ) -> Result<(), PastError> {
     let mut reader = events.before(now, Interest::Below(key.clone()));
     // The newest is named: whoever changed it last knows most of it.
-    while let Some(chunk) = reader.next(1)? {
+    loop {
+        let chunk = match reader.next(1) {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(()),
+            Err(gap) if gap.at.index <= index => return Ok(()),
+            Err(gap) => return Err(gap.into()),
+        };
         for stored in &chunk.stored {
             if stored.position.index <= index {
                 return Ok(());
@@ -224,7 +238,6 @@ fn check_unchanged(
             return Ok(());
         }
     }
-    Ok(())
 }
 
 fn check_size(restore: &Restore) -> Result<(), PastError> {
