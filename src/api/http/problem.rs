@@ -168,6 +168,7 @@ fn past(asked: &str, error: PastError) -> Answer {
             format_args!("{asked}: {moment} Is No Longer Kept; The Oldest Is {}", oldest.0),
         ),
         PastError::NotStored { .. } => unavailable("The Past Is Being Read From The Log"),
+        PastError::NoStore => unavailable("This Machine Stores No Events"),
         PastError::Backwards { from, to } => {
             Answer::line(bad, format_args!("From {from} Is After To {to}"))
         }
@@ -183,6 +184,7 @@ fn past(asked: &str, error: PastError) -> Answer {
             StatusCode::CONFLICT,
             format_args!("{asked}: {key} Was Changed By {}", index.0),
         ),
+        PastError::Refused(rejection) => rejected(&rejection),
         PastError::Unavailable(which) => Problem::Unavailable(which).into_answer(),
         PastError::Write(error) => Problem::from(error).into_answer(),
     }

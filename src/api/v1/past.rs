@@ -76,14 +76,14 @@ pub(super) async fn history<B>(
     let left = fields.lines()?.unwrap_or(usize::MAX);
     let events = node.history(query, fields.freshness()?, limit).await;
     let events = events.map_err(|error| Problem::Past(which(from, &error), error))?;
-    let newest = events.newest();
-    let mut lines = HistoryLines { events, left };
+    let (newest, applied) = events.newest();
+    let mut lines = HistoryLines { events, left, broken_off: None };
     // What cannot be told at all is said before the body begins.
     let answer = match lines.next().await.map_err(asked("History"))? {
         None => Answer::whole(Vec::new()),
         Some(first) => Answer::pieces(lines.into_pieces(first)),
     };
-    Ok(answer.read_at(newest, None))
+    Ok(answer.read_at(newest, applied))
 }
 
 /// The lines of a history, as they are read.
@@ -91,14 +91,27 @@ struct HistoryLines {
     events: PastEvents,
     /// How many are still wanted.
     left: usize,
+    /// Why there are no more, once what there was has been told.
+    broken_off: Option<PastError>,
 }
 
 impl HistoryLines {
     /// Returns the next lines; nothing, at the end.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, PastError> {
+        if let Some(error) = self.broken_off.take() {
+            return Err(error);
+        }
         let mut piece = Vec::new();
         while self.left > 0 && piece.len() < PIECE_BYTES {
-            let Some(events) = self.events.next().await? else { break };
+            let events = match self.events.next().await {
+                Ok(Some(events)) => events,
+                Ok(None) => break,
+                Err(error) if piece.is_empty() => return Err(error),
+                Err(error) => {
+                    self.broken_off = Some(error);
+                    break;
+                }
+            };
             for event in events.iter().take(self.left) {
                 piece.extend(json::streamed_event(event));
                 piece.push(b'\n');
@@ -138,11 +151,11 @@ pub(super) async fn diff<B>(
     let from = fields.moment("from", "From")?.ok_or(Bad::Missing("Diff", "From"))?;
     let (to, limit) = (fields.moment("to", "To")?, fields.limit()?.unwrap_or(REQUEST_LIMIT));
     let compared = node.diff(key, (from, to), fields.freshness()?, limit).await;
-    let (changes, end) = compared.map_err(|error| {
+    let (changes, (end, applied)) = compared.map_err(|error| {
         let is_too_much = matches!(error, PastError::TooMuch { .. });
         Problem::Past(if is_too_much { "Diff" } else { which(Some(from), &error) }, error)
     })?;
-    Ok(changed(changes).read_at(end, None))
+    Ok(changed(changes).read_at(end, applied))
 }
 
 /// Makes a key, and all below it, what it was.
@@ -161,8 +174,13 @@ pub(super) async fn restore(
     let query = RestoreQuery { key: key.clone(), at, if_index, ttl };
     let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
     let problem = |error| {
-        let is_of_at = matches!(error, PastError::NotReached { .. } | PastError::Gone { .. });
-        Problem::Past(if is_of_at { "At" } else { "Restore" }, error)
+        let asked = match error {
+            PastError::NotReached { .. } => "At",
+            PastError::Gone { moment, .. } if moment == at => "At",
+            PastError::Gone { .. } => "if_index",
+            _ => "Restore",
+        };
+        Problem::Past(asked, error)
     };
     if fields.dry_run()? {
         return Ok(changed(node.dry_restore(query, limit).await.map_err(problem)?));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::KeyPath;
+use etcd_log::{KeyPath, LogId};
 use etcd_projections::{Event, Position};
 use tokio::time::Instant;
 
@@ -25,7 +25,8 @@ pub struct HistoryQuery {
     pub recursive: bool,
     /// From this moment on; from the first on that is kept, if there is none.
     pub from: Option<Moment>,
-    /// Up to this one; up to the newest, if there is none.
+    /// Up to this one, and the expiries that follow a command; up to the newest, if there
+    /// is none.
     pub to: Option<Moment>,
     /// Whether the newest comes first.
     pub reverse: bool,
@@ -39,6 +40,7 @@ pub struct PastEvents {
     /// Behind the last event that is wanted; before it, where the newest comes first.
     end: Position,
     newest: Position,
+    applied: Option<LogId>,
 }
 
 impl Node {
@@ -55,18 +57,20 @@ impl Node {
     ) -> Result<PastEvents, PastError> {
         let deadline = Instant::now() + limit;
         let Present { events, view } = self.present(freshness, deadline).await?;
-        let (node, newest) = (self.clone(), view.position);
+        let (node, newest, applied) = (self.clone(), view.position, view.applied);
         drop(view);
         let looking = blocking(move || {
             let begin = match query.from {
                 Some(from) => node.position_before(&events, from, newest)?,
-                None => events.ranges().last().map_or(newest, |range| range.start),
+                None => node.position_before_all(&events)?,
             };
             let end = match query.to {
-                Some(to) => node.position_of_end(&events, to, newest)?,
+                Some(to) => node.position_behind(&events, to, newest)?,
                 None => newest,
             };
-            if let (Some(from), Some(to), true) = (query.from, query.to, end < begin) {
+            if let (Some(from), Some(to)) = (query.from, query.to)
+                && (end < begin || from.is_index_after(to))
+            {
                 return Err(PastError::Backwards { from, to });
             }
             let interest = Interest::Below(query.key.clone());
@@ -75,7 +79,7 @@ impl Node {
             } else {
                 (events.after(begin, interest), end)
             };
-            Ok(PastEvents { reader: Some(reader), query, end, newest })
+            Ok(PastEvents::new(reader, query, end, (newest, applied)))
         });
         let looked = tokio::time::timeout_at(deadline, looking).await;
         looked.map_err(|_| Unavailable::Busy)?
@@ -83,9 +87,19 @@ impl Node {
 }
 
 impl PastEvents {
-    /// Returns how far the log had come when it was looked for.
-    pub fn newest(&self) -> Position {
-        self.newest
+    pub(super) fn new(
+        reader: EventReader,
+        query: HistoryQuery,
+        end: Position,
+        (newest, applied): (Position, Option<LogId>),
+    ) -> Self {
+        Self { reader: Some(reader), query, end, newest, applied }
+    }
+
+    /// Returns how far the log had come when it was looked for, and the entry that had
+    /// been applied last.
+    pub fn newest(&self) -> (Position, Option<LogId>) {
+        (self.newest, self.applied)
     }
 
     /// Reads on: some events, perhaps none; nothing, at the end.

@@ -16,13 +16,15 @@
 
 mod cache;
 mod history;
+#[cfg(test)]
+mod laws;
 mod moment;
 mod net;
 mod restore;
 mod view;
 
 use etcd_log::Index;
-use etcd_projections::Position;
+use etcd_projections::{Position, Rejection};
 
 use super::error::{Unavailable, WriteError};
 use crate::storage::events::Gap;
@@ -58,6 +60,9 @@ pub enum PastError {
         /// Up to where they are, or down to where.
         at: Position,
     },
+    /// This machine stores no events.
+    #[error("no events are stored here")]
+    NoStore,
     /// The end lies before the beginning.
     #[error("{from} is after {to}")]
     Backwards {
@@ -90,6 +95,9 @@ pub enum PastError {
         /// By which command.
         index: Index,
     },
+    /// It cannot be put back as things are.
+    #[error("{0}")]
+    Refused(Rejection),
     /// There is no state to begin with.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),

@@ -69,6 +69,11 @@ impl fmt::Display for Moment {
 }
 
 impl Moment {
+    /// Returns whether both are indices, and this is the later one.
+    pub(super) fn is_index_after(self, other: Self) -> bool {
+        matches!((self, other), (Self::Index(this), Self::Index(other)) if this > other)
+    }
+
     /// Returns the moment as a time, if it is none of an index.
     fn time(self, newest: LogTime) -> Option<LogTime> {
         match self {
@@ -93,7 +98,42 @@ impl Node {
             (_, Some(time)) => (time <= newest.time, events.position_at_time(time)),
             (Moment::Time(_) | Moment::Ago(_), None) => unreachable!("a time is one"),
         };
-        self.known(moment, newest, is_reached, found)
+        if !is_reached {
+            return Err(PastError::NotReached { moment, newest });
+        }
+        self.known(events, moment, found, false)
+    }
+
+    /// Returns where a moment ends: behind all that has happened by then. That is behind
+    /// the expiries, too, that have the index of a command.
+    pub(super) fn position_behind(
+        &self,
+        events: &EventStore,
+        moment: Moment,
+        newest: Position,
+    ) -> Result<Position, PastError> {
+        let Moment::Index(index) = moment else {
+            return self.position_at(events, moment, newest);
+        };
+        if index > newest.index {
+            return Err(PastError::NotReached { moment, newest });
+        }
+        let found = if index == newest.index {
+            Some(newest)
+        } else {
+            events.position_before_index(index.next())
+        };
+        self.known(events, moment, found, false)
+    }
+
+    /// Returns the position before the first command that is kept.
+    pub(super) fn position_before_all(&self, events: &EventStore) -> Result<Position, PastError> {
+        match self.inner.history.oldest() {
+            Index(1) => Ok(Position::default()),
+            oldest => events.position_before_index(oldest).ok_or(PastError::NotStored {
+                at: Position { index: oldest, ..Position::default() },
+            }),
+        }
     }
 
     /// Returns where a moment begins: behind all that happened before it.
@@ -112,31 +152,39 @@ impl Node {
             (_, Some(time)) => (time <= newest.time, events.position_at_time(LogTime(time.0 - 1))),
             (Moment::Time(_) | Moment::Ago(_), None) => unreachable!("a time is one"),
         };
-        self.known(moment, newest, is_reached, found)
-    }
-
-    /// Says why there is no such position, if there is none.
-    fn known(
-        &self,
-        moment: Moment,
-        newest: Position,
-        is_reached: bool,
-        found: Option<Position>,
-    ) -> Result<Position, PastError> {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
+        self.known(events, moment, found, true)
+    }
+
+    /// Says why there is no such position, if there is none, or it is of before what is kept:
+    /// the states from the oldest command on, and what happened from it on.
+    fn known(
+        &self,
+        events: &EventStore,
+        moment: Moment,
+        found: Option<Position>,
+        is_beginning: bool,
+    ) -> Result<Position, PastError> {
         let oldest = self.inner.history.oldest();
-        match (found, moment) {
-            (Some(found), _) if found.index.next() >= oldest => Ok(found),
-            (None, Moment::Index(index)) if index.next() >= oldest => {
-                Err(PastError::NotStored { at: Position { index, ..Position::default() } })
+        let first = if oldest == Index(1) { Index(0) } else { oldest };
+        let (is_kept, at) = match moment {
+            Moment::Index(index) => (index >= first, index),
+            Moment::Time(_) | Moment::Ago(_) => match found {
+                Some(found) if is_beginning => (found.index.next() >= oldest, found.index),
+                Some(found) => (found.index >= first, found.index),
+                // That is known once the log of that time is stored.
+                None => (!events.reaches_back_to(oldest), oldest),
+            },
+        };
+        let may_come = is_kept || self.inner.history.log().missing().is_some();
+        match found.filter(|_| is_kept) {
+            Some(found) => Ok(found),
+            None if may_come => {
+                Err(PastError::NotStored { at: Position { index: at, ..Position::default() } })
             }
-            // Whether a time is still kept is known once the log of that time is stored.
-            (None, Moment::Time(_) | Moment::Ago(_)) if oldest == Index(1) => {
-                Err(PastError::NotStored { at: Position::default() })
-            }
-            (Some(_) | None, _) => Err(PastError::Gone { moment, oldest }),
+            None => Err(PastError::Gone { moment, oldest }),
         }
     }
 }

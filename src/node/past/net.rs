@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::KeyPath;
+use etcd_log::{KeyPath, LogId};
 use etcd_projections::{Change, Event, Position};
 use tokio::time::Instant;
 
@@ -41,7 +41,7 @@ pub struct NetChange {
 
 impl Node {
     /// Returns what changed at a key or below it between two moments, in the order of the
-    /// keys as text; and the positions between which that is so.
+    /// keys as text; and the end, with the entry that had been applied last.
     ///
     /// # Errors
     ///
@@ -53,35 +53,24 @@ impl Node {
         (from, to): (Moment, Option<Moment>),
         freshness: Freshness,
         limit: Duration,
-    ) -> Result<(Vec<NetChange>, Position), PastError> {
+    ) -> Result<(Vec<NetChange>, (Position, Option<LogId>)), PastError> {
         let deadline = Instant::now() + limit;
         let Present { events, view } = self.present(freshness, deadline).await?;
-        let (node, newest) = (self.clone(), view.position);
+        let (node, newest, applied) = (self.clone(), view.position, view.applied);
         drop(view);
         let comparing = blocking(move || {
             let begin = node.position_at(&events, from, newest)?;
-            let to = to.unwrap_or(Moment::Index(newest.index));
-            let end = node.position_of_end(&events, to, newest)?;
-            if end < begin {
-                return Err(PastError::Backwards { from, to });
+            let end = match to {
+                Some(to) => node.position_at(&events, to, newest)?,
+                None => newest,
+            };
+            match to {
+                Some(to) if end < begin => Err(PastError::Backwards { from, to }),
+                Some(_) | None => Ok((net(&events, begin, end, &key)?, (end, applied))),
             }
-            Ok((net(&events, begin, end, &key)?, end))
         });
         let compared = tokio::time::timeout_at(deadline, comparing).await;
         compared.map_err(|_| Unavailable::Busy)?
-    }
-
-    /// Returns where a moment lies; the newest position, if it is of the newest command.
-    pub(super) fn position_of_end(
-        &self,
-        events: &EventStore,
-        moment: Moment,
-        newest: Position,
-    ) -> Result<Position, PastError> {
-        match moment {
-            Moment::Index(index) if index == newest.index => Ok(newest),
-            moment => self.position_at(events, moment, newest),
-        }
     }
 }
 
@@ -92,6 +81,21 @@ pub(super) fn net(
     to: Position,
     key: &KeyPath,
 ) -> Result<Vec<NetChange>, PastError> {
+    let changes = touched(events, from, to, key)?.into_iter().filter(|(_, (from, to))| from != to);
+    let changes = changes.map(|(key, (from, to))| NetChange { key, from, to });
+    let mut changes: Vec<_> = changes.collect();
+    changes.sort_by(|left, right| left.key.as_str().cmp(right.key.as_str()));
+    Ok(changes)
+}
+
+/// Returns what was written, deleted or expired at a key or below it between two positions,
+/// also if it is again what it was.
+pub(super) fn touched(
+    events: &EventStore,
+    from: Position,
+    to: Position,
+    key: &KeyPath,
+) -> Result<HashMap<KeyPath, FromTo>, PastError> {
     let mut changes = HashMap::new();
     let mut bytes = 0;
     let mut reader = events.after(from, Interest::Below(key.clone()));
@@ -108,15 +112,11 @@ pub(super) fn net(
         }
         reached = chunk.reached;
     }
-    let changes = changes.into_iter().filter(|(_, (from, to))| from != to);
-    let changes = changes.map(|(key, (from, to))| NetChange { key, from, to });
-    let mut changes: Vec<_> = changes.collect();
-    changes.sort_by(|left, right| left.key.as_str().cmp(right.key.as_str()));
     Ok(changes)
 }
 
 /// What a key held first, and holds last.
-type FromTo = (Option<Arc<str>>, Option<Arc<str>>);
+pub(super) type FromTo = (Option<Arc<str>>, Option<Arc<str>>);
 
 /// Notes an event. Returns how many bytes that takes more, about.
 fn note(changes: &mut HashMap<KeyPath, FromTo>, event: &Event) -> usize {

@@ -8,14 +8,16 @@
 //!
 //! The command holds for the state that it was worked out from, and is refused behind any
 //! other; so it is worked out where batches are made, by the leader, and tried again when
-//! something came in between. What it does not change is not looked at again: nothing has
-//! touched it since.
+//! something came in between. What nothing has touched since is not looked at.
+//!
+//! Of what was touched, all is made what it was: values, deadlines, and that there was no
+//! such directory. *Limit*: a directory that held nothing does not come back.
 //!
 //! *Time to live*: by default a key gets what was left of its time then. It is the safest:
 //! a key that was to go does not stay for ever, as a lock would without a time, and none
 //! comes back only to go at once, as one would whose deadline has passed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +26,11 @@ use etcd_projections::{KeyTree, Outcome, Position, Rejection, TreeNode, What, is
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::net::{NetChange, net};
+use super::net::{FromTo, NetChange, touched};
 use super::view::Present;
 use super::{Moment, PastError};
 use crate::node::view::View;
-use crate::node::{Freshness, Node, Unavailable, WriteError};
+use crate::node::{Freshness, Node, Unavailable};
 use crate::storage::events::{EventStore, Interest, StoredWhat};
 use crate::util::blocking::blocking;
 
@@ -79,9 +81,9 @@ pub struct Restored {
 }
 
 /// A restore that has been worked out.
-struct Plan {
-    command: Restore,
-    diff: Vec<NetChange>,
+pub(super) struct Plan {
+    pub(super) command: Restore,
+    pub(super) diff: Vec<NetChange>,
 }
 
 impl Node {
@@ -109,7 +111,7 @@ impl Node {
         query: RestoreQuery,
         limit: Duration,
     ) -> Result<Restored, PastError> {
-        let deadline = Instant::now() + limit;
+        let (deadline, mut overtaken) = (Instant::now() + limit, None);
         for _ in 0..TRIES {
             let Plan { command, diff } = self.plan(query.clone(), deadline).await?;
             let (at, changed) = (command.at, diff.len());
@@ -123,13 +125,16 @@ impl Node {
                 What::Event(_) => {
                     return Ok(Restored { at, changed, index: Some(position.index) });
                 }
-                What::Rejection(Rejection::Overtaken { .. }) => {}
+                What::Rejection(rejection @ Rejection::Overtaken { .. }) => {
+                    overtaken = Some(rejection);
+                }
                 What::Rejection(_) | What::Tick => {
                     return Ok(Restored { at, changed: 0, index: Some(position.index) });
                 }
             }
         }
-        Err(WriteError::from(Unavailable::Busy).into())
+        let refused = overtaken.map(PastError::Refused);
+        Err(refused.unwrap_or(Unavailable::Busy.into()))
     }
 
     /// Works out what has to be changed, as things are now.
@@ -150,21 +155,57 @@ impl Node {
         let (now, base) = (view.tree.clone(), view.position);
         let then = self.position_at(events, query.at, base)?;
         if let Some(index) = query.if_index {
-            check_unchanged(events, base, index, &query.key)?;
+            self.check_unchanged(events, base, index, &query.key)?;
         }
-        let mut diff = net(events, then, base, &query.key)?;
-        diff.retain(|change| !is_reserved(&change.key));
+        let touched = touched(events, then, base, &query.key)?;
         let view = self.take_back(events, view, then, &query.key)?;
-        let planner = Planner { now: &now, then: &view.tree, query, times: (then.time, base.time) };
-        let changes = planner.changes(&diff);
-        let command = Restore { key: query.key.clone(), at: then.index, base: base.index, changes };
-        check_size(&command)?;
-        for change in &mut diff {
-            // From what is there now to what was there then.
-            std::mem::swap(&mut change.from, &mut change.to);
-        }
-        Ok(Plan { command, diff })
+        plan(query, &touched, (then, &view.tree), (base, &now))
     }
+
+    /// Says so if something changed after a command, or if it is not known any more.
+    fn check_unchanged(
+        &self,
+        events: &EventStore,
+        now: Position,
+        index: Index,
+        key: &KeyPath,
+    ) -> Result<(), PastError> {
+        let oldest = self.inner.history.oldest();
+        check_unchanged(events, now, index.max(Index(oldest.0 - 1)), key)?;
+        if index.next() >= oldest {
+            return Ok(());
+        }
+        Err(if self.inner.history.log().missing().is_some() {
+            PastError::NotStored { at: Position { index, ..Position::default() } }
+        } else {
+            PastError::Gone { moment: Moment::Index(index), oldest }
+        })
+    }
+}
+
+/// Works out what makes a key, and all below it, what it was then, given what was touched
+/// since.
+pub(super) fn plan(
+    query: &RestoreQuery,
+    touched: &HashMap<KeyPath, FromTo>,
+    (then, tree): (Position, &KeyTree),
+    (base, now): (Position, &KeyTree),
+) -> Result<Plan, PastError> {
+    let mut keys: Vec<_> = touched.keys().filter(|key| !is_reserved(key)).collect();
+    keys.sort_by(|left, right| left.as_str().cmp(right.as_str()));
+    let planner = Planner { now, then: tree, ttl: query.ttl, times: (then.time, base.time) };
+    let targets: Vec<_> = keys.iter().filter_map(|key| planner.target(key)).collect();
+    let comes_back = |target: &Target<'_>| target.set.is_some();
+    match now.file_above(&query.key) {
+        Some(file) if targets.iter().any(comes_back) => {
+            return Err(PastError::Refused(Rejection::NotADirectory(file)));
+        }
+        Some(_) | None => {}
+    }
+    let changes = planner.changes(&keys, &targets, &query.key);
+    let command = Restore { key: query.key.clone(), at: then.index, base: base.index, changes };
+    check_size(&command)?;
+    Ok(Plan { command, diff: targets.into_iter().map(Target::net).collect() })
 }
 
 /// Says so if something changed after a command: what, and by which.
@@ -176,12 +217,20 @@ fn check_unchanged(
 ) -> Result<(), PastError> {
     let mut reader = events.before(now, Interest::Below(key.clone()));
     // The newest is named: whoever changed it last knows most of it.
-    while let Some(chunk) = reader.next(1)? {
+    loop {
+        let chunk = match reader.next(1) {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(()),
+            Err(gap) if gap.at.index <= index => return Ok(()),
+            Err(gap) => return Err(gap.into()),
+        };
         for stored in &chunk.stored {
             if stored.position.index <= index {
                 return Ok(());
             }
-            if let StoredWhat::Event(event, _) = &stored.what {
+            if let StoredWhat::Event(event, _) = &stored.what
+                && !is_reserved(&event.key)
+            {
                 return Err(PastError::Changed { key: event.key.to_string(), index: event.index });
             }
         }
@@ -189,7 +238,6 @@ fn check_unchanged(
             return Ok(());
         }
     }
-    Ok(())
 }
 
 fn check_size(restore: &Restore) -> Result<(), PastError> {
@@ -208,35 +256,66 @@ fn check_size(restore: &Restore) -> Result<(), PastError> {
 struct Planner<'a> {
     now: &'a KeyTree,
     then: &'a KeyTree,
-    query: &'a RestoreQuery,
+    ttl: LivesOn,
     /// The logged times: then, and now.
     times: (LogTime, LogTime),
 }
 
-impl Planner<'_> {
-    /// Returns what has to be done: what stands in the way goes first.
-    fn changes(&self, diff: &[NetChange]) -> Vec<RestoreChange> {
-        let deletes = diff.iter().filter(|change| change.to.is_some());
-        let deletes = deletes.filter(|change| !self.comes_back(&change.key));
-        let mut changes: Vec<_> =
-            deletes.map(|change| RestoreChange::Delete(change.key.clone())).collect();
-        changes.extend(self.new_directories(diff).map(RestoreChange::DeleteDir));
-        changes.extend(diff.iter().filter_map(|change| self.set(&change.key)));
-        changes
+/// What is to become of a key that is not what it was.
+struct Target<'a> {
+    key: &'a KeyPath,
+    /// What it holds now; none, if it is not there.
+    now: Option<&'a Arc<str>>,
+    /// What it gets; none, if it goes.
+    set: Option<(&'a Arc<str>, Option<Ttl>)>,
+}
+
+impl Target<'_> {
+    fn change(&self) -> RestoreChange {
+        let key = self.key.clone();
+        match self.set {
+            Some((value, ttl)) => RestoreChange::Set { key, value: Arc::clone(value), ttl },
+            None => RestoreChange::Delete(key),
+        }
     }
 
-    fn comes_back(&self, key: &KeyPath) -> bool {
-        self.set(key).is_some()
+    /// From what is there now to what was there then.
+    fn net(self) -> NetChange {
+        let to = self.set.map(|(value, _)| Arc::clone(value));
+        NetChange { key: self.key.clone(), from: self.now.cloned(), to }
     }
+}
 
-    /// Returns what makes a key what it was, if it was there.
-    fn set(&self, key: &KeyPath) -> Option<RestoreChange> {
-        let Some(TreeNode::File { value, deadline }) = self.then.get(key) else { return None };
-        let ttl = match deadline {
-            Some(deadline) => self.ttl(*deadline)?,
-            None => None,
+impl<'a> Planner<'a> {
+    /// Returns what is to become of a key; nothing, if it is what it was.
+    fn target(&self, key: &'a KeyPath) -> Option<Target<'a>> {
+        let (now, then) = (file(self.now, key), file(self.then, key));
+        let set = then.and_then(|(value, deadline)| match deadline {
+            Some(deadline) => Some((value, self.ttl(deadline)?)),
+            None => Some((value, None)),
+        });
+        let is_as_it_was = match (now, set) {
+            (None, None) => true,
+            (Some((_, None)), Some((_, None))) => now.map(|it| it.0) == set.map(|it| it.0),
+            (Some(_), Some((_, Some(_)))) => now == then,
+            (Some(_) | None, _) => false,
         };
-        Some(RestoreChange::Set { key: key.clone(), value: Arc::clone(value), ttl })
+        (!is_as_it_was).then_some(Target { key, now: now.map(|(value, _)| value), set })
+    }
+
+    /// Returns what has to be done: what stands in the way goes first.
+    fn changes(
+        &self,
+        touched: &[&KeyPath],
+        targets: &[Target<'_>],
+        top: &KeyPath,
+    ) -> Vec<RestoreChange> {
+        let (sets, deletes): (Vec<_>, Vec<_>) =
+            targets.iter().partition(|target| target.set.is_some());
+        let mut changes: Vec<_> = deletes.into_iter().map(Target::change).collect();
+        changes.extend(self.new_directories(touched, top).map(RestoreChange::DeleteDir));
+        changes.extend(sets.into_iter().map(Target::change));
+        changes
     }
 
     /// Returns how long a key lives that had a deadline; none for ever, and nothing if it
@@ -248,19 +327,24 @@ impl Planner<'_> {
             let nanos = deadline.0.saturating_sub(since.0);
             Ttl::new(nanos.div_ceil(1_000_000_000))
         };
-        match self.query.ttl {
+        match self.ttl {
             LivesOn::Drop => Some(None),
             LivesOn::Rest => left(then).map(Some),
             LivesOn::Keep => left(now).map(Some),
         }
     }
 
-    /// Returns the directories that have come since, the deepest first.
-    fn new_directories(&self, diff: &[NetChange]) -> impl Iterator<Item = KeyPath> {
+    /// Returns the directories that have come since, the deepest first: whatever made one
+    /// has touched a key below it, and that may be gone again.
+    fn new_directories(
+        &self,
+        touched: &[&KeyPath],
+        top: &KeyPath,
+    ) -> impl Iterator<Item = KeyPath> + use<> {
         let mut made = BTreeSet::new();
-        for change in diff {
-            let mut above = change.key.parent();
-            while let Some(directory) = above.filter(|it| self.query.key.covers(it)) {
+        for key in touched {
+            let mut above = key.parent();
+            while let Some(directory) = above.filter(|directory| top.covers(directory)) {
                 above = directory.parent();
                 let is_new = self.now.get(&directory) == Some(&TreeNode::Directory)
                     && self.then.get(&directory) != Some(&TreeNode::Directory);
@@ -270,5 +354,13 @@ impl Planner<'_> {
             }
         }
         made.into_iter().map(|(_, directory)| directory)
+    }
+}
+
+/// Returns the value and the deadline of a file, if it is there.
+fn file<'a>(tree: &'a KeyTree, key: &KeyPath) -> Option<(&'a Arc<str>, Option<LogTime>)> {
+    match tree.get(key) {
+        Some(TreeNode::File { value, deadline }) => Some((value, *deadline)),
+        Some(TreeNode::Directory) | None => None,
     }
 }

@@ -68,7 +68,7 @@ impl Node {
         let left = || deadline.saturating_duration_since(Instant::now());
         drop(self.read(freshness, left()).await?);
         let view = self.lasting_view(left()).await?;
-        let events = self.inner.history.events().ok_or(Unavailable::Busy)?.clone();
+        let events = self.inner.history.events().ok_or(PastError::NoStore)?.clone();
         // It is stored right after it is published.
         while events.newest() < view.position {
             if left().is_zero() {
@@ -99,7 +99,7 @@ impl Node {
 }
 
 /// Takes back what happened at a key or below it between two positions.
-fn take_back(
+pub(super) fn take_back(
     events: &EventStore,
     mut tree: KeyTree,
     from: Position,

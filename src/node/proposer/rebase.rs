@@ -36,10 +36,16 @@ fn is_as_it_was(state: &State, restore: &Restore) -> bool {
         return false;
     }
     let mut since = ring.since(ring.first_at(next));
-    since.all(|event| !restore.key.covers(&event.key))
+    since.all(|event| !concerns(&event.key, &restore.key))
 }
 
-/// Whether a command may change a key, or something below it.
+/// Whether what happens at a key matters for a restore: at what it is about, or above,
+/// where a file may have come into its way.
+fn concerns(changed: &KeyPath, restored: &KeyPath) -> bool {
+    restored.covers(changed) || changed.covers(restored)
+}
+
+/// Whether a command may change a key, or something below it or in its way.
 fn touches(command: &Command, key: &KeyPath) -> bool {
     match command {
         Command::Set { key: changed, .. }
@@ -47,8 +53,8 @@ fn touches(command: &Command, key: &KeyPath) -> bool {
         | Command::TestAndSet(TestAndSet { key: changed, .. })
         | Command::Delete { key: changed }
         | Command::TestAndDelete { key: changed, .. }
-        | Command::DeleteDir { key: changed } => key.covers(changed),
-        Command::Restore(other) => key.covers(&other.key) || other.key.covers(key),
+        | Command::DeleteDir { key: changed } => concerns(changed, key),
+        Command::Restore(other) => concerns(&other.key, key),
         // They change the system's keys, and no restore does.
         Command::Sync { .. }
         | Command::Upgrade { .. }
@@ -102,5 +108,12 @@ mod tests {
         assert_eq!(bases(&state, vec![set("/q/b"), set("/z"), restore("/p", 4)]), [7]);
         assert_eq!(bases(&state, vec![set("/p/x"), restore("/p", 4)]), [4]);
         assert_eq!(bases(&state, vec![restore("/p/x", 4), restore("/p", 4)]), [5, 4]);
+        // What comes above may be in the way.
+        let mut state = State::new(3);
+        state.apply(&Batch::new(LogTime(1), vec![set("/a"), set("/q"), set("/p/x")]));
+        assert_eq!(bases(&state, vec![restore("/q/a", 1), restore("/q/a", 2)]), [1, 2]);
+        assert_eq!(bases(&state, vec![restore("/q/a", 2)]), [3]);
+        let remove = Command::DeleteDir { key: key("/p") };
+        assert_eq!(bases(&state, vec![remove, restore("/p/x/y", 3)]), [3]);
     }
 }

@@ -11,10 +11,10 @@ use super::recorder::Recorder;
 use super::{Chunk, EventReader, EventStore, Gap, Stored};
 use crate::storage::disk_space::DiskRoom;
 
-pub(super) const CLUSTER: ClusterId = ClusterId(7);
+pub(crate) const CLUSTER: ClusterId = ClusterId(7);
 
 /// What came of a log: of each entry, the position before it, and the outcomes.
-pub(super) type History = Vec<(Position, Vec<Outcome>)>;
+pub(crate) type History = Vec<(Position, Vec<Outcome>)>;
 
 fn key() -> impl Strategy<Value = KeyPath> {
     proptest::collection::vec(proptest::sample::select(vec!["a", "b", "ab", "ß"]), 1..4)
@@ -22,7 +22,7 @@ fn key() -> impl Strategy<Value = KeyPath> {
 }
 
 /// Any key, or the root.
-pub(super) fn prefix() -> impl Strategy<Value = KeyPath> {
+pub(crate) fn prefix() -> impl Strategy<Value = KeyPath> {
     prop_oneof![1 => Just(KeyPath::root()), 4 => key()]
 }
 
@@ -43,7 +43,7 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 /// Logs whose clock goes on, or stands.
-pub(super) fn log() -> impl Strategy<Value = Vec<Batch>> {
+pub(crate) fn log() -> impl Strategy<Value = Vec<Batch>> {
     let batch = (0..6_u64, proptest::collection::vec(command(), 0..6));
     proptest::collection::vec(batch, 1..30).prop_map(|batches| {
         let mut now = 10_u64;
@@ -81,7 +81,7 @@ pub(super) fn stored(history: &[(Position, Vec<Outcome>)]) -> Vec<Stored> {
 }
 
 /// Opens a store that stands at the beginning of a history.
-pub(super) fn open(dir: &Path, history: &[(Position, Vec<Outcome>)]) -> EventStore {
+pub(crate) fn open(dir: &Path, history: &[(Position, Vec<Outcome>)]) -> EventStore {
     let at = history.first().map_or(Position::default(), |(before, _)| *before);
     EventStore::open(dir, CLUSTER, at).unwrap()
 }
@@ -90,10 +90,15 @@ pub(super) fn recorder(store: &EventStore) -> Recorder {
     Recorder::new(store.clone(), DiskRoom::default()).unwrap()
 }
 
-pub(super) fn push(store: &EventStore, history: &[(Position, Vec<Outcome>)]) {
+pub(crate) fn push(store: &EventStore, history: &[(Position, Vec<Outcome>)]) {
     for (before, outcomes) in history {
         store.pending().push(*before, outcomes.clone());
     }
+}
+
+/// Brings all that a store has in memory into files.
+pub(crate) fn store_all(store: &EventStore) {
+    recorder(store).finish();
 }
 
 /// Applies a history, and brings it into files.

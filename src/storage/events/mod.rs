@@ -57,7 +57,7 @@ mod writer;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod laws;
 

@@ -51,6 +51,15 @@ impl From<&Outcome> for Stored {
 }
 
 impl Stored {
+    /// Returns whether no command caused it.
+    pub(super) fn is_of_the_clock(&self) -> bool {
+        match &self.what {
+            StoredWhat::Event(event, _) => matches!(event.change, Change::Expire { .. }),
+            StoredWhat::Refused => false,
+            StoredWhat::Tick => true,
+        }
+    }
+
     /// Returns about how many bytes of memory it takes.
     pub fn size(&self) -> usize {
         let event = match &self.what {

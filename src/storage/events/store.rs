@@ -77,6 +77,14 @@ impl EventStore {
         last.map_or(newest, |range| range.start).event < from
     }
 
+    /// Returns whether every outcome is here from a command on, up to what was applied
+    /// last.
+    pub fn reaches_back_to(&self, index: Index) -> bool {
+        let newest = self.newest();
+        let last = self.ranges().pop().filter(|range| range.end == newest);
+        last.map_or(newest, |range| range.start).index < index
+    }
+
     /// Returns the positions between which every outcome is here, oldest first: from
     /// behind the start of each up to its end.
     pub fn ranges(&self) -> Vec<Range<Position>> {
@@ -117,13 +125,29 @@ impl EventStore {
         self.pending().newest()
     }
 
-    /// Returns where a command led, before any expiry that followed it; nothing, if that
-    /// is not known here. It reads a block at most.
+    /// Returns where a command led, with all of its events, before any expiry that followed
+    /// it; nothing, if that is not known here. It reads two blocks at most, unless a restore
+    /// fills them.
     pub fn position_at_index(&self, index: Index) -> Option<Position> {
         if index == Index(0) {
             return Some(Position::default());
         }
-        self.around_index(index).map(|(_, position)| position)
+        self.around_index(index).and_then(|(_, first)| self.end_of_command(first))
+    }
+
+    /// Returns where a command led of which this is the first outcome: a restore has more.
+    fn end_of_command(&self, first: Position) -> Option<Position> {
+        let (mut end, mut reader) = (first, self.after(first, Interest::All));
+        while let Some(chunk) = reader.next(1).ok()? {
+            for stored in chunk.stored {
+                // Of the outcomes without an index of their own, the others are the clock's.
+                if stored.position.index > first.index || stored.is_of_the_clock() {
+                    return Some(end);
+                }
+                end = stored.position;
+            }
+        }
+        Some(end)
     }
 
     /// Returns the position before a command, behind the expiries that preceded it; before
