@@ -1,29 +1,46 @@
-//! The tools for a stopped machine's log: show, stats, replay, verify, export, import.
+//! The tools for a log: to show it, go back in it, search, check, copy and fork it.
 //!
-//! All but `import` read a directory, and change nothing in it.
+//! ```text
+//! source: directory, archive, export ─▶ walk ─▶ show, replay, history, diff, stats, bisect
+//!                                          └──▶ export, import, fork, verify
+//! remote: a running machine          ─────────▶ show, history, diff
+//! ```
+//!
+//! All but `import` and `fork` read, and change nothing.
 
+mod action;
 mod export;
 mod import;
+mod look;
 mod opened;
+mod progress;
+mod proposers;
 mod replay;
 mod show;
+mod source;
+mod span;
 mod stats;
+mod text;
 mod verify;
+mod walk;
 
 use std::io;
 use std::path::PathBuf;
 
-use etcd_log::{Index, IoError, LogError, RecordingError};
+use etcd_log::{HistoryError, Index, IoError, LogError, RecordingError};
 use etcd_projections::Diverged;
 
-use crate::state::replay::ReplayError;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
+use crate::util::moment::Moment;
 
+pub use action::Action;
 pub use export::export;
 pub use import::{Import, import};
-pub use replay::replay;
+pub use look::Look;
+pub use replay::{print, replay, write_lines};
 pub use show::{Selection, show};
+pub use source::LogPath;
 pub use stats::stats;
 pub use verify::verify;
 
@@ -36,9 +53,34 @@ pub enum ToolError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log cannot be replayed.
+    /// A machine runs there.
+    #[error("{} is in use: a machine runs there. It can be asked (--url), its archive/ be read, and what it has sealed be verified (verify --live)", .0.display())]
+    InUse(PathBuf),
+    /// The log cannot be opened.
     #[error(transparent)]
-    Replay(#[from] ReplayError),
+    History(#[from] HistoryError),
+    /// The log does not add up.
+    #[error(transparent)]
+    Replay(#[from] etcd_projections::ReplayError),
+    /// The log does not say who proposed.
+    #[error("{}: an exported log does not say which machine proposed", .0.display())]
+    NoProposers(PathBuf),
+    /// A moment lies before where the log begins.
+    #[error("{moment} is no longer kept, the oldest is {oldest}")]
+    NoLongerKept {
+        /// What was asked for.
+        moment: Moment,
+        /// The oldest command behind which the state is known.
+        oldest: Index,
+    },
+    /// A moment lies behind where the log ends.
+    #[error("{moment} is not reached, the newest is {newest}")]
+    NotReached {
+        /// What was asked for.
+        moment: Moment,
+        /// The last command.
+        newest: Index,
+    },
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
