@@ -153,7 +153,9 @@ pub enum RecordingError {
         source: serde_json::Error,
     },
     /// It says that what follows is a part of a log.
-    #[error("line {line}: this is a part of a log, from command {from} on: without what came before, nobody knows what came of it")]
+    #[error(
+        "line {line}: this is a part of a log, from command {from} on: without what came before, nobody knows what came of it"
+    )]
     Part {
         /// The line's number, from 1.
         line: usize,
@@ -286,7 +288,10 @@ mod tests {
         let line = serde_json::to_string(&RecordedPart { part: Part { from: Index(3) } }).unwrap();
         assert_eq!(line, r#"{"part":{"from":3}}"#);
         let error = read(&[&line, TICK]).unwrap_err();
-        assert!(error.starts_with("line 1: this is a part of a log, from command #3 on"), "{error}");
+        assert!(
+            error.starts_with("line 1: this is a part of a log, from command #3 on"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -59,7 +59,8 @@ fn bar(what: &'static str, last: Index) -> ProgressBar {
         Index(0) => "{msg} {spinner} {human_pos} commands",
         _ => "{msg} {bar:30} {human_pos}/{human_len} commands, {eta} left",
     };
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar.set_message(what);
     bar

@@ -8,6 +8,7 @@ use etcd_projections::{KeyTree, State, TreeNode, WatchRing};
 use super::ToolError;
 use super::progress::Progress;
 use super::source::{LogPath, Source};
+use super::text;
 use crate::api::v1::json;
 use crate::util::moment::Moment;
 use crate::util::printable::Printable;
@@ -36,8 +37,7 @@ pub fn replay(from: &LogPath, to: Option<Moment>) -> Result<State, ToolError> {
 pub fn write_lines(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     let position = state.position();
     for (key, node) in state.tree().subtree(&KeyPath::root(), "") {
-        out.write_all(&json::node(key, node, position.index, position.time))?;
-        writeln!(out)?;
+        text::write_lines(out, &json::node(key, node, position.index, position.time))?;
     }
     Ok(())
 }

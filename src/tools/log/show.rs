@@ -9,6 +9,7 @@ use etcd_log::{
 use etcd_projections::{Outcome, Position, What, machine_key};
 use serde::Serialize;
 
+use super::ToolError;
 use super::action::Action;
 use super::look::Look;
 use super::proposers::Proposers;
@@ -16,7 +17,6 @@ use super::source::{LogPath, Source};
 use super::span::Span;
 use super::text::{Came, CommandText, EventText, write_json};
 use super::walk::Step;
-use super::ToolError;
 use crate::util::moment::Moment;
 
 /// What to show, and how.
@@ -42,8 +42,7 @@ pub struct Selection {
 
 impl Selection {
     fn takes(&self, key: Option<&KeyPath>, action: Option<Action>) -> bool {
-        let is_below =
-            |wanted: &KeyPath| key.is_some_and(|key| wanted.covers(key));
+        let is_below = |wanted: &KeyPath| key.is_some_and(|key| wanted.covers(key));
         let is_of = |action| self.actions.contains(&action);
         self.key.as_ref().is_none_or(is_below)
             && (self.actions.is_empty() || action.is_some_and(is_of))
@@ -145,16 +144,21 @@ impl Told<'_> {
         selection: &Selection,
         out: &mut dyn Write,
     ) -> Result<(), ToolError> {
-        let Position { index, time, .. } = self.outcome.position;
         if selection.json {
             return write_json(out, &EntryLine::new(id, self.command, self.outcome));
         }
+        self.write_text(selection.look, out)
+    }
+
+    /// Writes it for people; nothing, where nothing but time passed.
+    pub(super) fn write_text(&self, look: Look, out: &mut dyn Write) -> Result<(), ToolError> {
+        let Position { index, time, .. } = self.outcome.position;
         let came = Came(self.outcome);
         if let Some(command) = self.command {
             let text = format_args!("{}{came}", CommandText(command));
-            selection.look.line(out, Some(index), time, &text)?;
+            look.line(out, Some(index), time, &text)?;
         } else if let What::Event(event) = &self.outcome.what {
-            selection.look.line(out, None, time, &format_args!("{}{came}", EventText(event)))?;
+            look.line(out, None, time, &format_args!("{}{came}", EventText(event)))?;
         }
         Ok(())
     }

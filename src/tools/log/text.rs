@@ -10,6 +10,7 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use super::ToolError;
+use super::look::Look;
 use crate::util::printable::{Printable, is_printable};
 
 /// JSON without what a terminal would act on: JSON itself asks for less.
@@ -123,4 +124,24 @@ pub(super) fn write_json(out: &mut dyn Write, line: &impl Serialize) -> Result<(
     let mut json = Serializer::with_formatter(&mut *out, PrintableJson);
     line.serialize(&mut json).map_err(std::io::Error::from)?;
     Ok(writeln!(out)?)
+}
+
+/// Writes an event whose command is not known, for people: its command's index, unless it is
+/// an expiry, which lies between two commands.
+pub(super) fn write_event(out: &mut dyn Write, event: &Event, look: Look) -> Result<(), ToolError> {
+    let is_expiry = matches!(event.change, Change::Expire { .. });
+    let index = (!is_expiry).then_some(event.index);
+    let text = format_args!("{}{}", EventText(event), Before(event));
+    Ok(look.line(out, index, event.time, &text)?)
+}
+
+/// Writes JSON as it is told elsewhere, on lines of its own, without what a terminal would
+/// act on: that stands in strings alone.
+pub(super) fn write_lines(out: &mut dyn Write, json: &[u8]) -> Result<(), ToolError> {
+    let text = String::from_utf8_lossy(json);
+    for line in text.lines() {
+        PrintableJson.write_string_fragment(out, line)?;
+        writeln!(out)?;
+    }
+    Ok(())
 }

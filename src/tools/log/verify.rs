@@ -163,12 +163,17 @@ impl Good {
 
     fn write(&self, out: &mut dyn Write) -> Result<(), ToolError> {
         let Self { entries, commands, events, index, time, .. } = self;
-        let last = format_args!("{commands} commands, {events} events; the last command is {index} at {time}");
+        let last = format_args!(
+            "{commands} commands, {events} events; the last command is {index} at {time}"
+        );
         if self.sealed_files + self.segments + self.checkpoints + self.checkpoints_behind == 0 {
             writeln!(out, "good: {last}")?;
         } else {
             let (sealed, files) = (self.sealed_bytes, self.sealed_files);
-            write!(out, "good: {entries} entries, {last}; {sealed} bytes in {files} sealed files, ")?;
+            write!(
+                out,
+                "good: {entries} entries, {last}; {sealed} bytes in {files} sealed files, "
+            )?;
             if !self.live {
                 let (bytes, segments, frames) = (self.segment_bytes, self.segments, self.frames);
                 write!(out, "{bytes} bytes in {segments} segments, {frames} frames; ")?;

@@ -90,7 +90,8 @@ impl Walk {
         let Some(Pending { read, taken }) = self.read()? else { return Ok(None) };
         match read {
             Read::Entry { id, payload: Payload::Batch(batch) } => {
-                if matches!(bound, Some(Bound::Time(last)) if last < batch.time.max(self.position().time)) {
+                if matches!(bound, Some(Bound::Time(last)) if last < batch.time.max(self.position().time))
+                {
                     let read = Read::Entry { id, payload: Payload::Batch(batch) };
                     self.pending = Some(Pending { read, taken });
                     return Ok(None);
