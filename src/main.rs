@@ -10,10 +10,17 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            etcd::cli::complain(&*error);
-            ExitCode::FAILURE
-        }
+        // That a line makes no sense may turn out late.
+        Err(error) => match error.downcast_ref::<clap::Error>() {
+            Some(usage) => {
+                let _written = usage.print();
+                ExitCode::from(2)
+            }
+            None => {
+                etcd::cli::complain(&*error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

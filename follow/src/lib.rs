@@ -56,3 +56,4 @@ mod follower;
 
 pub use error::{Fault, FollowError};
 pub use follower::{Events, Follower, Start};
+pub use line::read as read_event;

@@ -30,8 +30,12 @@ struct Line {
     time: LogTime,
 }
 
-/// Reads an event.
-pub(crate) fn read(line: &[u8]) -> Result<Event, Fault> {
+/// Reads an event out of a line of JSON, as histories and streams of the API tell it.
+///
+/// # Errors
+///
+/// If it is none, or says something that is not known.
+pub fn read(line: &[u8]) -> Result<Event, Fault> {
     let unreadable = |what: String| Fault::Unreadable(what);
     let line: Line = serde_json::from_slice(line).map_err(|error| unreadable(error.to_string()))?;
     let Line { action, key, prev_value: prev, value, dir, expiration, .. } = line;

@@ -106,7 +106,9 @@ pub use history::{Batches, History, HistoryError};
 pub use memory::MemoryLog;
 pub use notice::{Notice, OnFatal, OnNotice};
 pub use reader::LogReader;
-pub use recording::{End, RecordedBatch, RecordedEnd, Recording, RecordingError, RecordingReader};
+pub use recording::{
+    End, Part, RecordedBatch, RecordedEnd, RecordedPart, Recording, RecordingError, RecordingReader,
+};
 pub use recovery::scanned::{Recovered, TornTail, Visit};
 pub use segments::frame::{Base, Installed, Record, Truncation, format_of};
 pub use storage::{Done, LogState, LogStorage, WRITE_ENTRIES, Write};

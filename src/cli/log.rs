@@ -1,138 +1,150 @@
-//! `etcd log`: the log of a stopped machine, or of a copy.
+//! `etcd log`: what its verbs take, and what is run for them.
 
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::Subcommand;
-use etcd_log::{Index, KeyPath, LogTime, NodeId};
+use clap::error::ErrorKind;
 
+use super::log_args::{
+    BisectArgs, DiffArgs, ForkArgs, HistoryArgs, ImportArgs, LogArg, ReplayArgs, ShowArgs,
+    SpanArgs, TailArgs, wait,
+};
 use super::output::has_seen_enough;
-use super::recover::DirArg;
-use super::values::{parse_key, parse_name};
-use crate::tools::log;
-
-/// What can be shown alone.
-const ACTIONS: [&str; 8] =
-    ["set", "testAndSet", "delete", "deleteDir", "expire", "sync", "join", "leave"];
+use crate::tools::log::{self, Following, Look, Remote, ToolError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {
     /// Show what the log says: commands, and what came of them
-    #[command(after_help = "What was set below /jobs from noon on:\n  \
-                            etcd log show --key /jobs --action set --since 2026-11-22T12:00:00Z")]
-    Show {
-        #[command(flatten)]
-        dir: DirArg,
-        /// First command to show
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        from: u64,
-        /// Last command to show [default: the last there is]
-        #[arg(long, value_name = "M", default_value_t = u64::MAX, hide_default_value = true)]
-        to: u64,
-        /// Show only what concerns this key, or those below it
-        #[arg(long, value_name = "PREFIX", value_parser = parse_key)]
-        key: Option<KeyPath>,
-        /// Show only this: set, testAndSet, delete, deleteDir,
-        /// expire, sync, join or leave
-        #[arg(long, value_name = "ACTION", value_parser = ACTIONS)]
-        #[arg(verbatim_doc_comment, hide_possible_values = true)]
-        action: Option<String>,
-        /// Show only what was logged at this time or later: 2026-11-22T12:00:00Z
-        #[arg(long, value_name = "TIME")]
-        since: Option<LogTime>,
-        /// Show only what was logged at this time or earlier
-        #[arg(long, value_name = "TIME")]
-        until: Option<LogTime>,
-        /// Show only what the machine with this ID has written as the leader
-        #[arg(long, value_name = "ID")]
-        leader: Option<NodeId>,
-        /// Show lines of JSON instead of text
-        #[arg(long)]
-        json: bool,
-    },
+    #[command(after_help = "What was set below /jobs in the last ten minutes:\n  \
+                            etcd log show --key /jobs --action set --from -10m\n\
+                            What happens there from now on, asked of a running machine:\n  \
+                            etcd log show --key /jobs -f --from -0s --url http://127.0.0.1:4001")]
+    Show(ShowArgs),
+    /// Show what happens from now on, asked of a running machine
+    #[command(after_help = "All that expires, as it expires:\n  \
+                            etcd log tail --url http://127.0.0.1:4001 --action expire")]
+    Tail(TailArgs),
+    /// Tell what happened at a key, or below it
+    #[command(
+        after_help = "The last value before the one that is there, and who set what when:\n  \
+                            etcd log history /jobs/7 --reverse --limit 2"
+    )]
+    History(HistoryArgs),
+    /// Tell what became of the keys between two moments
+    #[command(after_help = "What has changed in the last hour:\n  \
+                            etcd log diff -1h --key /jobs")]
+    Diff(DiffArgs),
+    /// Find the first command behind which something is so, or two logs differ
+    #[command(
+        after_help = "Which command made /a what it is, and where a copy went another way:\n  \
+                            etcd log bisect --key /a --value x\n  \
+                            etcd log bisect node1 copy\n\n\
+        The log's checkpoints are searched by halves. What came, went and came again has\n\
+        several beginnings, of which one is found."
+    )]
+    Bisect(BisectArgs),
     /// Count what the log holds: kinds of commands, busiest keys, and how many came when
     #[command(after_help = "The ten keys that change most often:\n  \
                             etcd log stats -d node1 --json | jq .busiestKeys")]
     Stats {
         #[command(flatten)]
-        dir: DirArg,
+        log: LogArg,
         /// Print one line of JSON instead of text
         #[arg(long)]
         json: bool,
     },
-    /// Rebuild the state from the log alone, and print it
+    /// Rebuild the state from the log alone, and print it, or serve it
     #[command(
-        after_help = "What all keys held once command 100 was applied:\n  etcd log replay -d node1 --to 100"
+        after_help = "What all keys held at noon, as lines of JSON, or to look around in:\n  \
+                            etcd log replay -d node1 --to 2026-11-22T12:00:00Z --json\n  \
+                            etcd log replay -d node1 --to 41 --serve 4010"
     )]
-    Replay {
-        #[command(flatten)]
-        dir: DirArg,
-        /// Last command to replay [default: the last there is]
-        #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true)]
-        to: u64,
-    },
+    Replay(ReplayArgs),
     /// Check every byte of the log, and the checkpoints against it; name the last command
     #[command(after_help = "Whether a copy is good:\n  etcd log verify -d backup")]
     Verify {
         #[command(flatten)]
-        dir: DirArg,
+        log: LogArg,
+        /// Check what a running machine has sealed, and its checkpoints
+        #[arg(long)]
+        live: bool,
+        /// Say what was found as JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Write the log as lines of JSON: one batch a line, and a last line that says it is the last
-    #[command(
-        after_help = "A new machine with the history of another:\n  etcd log export -d node1 | etcd log import - -d new"
-    )]
+    #[command(after_help = "A new machine with the history of another, up to command 41:\n  \
+        etcd log export -d node1 --to 41 | etcd log import - -d new\n\n\
+        A part that does not begin with command 1 says so in its first line, and cannot be\n\
+        imported: nobody knows what came before.")]
     Export {
         #[command(flatten)]
-        dir: DirArg,
+        log: LogArg,
+        #[command(flatten)]
+        span: SpanArgs,
     },
     /// Make a new machine, a cluster of its own, out of an exported log
-    #[command(
-        after_help = "A new machine with the history of another:\n  etcd log export -d node1 | etcd log import - -d new"
-    )]
-    Import {
-        /// The exported log; - for the standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// The new machine's data directory: new, or empty
-        #[arg(short = 'd', long, value_name = "DIR", default_value = "default.etcd")]
-        data_dir: PathBuf,
-        /// The new machine's name [default: that of the first machine in the log]
-        #[arg(short = 'n', long, value_name = "NAME", value_parser = parse_name)]
-        name: Option<String>,
-        /// Take a log that does not say where it ends: one that was
-        /// cut off, or that an earlier version has exported
-        #[arg(long, verbatim_doc_comment)]
-        without_end: bool,
-    },
+    #[command(after_help = "A new machine with the history of another:\n  \
+                            etcd log export -d node1 | etcd log import - -d new")]
+    Import(ImportArgs),
+    /// Make a new machine, a cluster of its own, with the history of a log up to a moment
+    #[command(after_help = "What the cluster was ten minutes ago, to try something in:\n  \
+                            etcd log fork node1 --at -10m -d tried && etcd -d tried")]
+    Fork(ForkArgs),
 }
 
 impl LogCommand {
     pub(super) fn run(self) -> Result<(), Box<dyn Error>> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        let done = runtime.block_on(async {
-            match self {
-                Self::Show { dir, from, to, key, action, since, until, leader, json } => {
-                    let (from, to) = (Index(from), Index(to));
-                    let selection =
-                        log::Selection { from, to, key, action, since, until, leader, json };
-                    log::show(&dir.path, &selection, &mut out).await
-                }
-                Self::Stats { dir, json } => log::stats(&dir.path, json, &mut out).await,
-                Self::Replay { dir, to } => log::replay(&dir.path, Index(to), &mut out).await,
-                Self::Verify { dir } => log::verify(&dir.path, &mut out).await,
-                Self::Export { dir } => log::export(&dir.path, &mut out).await,
-                Self::Import { file, data_dir, name, without_end } => {
-                    let import = log::Import { file, name, without_end };
-                    log::import(&import, &data_dir, &mut out)
-                }
-            }
-        });
+        self.check()?;
+        let stdout = io::stdout();
+        let look = Look { colour: AutoStream::choice(&stdout) != ColorChoice::Never };
+        let mut out = io::BufWriter::new(stdout.lock());
+        let done = self.write(look, &mut out);
         let flushed = out.flush();
         match done.and_then(|()| Ok(flushed?)) {
-            Err(log::ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
+            Err(ToolError::Output(error)) if has_seen_enough(&error) => Ok(()),
             done => Ok(done?),
+        }
+    }
+
+    /// Refuses what clap cannot see to make no sense.
+    fn check(&self) -> Result<(), clap::Error> {
+        let (Self::Show(ShowArgs { filter, .. }) | Self::Tail(TailArgs { filter, .. })) = self
+        else {
+            return Ok(());
+        };
+        let asks = match self {
+            Self::Show(show) => !show.place.url.is_empty(),
+            _ => true,
+        };
+        let told = filter.action.iter().find(|action| asks && !action.is_of_events());
+        told.map_or(Ok(()), |action| {
+            let why = format!(
+                "with --url, --action is set, delete or expire: a machine tells what happened, \
+                 not that it was a {action}\n"
+            );
+            Err(clap::Error::raw(ErrorKind::ArgumentConflict, why))
+        })
+    }
+
+    fn write(self, look: Look, out: &mut dyn io::Write) -> Result<(), ToolError> {
+        match self {
+            Self::Show(show) => show.run(look, out),
+            Self::Tail(tail) => {
+                let (url, selection) = tail.selection(look);
+                wait(Remote { urls: url }.show(&selection, Following::FromNow, out))
+            }
+            Self::History(history) => history.run(look, out),
+            Self::Diff(diff) => diff.run(look, out),
+            Self::Bisect(bisect) => bisect.run(look, out),
+            Self::Stats { log, json } => log::stats(&log.path(), json, out),
+            Self::Replay(replay) => replay.run(out),
+            Self::Verify { log, live, json } => log::verify(&log.path(), (live, json), out),
+            Self::Export { log, span } => log::export(&log.path(), (span.from, span.to), out),
+            Self::Import(import) => import.run(out),
+            Self::Fork(fork) => log::fork(&fork.fork(), out),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod advice;
 mod log;
+mod log_args;
 mod machine;
 mod output;
 mod recover;
@@ -44,7 +45,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Read, check, export or import the log of a stopped machine, or of a copy
+    /// Read, search, check, export, import or fork a log; or ask a running machine for it
     #[command(subcommand)]
     Log(LogCommand),
     /// List the machines of a running cluster, or remove one

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{LogId, LogTime};
-use etcd_projections::{KeyTree, Position};
+use etcd_projections::{KeyTree, Position, State};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Node;
@@ -38,6 +38,12 @@ pub struct View {
 }
 
 impl View {
+    /// Looks at a state that belongs to nobody who writes: it is in nobody's way.
+    pub fn of(state: &State) -> Self {
+        let (tree, position) = (state.tree().clone(), state.position());
+        Self { tree, position, applied: None, time: position.time, _place: None }
+    }
+
     /// Returns the view as it was at a position, in the same place: then that is the time
     /// at which it is looked at.
     pub(super) fn taken_back(self, tree: KeyTree, position: Position) -> Self {

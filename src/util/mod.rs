@@ -6,6 +6,7 @@ pub mod error_chain;
 #[cfg(test)]
 #[path = "../../tests/support/limit.rs"]
 pub(crate) mod limit;
+pub mod moment;
 pub mod printable;
 pub(crate) mod rate_limit;
 #[cfg(test)]

@@ -265,7 +265,7 @@ fn recording_that_was_cut_off_is_refused() {
     let (empty, file) = (TempDir::new().unwrap(), dir.path().join("recorded.jsonl"));
     let import = |text: &[u8], without_end| {
         fs::write(&file, text).unwrap();
-        let import = Import { file: file.clone(), name: None, without_end };
+        let import = Import { file: file.clone(), name: None, without_end, to: None };
         log::import(&import, empty.path(), &mut Vec::new())
     };
     let without_end = exported.trim_end().len();

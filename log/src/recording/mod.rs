@@ -44,6 +44,8 @@
 //! * **The end names the last command** and, unless the log's beginning was gone, the digest
 //!   there. A recording without one was cut off, or made by a version that wrote none.
 //!   Whether such a one will do is for whoever reads it to say.
+//! * **A part says that it is one.** What does not begin with command 1 has a first line
+//!   `{"part":{"from":41}}`. It can be looked at, and not be folded: it is refused here.
 //!
 //! # What is refused
 //!
@@ -106,6 +108,23 @@ pub struct End {
     pub digest: Option<Digest>,
 }
 
+/// The first line of a recording that is a part of a log, and does not begin with its first
+/// command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordedPart {
+    /// What there is to say at the beginning.
+    pub part: Part,
+}
+
+/// Where a part of a log begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The index of its first command.
+    pub from: Index,
+}
+
 /// A recorded log, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
@@ -132,6 +151,16 @@ pub enum RecordingError {
         last: Index,
         /// What is wrong with it.
         source: serde_json::Error,
+    },
+    /// It says that what follows is a part of a log.
+    #[error(
+        "line {line}: this is a part of a log, from command {from} on: without what came before, nobody knows what came of it"
+    )]
+    Part {
+        /// The line's number, from 1.
+        line: usize,
+        /// The first command of the part.
+        from: Index,
     },
     /// It is longer than any batch that a machine would write.
     #[error("line {line}: {length} bytes are more than a batch may have ({LINE_BYTES})")]
@@ -252,6 +281,17 @@ mod tests {
         let wrong = read(&[END]).unwrap_err();
         assert_eq!(wrong, "line 1: the end is said to be command #2, but the last command is #0");
         assert_eq!(read(&[FIRST, END, TICK]).unwrap_err(), "line 3: stands behind the end");
+    }
+
+    #[test]
+    fn part_of_a_log_is_refused() {
+        let line = serde_json::to_string(&RecordedPart { part: Part { from: Index(3) } }).unwrap();
+        assert_eq!(line, r#"{"part":{"from":3}}"#);
+        let error = read(&[&line, TICK]).unwrap_err();
+        assert!(
+            error.starts_with("line 1: this is a part of a log, from command #3 on"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::io::{BufRead, Read as _};
 use std::sync::Arc;
 
-use super::{End, LINE_BYTES, RecordedBatch, RecordedEnd, RecordingError};
+use super::{End, LINE_BYTES, Part, RecordedBatch, RecordedEnd, RecordedPart, RecordingError};
 use crate::types::{Index, IndexedBatch};
 
 /// An iterator over the batches of a recorded log. It ends after the first error.
@@ -25,6 +25,7 @@ pub struct RecordingReader<R> {
 enum Line {
     Batch(RecordedBatch),
     End(End),
+    Part(Part),
 }
 
 impl<R: BufRead> RecordingReader<R> {
@@ -83,6 +84,7 @@ impl<R: BufRead> RecordingReader<R> {
                 let (index, batch) = (batch.index, Arc::new(batch.into_batch()));
                 Ok(Some(IndexedBatch { index, entry: None, batch }))
             }
+            Line::Part(Part { from }) => Err(RecordingError::Part { line, from }),
             Line::End(end) if end.index != last => {
                 Err(RecordingError::OtherEnd { line, found: end.index, last })
             }
@@ -112,7 +114,10 @@ impl Line {
         // The first word of a batch is enough to see that it is no end.
         match serde_json::from_slice::<RecordedEnd>(text) {
             Ok(RecordedEnd { end }) => Ok(Self::End(end)),
-            Err(_) => serde_json::from_slice(text).map(Self::Batch),
+            Err(_) => serde_json::from_slice(text).map(Self::Batch).or_else(|error| {
+                let part = serde_json::from_slice(text);
+                part.map_or(Err(error), |RecordedPart { part }| Ok(Self::Part(part)))
+            }),
         }
     }
 }

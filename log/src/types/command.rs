@@ -244,6 +244,14 @@ impl Batch {
         Self { commands: self.commands.iter().take(commands).cloned().collect(), ..*self }
     }
 
+    /// Returns so many of the batch's commands behind the first few. What the proposer's
+    /// state was before the batch, only a part says that begins with it.
+    pub fn part(&self, behind: usize, commands: usize) -> Self {
+        let check = self.check.filter(|_| behind == 0);
+        let commands = self.commands.iter().skip(behind).take(commands).cloned().collect();
+        Self { time: self.time, commands, check }
+    }
+
     /// Returns the first format of the log that can say all of it.
     pub fn format(&self) -> LogFormat {
         self.commands.iter().map(Command::format).max().unwrap_or(LogFormat::FIRST)

@@ -167,6 +167,16 @@ impl Answer {
             let now = node.now();
             (now.state.position(), now.applied.unwrap_or_default())
         });
+        self.into_response_of(position, applied, cluster)
+    }
+
+    /// Adds the headers that say that this state has answered, and which entry led to it.
+    pub fn into_response_of(
+        self,
+        position: Position,
+        applied: LogId,
+        cluster: &HeaderValue,
+    ) -> Response<Body> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

@@ -143,6 +143,18 @@ impl Listing {
         kind.described(answer, position, applied, next.as_deref())
     }
 
+    /// Answers with the listing of a directory that is there in a view that is in nobody's
+    /// way, at once.
+    pub(super) async fn whole(self, view: &View) -> Answer {
+        let next = self.next(&view.tree).await;
+        let (mut out, mut writer) = (Vec::new(), self.writer());
+        for (key, node) in self.entries(&view.tree) {
+            writer.write(&mut out, &key, node, view);
+        }
+        writer.end(&mut out);
+        self.kind.described(Answer::whole(out), view.position, view.applied, next.as_deref())
+    }
+
     /// Returns the entries that are wanted, in order.
     pub(super) fn entries<'a>(
         &self,

@@ -1,6 +1,7 @@
 //! The first face: what the first etcd could do, and how it said so.
 
 mod admin;
+pub mod frozen;
 pub mod json;
 mod keys;
 mod large;

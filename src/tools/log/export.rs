@@ -1,42 +1,104 @@
 //! `etcd log export`: a log as lines of JSON, one batch a line, and a last one that says
 //! that it is the last.
+//!
+//! A part that does not begin with the first command has a first line that says so: nobody
+//! can fold it, and `import` refuses it.
 
 use std::io::Write;
-use std::path::Path;
 
-use etcd_log::{Digest, End, Entry, Index, LogTime, RaftIndex, RecordedBatch, RecordedEnd};
+use etcd_log::{
+    Batch, Digest, End, Index, LogTime, Part, Payload, RaftIndex, RecordedBatch, RecordedEnd,
+    RecordedPart,
+};
 use serde::Serialize;
 
 use super::ToolError;
-use super::opened::Opened;
+use super::progress::Progress;
+use super::source::{Bound, LogPath, Source};
+use super::span::{self, Span};
+use super::walk::Read;
+use crate::util::moment::Moment;
 
-/// Writes a log as a recorded one.
+/// Writes a log as a recorded one: all of it, or from one moment up to another.
 ///
 /// # Errors
 ///
-/// If the log cannot be read, holds no command, does not add up, or if the output
-/// cannot be written. What has been written by then has no end.
-pub async fn export(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
-    let opened = Opened::open(dir)?;
-    let last = opened.log.find(Index(0))?.1;
-    let mut lines = Lines { out, last, time: LogTime::default() };
-    let mut digest = None;
-    if opened.log.first() == RaftIndex(0) {
-        let mut replay = opened.replay(1)?;
-        while let Some(step) = replay.next().await? {
-            lines.entry(&step.entry)?;
-        }
-        digest = Some(replay.state().digest());
+/// If the log cannot be read, holds no command there, does not add up, or does not come by
+/// `to`; or if the output cannot be written. What has been written by then has no end.
+pub fn export(
+    log: &LogPath,
+    (from, to): (Option<Moment>, Option<Moment>),
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let source = Source::open(log)?;
+    let from = from.filter(|from| !matches!(from, Moment::Index(Index(0 | 1))));
+    let is_begun = source.directory().is_none_or(|opened| opened.log.first() == RaftIndex(0));
+    let (last, time) = (Index(0), LogTime(0));
+    let mut lines = Lines { out, last, time, is_empty: true, is_part: false };
+    let digest = if from.is_none() && is_begun {
+        Some(whole(&source, to, &mut lines)?)
     } else {
         // Without the beginning nobody knows the state, save at a checkpoint.
-        for entry in opened.log.iter(opened.settled.clone()) {
-            lines.entry(&*entry?)?;
-        }
-    }
-    if lines.last == Index(0) {
-        return Err(ToolError::Nothing(dir.to_owned()));
+        part(&source, (from, to), &mut lines)?;
+        None
+    };
+    if lines.is_empty {
+        return Err(ToolError::Nothing(source.path().to_owned()));
     }
     lines.end(digest)
+}
+
+/// Writes a log from its beginning on. Returns the digest at the end.
+fn whole(source: &Source, to: Option<Moment>, lines: &mut Lines<'_>) -> Result<Digest, ToolError> {
+    let bound = span::end(source, to)?;
+    let mut walk = source.walk(1)?.shown(Progress::of("export", source));
+    while let Some(step) = walk.next(bound)? {
+        if let Payload::Batch(batch) = &step.payload {
+            lines.batch(batch)?;
+        }
+    }
+    walk.check_end(to, bound)?;
+    Ok(walk.state().digest())
+}
+
+/// Writes a part of a log, without folding it.
+fn part(
+    source: &Source,
+    (from, to): (Option<Moment>, Option<Moment>),
+    lines: &mut Lines<'_>,
+) -> Result<(), ToolError> {
+    let span = Span::of(source, from, to)?;
+    let (mut last, reads) = source.unfolded()?;
+    let mut time = LogTime(0);
+    for read in reads {
+        let Read::Entry { payload: Payload::Batch(batch), .. } = read? else { continue };
+        time = time.max(batch.time);
+        let (before, end) = (last, Index(last.0 + batch.commands.len() as u64));
+        last = end;
+        let skipped = match span.from {
+            Some(Bound::Index(from)) => from.0.saturating_sub(before.next().0),
+            Some(Bound::Time(from)) if time < from => u64::MAX,
+            Some(Bound::Time(_)) | None => 0,
+        };
+        let room = match span.to {
+            Some(Bound::Index(to)) if to <= before => break,
+            Some(Bound::Index(to)) => to.0 - before.0,
+            Some(Bound::Time(to)) if to < time => break,
+            Some(Bound::Time(_)) | None => u64::MAX,
+        };
+        let is_before = skipped >= (end.0 - before.0).max(1);
+        if !is_before {
+            lines.begin_part(Index(before.0 + skipped))?;
+            let take = |count| usize::try_from(count).unwrap_or(usize::MAX);
+            lines.batch(&batch.part(take(skipped), take(room - skipped.min(room))))?;
+        }
+    }
+    if let Some(moment @ Moment::Index(index)) = to
+        && index > last
+    {
+        return Err(ToolError::NotReached { moment, newest: last });
+    }
+    Ok(())
 }
 
 /// The lines that have been written.
@@ -46,14 +108,27 @@ struct Lines<'a> {
     last: Index,
     /// The logged time.
     time: LogTime,
+    /// Whether there was no command so far.
+    is_empty: bool,
+    /// Whether it has been said that it is a part.
+    is_part: bool,
 }
 
 impl Lines<'_> {
-    fn entry(&mut self, entry: &Entry) -> Result<(), ToolError> {
-        let Some(batch) = entry.batch() else { return Ok(()) };
+    /// Says with which command a part begins, unless that has been said.
+    fn begin_part(&mut self, before: Index) -> Result<(), ToolError> {
+        if !self.is_part {
+            (self.last, self.is_part) = (before, true);
+            self.write(&RecordedPart { part: Part { from: before.next() } })?;
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, batch: &Batch) -> Result<(), ToolError> {
         self.write(&RecordedBatch::new(self.last.next(), batch))?;
-        self.last = Index(self.last.0 + entry.commands());
+        self.last = Index(self.last.0 + batch.commands.len() as u64);
         self.time = self.time.max(batch.time);
+        self.is_empty &= batch.commands.is_empty();
         Ok(())
     }
 

@@ -1,29 +1,62 @@
-//! The tools for a stopped machine's log: show, stats, replay, verify, export, import.
+//! The tools for a log: to show it, go back in it, search, check, copy and fork it.
 //!
-//! All but `import` read a directory, and change nothing in it.
+//! ```text
+//! source: directory, archive, export ─▶ walk ─▶ show, replay, history, diff, stats, bisect
+//!                                          └──▶ export, import, fork, verify
+//! remote: a running machine          ─────────▶ show, history, diff
+//! ```
+//!
+//! All but `import` and `fork` read, and change nothing.
 
+mod action;
+mod bisect;
+mod diff;
 mod export;
+mod fork;
+mod history;
 mod import;
+mod look;
 mod opened;
+mod parting;
+mod progress;
+mod proposers;
+mod remote;
 mod replay;
+mod serve;
 mod show;
+mod source;
+mod span;
 mod stats;
+mod text;
 mod verify;
+mod walk;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use etcd_log::{Index, IoError, LogError, RecordingError};
+use etcd_log::{HistoryError, Index, IoError, LogError, RecordingError};
 use etcd_projections::Diverged;
 
-use crate::state::replay::ReplayError;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
+use crate::tools::ClientError;
+use crate::util::moment::Moment;
 
+pub use action::Action;
+pub use bisect::{Condition, bisect};
+pub use diff::{DiffQuery, diff};
 pub use export::export;
+pub use fork::{Fork, fork};
+pub use history::{HistoryQuery, history};
 pub use import::{Import, import};
-pub use replay::replay;
+pub use look::Look;
+pub use parting::parting;
+pub use remote::{Following, Remote};
+pub use replay::{print, replay, write_lines};
+pub use serve::serve;
 pub use show::{Selection, show};
+pub use source::LogPath;
 pub use stats::stats;
 pub use verify::verify;
 
@@ -36,9 +69,71 @@ pub enum ToolError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The log cannot be replayed.
+    /// A machine runs there.
+    #[error("{} is in use: a machine runs there. It can be asked (--url), its archive/ be read, and what it has sealed be verified (verify --live)", .0.display())]
+    InUse(PathBuf),
+    /// The log cannot be opened.
     #[error(transparent)]
-    Replay(#[from] ReplayError),
+    History(#[from] HistoryError),
+    /// The log does not add up.
+    #[error(transparent)]
+    Replay(#[from] etcd_projections::ReplayError),
+    /// The log does not say who proposed.
+    #[error("{}: an exported log does not say which machine proposed", .0.display())]
+    NoProposers(PathBuf),
+    /// A moment lies before where the log begins.
+    #[error("{moment} is no longer kept, the oldest is {oldest}")]
+    NoLongerKept {
+        /// What was asked for.
+        moment: Moment,
+        /// The oldest command behind which the state is known.
+        oldest: Index,
+    },
+    /// A moment lies behind where the log ends.
+    #[error("{moment} is not reached, the newest is {newest}")]
+    NotReached {
+        /// What was asked for.
+        moment: Moment,
+        /// The last command.
+        newest: Index,
+    },
+    /// The end lies before the beginning.
+    #[error("{from} is after {to}")]
+    Backwards {
+        /// The beginning.
+        from: Moment,
+        /// The end.
+        to: Moment,
+    },
+    /// A fork needs the whole of a history.
+    #[error("history before {0} is no longer kept: a fork would have none of it")]
+    NoBeginning(etcd_log::RaftIndex),
+    /// What was looked for is so from the beginning on.
+    #[error("it is so behind command {0} already, the oldest that is kept")]
+    HoldsAlready(Index),
+    /// What was looked for is never so.
+    #[error("it is not so at any time up to command {0}")]
+    NeverHolds(Index),
+    /// No machine answers, or none as it should.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A machine ends what it tells before its time.
+    #[error("the machine tells no more: {0}")]
+    Ends(String),
+    /// A cluster cannot be followed any further.
+    #[error(transparent)]
+    Follow(#[from] etcd_follow::FollowError),
+    /// There is no asking a machine.
+    #[error("cannot start threads")]
+    Start(#[source] io::Error),
+    /// A port cannot be listened at.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// A checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -1,24 +1,18 @@
-//! A stopped machine's log, opened for reading.
+//! The log of a stopped machine, or of an archive, opened for reading.
 
+use std::io;
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use etcd_log::{Entry, LogError, LogReader, RaftIndex, Recovered};
+use etcd_log::{IoError, LogError, LogReader, RaftIndex, Recovered};
 use etcd_projections::State;
-use tokio_stream::Stream;
 
 use super::ToolError;
-use crate::state::replay::Replay;
+use super::walk::{Read, Reads};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointStore};
-use crate::storage::data_dir::DataDir;
+use crate::storage::data_dir::{DataDir, DataDirError};
 
-/// Entries, as a stream.
-pub(super) trait Entries: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin {}
-
-impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Entries for S {}
-
-/// A stopped machine's log.
+/// A log that nobody writes.
 pub(super) struct Opened {
     pub(super) log: LogReader,
     pub(super) recovered: Recovered,
@@ -26,44 +20,82 @@ pub(super) struct Opened {
     pub(super) settled: Range<RaftIndex>,
     /// How many entries follow that are not known to be on a majority.
     pub(super) unsettled: u64,
-    pub(super) dir: DataDir,
+    /// Where it lies.
+    pub(super) path: PathBuf,
+    /// Keeps a machine from starting there. An archive alone has none.
+    _dir: Option<DataDir>,
 }
 
 impl Opened {
     /// Checks the log of a directory, and says what is remarkable about it.
     pub(super) fn open(path: &Path) -> Result<Self, ToolError> {
-        let dir = DataDir::take_to_read(path)?;
-        let (log, recovered, settled) = LogReader::open_settled(&dir.wal(), &dir.archive())?;
-        if recovered.node.is_none() && dir.identity()?.is_some() {
-            // Not a copy of an archive, but a machine that has lost its segments.
-            return Err(LogError::Missing(dir.wal()).into());
+        if is_archive(path)? {
+            return Self::read(path, &path.join("wal"), path, None);
         }
-        let unsettled = log.end(log.state().last).0 - settled.end.0;
-        let opened = Self { log, recovered, settled, unsettled, dir };
+        let dir = DataDir::take_to_read(path).map_err(|error| match error {
+            DataDirError::InUse(dir) => ToolError::InUse(dir),
+            other => other.into(),
+        })?;
+        let is_machine = dir.identity()?.is_some();
+        let (wal, archive) = (dir.wal(), dir.archive());
+        let opened = Self::read(path, &wal, &archive, Some(dir))?;
+        if opened.recovered.node.is_none() && is_machine {
+            // Not a copy of an archive, but a machine that has lost its segments.
+            return Err(LogError::Missing(wal).into());
+        }
         opened.remark();
         Ok(opened)
     }
 
-    /// Replays the entries that are certain, with a ring of so many events: from
-    /// the beginning, or from the oldest checkpoint if the beginning is no longer
-    /// kept.
-    pub(super) fn replay(&self, ring_capacity: usize) -> Result<Replay<impl Entries>, ToolError> {
-        let start = self.start(ring_capacity)?;
-        let from = start.applied.map_or(RaftIndex(0), |id| id.index.next());
-        Ok(Replay::new(start.state, self.log.read(from..self.settled.end)))
+    /// Reads the sealed files of a directory alone, which may grow meanwhile: what a machine
+    /// that runs there has written since is left out.
+    pub(super) fn open_sealed(path: &Path) -> Result<Self, ToolError> {
+        let archive = if is_archive(path)? { path.to_owned() } else { path.join("archive") };
+        Self::read(path, &path.join("no-segments"), &archive, None)
     }
 
-    fn start(&self, ring_capacity: usize) -> Result<Checkpoint, ToolError> {
+    fn read(
+        path: &Path,
+        wal: &Path,
+        archive: &Path,
+        dir: Option<DataDir>,
+    ) -> Result<Self, ToolError> {
+        let (log, recovered, settled) = LogReader::open_settled(wal, archive)?;
+        let unsettled = log.end(log.state().last).0.saturating_sub(settled.end.0);
+        Ok(Self { log, recovered, settled, unsettled, path: path.to_owned(), _dir: dir })
+    }
+
+    /// Returns the checkpoints; states read from them get a ring of so many events.
+    pub(super) fn checkpoints(&self, ring: usize) -> CheckpointStore {
+        CheckpointStore::new(self.path.join("checkpoints"), ring)
+    }
+
+    /// Returns the state to start from: that of the beginning, or of the oldest checkpoint
+    /// if the beginning is no longer kept.
+    pub(super) fn start(&self, ring: usize) -> Result<Checkpoint, ToolError> {
         let first = self.log.first();
         if first == RaftIndex(0) {
-            return Ok(Checkpoint::empty(State::new(ring_capacity)));
+            return Ok(Checkpoint::empty(State::new(ring)));
         }
-        let store = CheckpointStore::new(self.dir.checkpoints(), ring_capacity);
-        let oldest = store.oldest(|file| checkpoint::leads_into(file, first))?;
+        let oldest = self.checkpoints(ring).oldest(|file| checkpoint::leads_into(file, first))?;
         let Some(oldest) = oldest else { return Err(ToolError::NoStart(first)) };
         let index = oldest.state.position().index;
         tracing::warn!("history begins with {first}: starting from the checkpoint at {index}");
         Ok(oldest)
+    }
+
+    /// Reads the entries that are certain, from one on.
+    pub(super) fn reads(&self, from: RaftIndex) -> Reads {
+        let entries = self.log.iter(from..self.settled.end);
+        Box::new(entries.map(|entry| {
+            let entry = entry?;
+            Ok(Read::Entry { id: Some(entry.id), payload: entry.payload.clone() })
+        }))
+    }
+
+    /// Returns whether the segments were read, and the log does not end with the archive.
+    pub(super) fn has_segments(&self) -> bool {
+        self.recovered.node.is_some()
     }
 
     fn remark(&self) {
@@ -80,4 +112,21 @@ impl Opened {
             );
         }
     }
+}
+
+/// Returns whether a directory holds sealed files, and no machine's data.
+fn is_archive(path: &Path) -> Result<bool, ToolError> {
+    let listed = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        listed => listed.map_err(IoError::at("list", path))?,
+    };
+    let mut is_archive = false;
+    for entry in listed {
+        let name = entry.map_err(IoError::at("list", path))?.file_name();
+        if name == "node.json" || name == "wal" || name == "archive" {
+            return Ok(false);
+        }
+        is_archive |= Path::new(&name).extension().is_some_and(|end| end == "sealed");
+    }
+    Ok(is_archive)
 }

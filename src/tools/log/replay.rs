@@ -1,29 +1,53 @@
 //! `etcd log replay`: the state, rebuilt from the log alone.
 
 use std::io::Write;
-use std::path::Path;
 
-use etcd_log::{Index, KeyPath};
+use etcd_log::KeyPath;
 use etcd_projections::{KeyTree, State, TreeNode, WatchRing};
 
 use super::ToolError;
-use super::opened::Opened;
+use super::progress::Progress;
+use super::source::{LogPath, Source};
+use super::text;
+use crate::api::v1::json;
+use crate::util::moment::Moment;
 use crate::util::printable::Printable;
 
-/// Replays a log up to a command, and prints the state.
+/// Replays a log up to a moment.
 ///
 /// # Errors
 ///
-/// If the log cannot be read, or the output not be written.
-pub async fn replay(dir: &Path, to: Index, out: &mut dyn Write) -> Result<(), ToolError> {
-    let opened = Opened::open(dir)?;
-    let mut replay = opened.replay(WatchRing::DEFAULT_CAPACITY)?.until(to);
-    while replay.next().await?.is_some() {}
-    print(replay.state(), out)
+/// If the log cannot be read, or does not come by there.
+pub fn replay(from: &LogPath, to: Option<Moment>) -> Result<State, ToolError> {
+    let source = Source::open(from)?;
+    let bound = to.map(|to| source.bound(to)).transpose()?;
+    let walk = source.walk(WatchRing::DEFAULT_CAPACITY)?;
+    let mut walk = walk.shown(Progress::of("replay", &source));
+    walk.check_start(to, bound)?;
+    walk.go(bound)?;
+    walk.check_end(to, bound)?;
+    Ok(walk.into_state())
+}
+
+/// Writes a state as lines of JSON: each file, as a listing of the API tells it.
+///
+/// # Errors
+///
+/// If the output cannot be written.
+pub fn write_lines(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
+    let position = state.position();
+    for (key, node) in state.tree().subtree(&KeyPath::root(), "") {
+        text::write_lines(out, &json::node(key, node, position.index, position.time))?;
+    }
+    Ok(())
 }
 
 /// Prints a state: its tree, its ring's span, its deadlines, and its digest.
-fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
+///
+/// # Errors
+///
+/// If the output cannot be written.
+pub fn print(state: &State, out: &mut dyn Write) -> Result<(), ToolError> {
     writeln!(out, "tree: {} keys and directories", state.tree().len())?;
     print_below(state.tree(), &KeyPath::root(), out)?;
     match (state.ring().first(), state.ring().last()) {

@@ -11,16 +11,17 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::path::Path;
 
-use etcd_log::{KeyPath, LogTime};
-use etcd_projections::{Change, Outcome, What};
+use etcd_log::{KeyPath, LogTime, Payload};
+use etcd_projections::What;
 use serde::Serialize;
 
 use super::ToolError;
-use super::opened::Opened;
-use super::show::{action_of_command, key_of_command, key_of_event, write_json};
-use crate::state::replay::ReplayedEntry;
+use super::action::Action;
+use super::progress::Progress;
+use super::show::{Told, told};
+use super::source::{LogPath, Source};
+use super::text::write_json;
 use crate::util::printable::Printable;
 
 /// How many keys and directories are named.
@@ -79,52 +80,54 @@ struct Rate {
 /// # Errors
 ///
 /// If the log cannot be read, or the output not be written.
-pub async fn stats(dir: &Path, json: bool, out: &mut dyn Write) -> Result<(), ToolError> {
-    let opened = Opened::open(dir)?;
-    let (mut replay, mut stats) = (opened.replay(1)?, Stats::default());
-    while let Some(ReplayedEntry { entry, outcomes }) = replay.next().await? {
-        let Some(batch) = entry.batch() else { continue };
-        let expired = outcomes.len() - batch.commands.len().min(outcomes.len());
-        outcomes[..expired].iter().for_each(|outcome| stats.count_expiry(outcome));
-        for (command, outcome) in batch.commands.iter().zip(&outcomes[expired..]) {
-            stats.count(outcome, action_of_command(command), command.written_size() as u64);
-            stats.count_key(key_of_command(command).as_ref().map(KeyPath::as_str));
+pub fn stats(from: &LogPath, json: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+    let source = Source::open(from)?;
+    let mut walk = source.walk(1)?.shown(Progress::of("stats", &source));
+    let (mut stats, mut before) = (Stats::default(), walk.position());
+    while let Some(step) = walk.next(None)? {
+        if let Payload::Batch(batch) = &step.payload {
+            told(batch, before, &step.outcomes).for_each(|told| stats.take(&told));
         }
+        before = walk.position();
+    }
+    if stats.commands == 0 {
+        return Err(ToolError::Nothing(source.path().to_owned()));
     }
     stats.busiest_keys = busiest(&stats.by_key);
     stats.busiest_directories = busiest(&stats.by_directory);
-    if json {
-        return write_json(&stats, out);
-    }
-    stats.print(out)
+    if json { write_json(out, &stats) } else { stats.print(out) }
 }
 
 impl Stats {
-    fn count(&mut self, outcome: &Outcome, action: &'static str, bytes: u64) {
-        let time = outcome.position.time;
+    fn take(&mut self, told: &Told<'_>) {
+        let key = told.key.as_ref().map(KeyPath::as_str);
+        self.count_outcome(told);
+        if let (Some(command), Some(action)) = (told.command, told.action) {
+            self.count(told.outcome.position.time, action, command.written_size() as u64);
+            self.count_key(key);
+        } else if told.action == Some(Action::Expire) {
+            self.expired += 1;
+            self.count_key(key);
+        }
+    }
+
+    fn count_outcome(&mut self, told: &Told<'_>) {
+        match &told.outcome.what {
+            What::Event(_) => self.events += 1,
+            What::Rejection(_) => self.refused += 1,
+            What::Tick => {}
+        }
+    }
+
+    fn count(&mut self, time: LogTime, action: Action, bytes: u64) {
         if self.commands == 0 {
             (self.first, self.rate.from) = (time, time);
         }
         self.last = time;
         self.commands += 1;
         self.bytes += bytes;
-        *self.by_action.entry(action).or_default() += 1;
-        match &outcome.what {
-            What::Event(_) => self.events += 1,
-            What::Rejection(_) => self.refused += 1,
-            What::Tick => {}
-        }
+        *self.by_action.entry(action.name()).or_default() += 1;
         self.rate.count(time);
-    }
-
-    /// Counts what came before the commands of a batch: expiries, or nothing.
-    fn count_expiry(&mut self, outcome: &Outcome) {
-        if let What::Event(event) = &outcome.what
-            && matches!(event.change, Change::Expire { .. })
-        {
-            (self.events, self.expired) = (self.events + 1, self.expired + 1);
-            self.count_key(key_of_event(outcome).as_ref().map(KeyPath::as_str));
-        }
     }
 
     fn count_key(&mut self, key: Option<&str>) {

@@ -1,64 +1,196 @@
 //! `etcd log verify`: every byte of the log, and every checkpoint against it; save
 //! the one that it has to start from, if the beginning is no longer kept.
+//!
+//! *Live*, while the machine runs: what never changes below a reader's feet is looked at,
+//! sealed files and checkpoints. The segments are the machine's own.
 
-use std::io::Write;
-use std::path::Path;
+use std::io::{self, Write};
 
-use etcd_log::Index;
+use etcd_log::{Index, IoError, LogError, LogTime};
 use etcd_projections::{Position, State, WatchRing};
+use serde::Serialize;
 
 use super::ToolError;
 use super::opened::Opened;
-use crate::state::replay::ReplayedEntry;
-use crate::storage::checkpoint::{Checkpoint, CheckpointFile, CheckpointStore};
+use super::progress::Progress;
+use super::source::{LogPath, Source};
+use super::text::write_json;
+use super::walk::Walk;
+use crate::storage::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+
+/// How often a live directory is looked at anew, when what was to be read was dropped.
+const LOOKS: usize = 5;
+
+/// What was found good.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Good {
+    /// Whether segments were left out, for a machine runs there.
+    live: bool,
+    /// Entries of the log; none in an exported one.
+    entries: u64,
+    commands: u64,
+    events: u64,
+    /// The last command.
+    index: Index,
+    time: LogTime,
+    digest: String,
+    sealed_files: usize,
+    sealed_bytes: u64,
+    segments: usize,
+    segment_bytes: u64,
+    frames: u64,
+    /// Those that were compared with the log.
+    checkpoints: usize,
+    /// Those that lie behind what was read of the log: whole, and compared with nothing.
+    checkpoints_behind: usize,
+}
 
 /// Checks frames, chain and continuity, replays the log, and compares the state
-/// with each checkpoint where it was written.
+/// with each checkpoint where it was written. Of a machine that runs, only if it is to be
+/// `live`: its sealed files and its checkpoints.
 ///
 /// # Errors
 ///
 /// With the first fault: where it is, what is there and what should be.
-pub async fn verify(dir: &Path, out: &mut dyn Write) -> Result<(), ToolError> {
-    let opened = Opened::open(dir)?;
-    let ring = WatchRing::DEFAULT_CAPACITY;
-    let store = CheckpointStore::new(opened.dir.checkpoints(), ring);
-    opened.log.verify_archive()?;
-    let checkpoints = store.list()?;
-    let mut replay = opened.replay(ring)?;
-    let start = replay.state().position().index;
-    let mut ahead = checkpoints.iter().filter(|file| file.index > start).peekable();
-    while let Some(ReplayedEntry { entry, .. }) = replay.next().await? {
-        while let Some(file) = ahead.next_if(|file| file.raft_index == entry.id.index) {
-            compare(file, &store.read(&file.path)?, replay.state())?;
+pub fn verify(
+    from: &LogPath,
+    (live, json): (bool, bool),
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let good = if live { look_live(from)? } else { look(&Source::open(from)?)? };
+    if good.index == Index(0) && good.checkpoints_behind == 0 {
+        return Err(ToolError::Nothing(from.path.clone()));
+    }
+    if json { write_json(out, &good) } else { good.write(out) }
+}
+
+fn look(source: &Source) -> Result<Good, ToolError> {
+    let walk = source.walk(WatchRing::DEFAULT_CAPACITY)?.shown(Progress::of("verify", source));
+    match source.directory() {
+        Some(opened) => look_into(opened, walk),
+        None => {
+            let mut walk = walk;
+            walk.go(None)?;
+            Ok(Good::of(walk.state()))
         }
     }
-    if let Some(file) = ahead.next() {
-        let (path, raft_index) = (file.path.clone(), file.raft_index);
-        return Err(ToolError::Ahead { path, raft_index, end: opened.settled.end });
+}
+
+/// Looks at a machine that runs. What is dropped meanwhile was old.
+fn look_live(from: &LogPath) -> Result<Good, ToolError> {
+    let looked = || {
+        let opened = Opened::open_sealed(&from.path)?;
+        let walk = Walk::new(
+            opened.start(WatchRing::DEFAULT_CAPACITY)?.state,
+            opened.reads(opened.settled.start),
+        );
+        Ok(Good { live: true, ..look_into(&opened, walk)? })
+    };
+    for _ in 1..LOOKS {
+        match looked() {
+            Err(error) if is_gone(&error) => {}
+            looked => return looked,
+        }
     }
-    let state = replay.state();
+    looked()
+}
+
+fn look_into(opened: &Opened, mut walk: Walk) -> Result<Good, ToolError> {
+    opened.log.verify_archive()?;
+    let store = opened.checkpoints(WatchRing::DEFAULT_CAPACITY);
+    let files = store.list()?;
+    let start = walk.position().index;
+    let mut ahead = files.iter().filter(|file| file.index > start).peekable();
+    while let Some(step) = walk.next(None)? {
+        let index = step.id.map(|id| id.index);
+        while let Some(file) = ahead.next_if(|file| Some(file.raft_index) == index) {
+            compare(file, &store.read(&file.path)?, walk.state())?;
+        }
+    }
+    let behind = behind(opened, &store, ahead)?;
     let recovered = &opened.recovered;
-    let position = state.position();
-    if position.index == Index(0) {
-        return Err(ToolError::Nothing(dir.to_owned()));
+    let (sealed_files, sealed_bytes) = opened.log.archived();
+    Ok(Good {
+        entries: opened.settled.end.0 - opened.settled.start.0,
+        sealed_files,
+        sealed_bytes,
+        segments: recovered.segments,
+        segment_bytes: recovered.bytes,
+        frames: recovered.frames,
+        checkpoints: files.len() - behind,
+        checkpoints_behind: behind,
+        ..Good::of(walk.state())
+    })
+}
+
+/// Reads the checkpoints that lie behind the log as it was read: there are none, unless the
+/// segments were left out. Returns how many there are.
+fn behind<'a>(
+    opened: &Opened,
+    store: &CheckpointStore,
+    files: impl Iterator<Item = &'a CheckpointFile>,
+) -> Result<usize, ToolError> {
+    let mut count = 0;
+    for file in files {
+        if opened.has_segments() {
+            let (path, raft_index) = (file.path.clone(), file.raft_index);
+            return Err(ToolError::Ahead { path, raft_index, end: opened.settled.end });
+        }
+        store.read(&file.path)?;
+        count += 1;
     }
-    let (files, bytes) = opened.log.archived();
-    writeln!(
-        out,
-        "good: {} entries, {} commands, {} events; the last command is {} at {}; \
-         {bytes} bytes in {files} sealed files, {} bytes in {} segments, {} frames; {} checkpoints",
-        opened.settled.end.0 - opened.settled.start.0,
-        position.index.0,
-        position.event.0,
-        position.index,
-        position.time,
-        recovered.bytes,
-        recovered.segments,
-        recovered.frames,
-        checkpoints.len(),
-    )?;
-    writeln!(out, "digest: {}", state.digest())?;
-    Ok(())
+    Ok(count)
+}
+
+/// Whether what was to be read is there no longer.
+fn is_gone(error: &ToolError) -> bool {
+    match error {
+        ToolError::Log(LogError::Io(error)) | ToolError::Checkpoint(CheckpointError::Io(error)) => {
+            let IoError { source, .. } = error;
+            source.kind() == io::ErrorKind::NotFound
+        }
+        _ => false,
+    }
+}
+
+impl Good {
+    fn of(state: &State) -> Self {
+        let Position { index, event, time } = state.position();
+        let (commands, events, digest) = (index.0, event.0, state.digest().to_string());
+        Self { commands, events, index, time, digest, ..Self::default() }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+        let Self { entries, commands, events, index, time, .. } = self;
+        let last = format_args!(
+            "{commands} commands, {events} events; the last command is {index} at {time}"
+        );
+        if self.sealed_files + self.segments + self.checkpoints + self.checkpoints_behind == 0 {
+            writeln!(out, "good: {last}")?;
+        } else {
+            let (sealed, files) = (self.sealed_bytes, self.sealed_files);
+            write!(
+                out,
+                "good: {entries} entries, {last}; {sealed} bytes in {files} sealed files, "
+            )?;
+            if !self.live {
+                let (bytes, segments, frames) = (self.segment_bytes, self.segments, self.frames);
+                write!(out, "{bytes} bytes in {segments} segments, {frames} frames; ")?;
+            }
+            writeln!(out, "{} checkpoints", self.checkpoints)?;
+        }
+        writeln!(out, "digest: {}", self.digest)?;
+        if self.live {
+            writeln!(out, "looked at: archive/, read through; checkpoints/")?;
+            let behind = self.checkpoints_behind;
+            if behind > 0 {
+                writeln!(out, "whole, but behind what is sealed: {behind} checkpoints")?;
+            }
+            writeln!(out, "not looked at: wal/, which a machine may be writing")?;
+        }
+        Ok(())
+    }
 }
 
 fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Result<(), ToolError> {

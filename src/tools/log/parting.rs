@@ -1,0 +1,179 @@
+//! `etcd log bisect DIR1 DIR2`: the first command behind which two histories differ.
+//!
+//! A digest is a hash over all outcomes so far, so that two logs which have parted never
+//! meet again. They are compared behind commands, not entries: a fork, or an import, has
+//! the same commands in other entries.
+
+use std::io::Write;
+
+use etcd_log::{Digest, Index};
+use serde::Serialize;
+
+use super::ToolError;
+use super::bisect::usable;
+use super::look::Look;
+use super::progress::Progress;
+use super::show::told;
+use super::source::{Bound, LogPath, Source};
+use super::text::write_json;
+use super::walk::Walk;
+use crate::storage::checkpoint::CheckpointFile;
+
+/// Where two histories part.
+#[derive(Debug, Serialize)]
+struct Parting {
+    /// The first command behind which they differ; none, if one is the beginning of the
+    /// other.
+    index: Option<Index>,
+    /// The last commands of both.
+    last: [Index; 2],
+    /// Their digests there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digests: Option<[Digest; 2]>,
+    /// How many commands were replayed, in both together.
+    replayed: u64,
+    /// How many checkpoints were looked into.
+    checkpoints: u64,
+}
+
+/// Finds where two histories part, and shows what came of the command on both sides.
+///
+/// # Errors
+///
+/// If one of the logs cannot be read, or the output not be written.
+pub fn parting(
+    logs: [&LogPath; 2],
+    (json, look): (bool, Look),
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let sources = [Source::open(logs[0])?, Source::open(logs[1])?];
+    let mut search = Search::of(&sources)?;
+    let parting = search.search()?;
+    if json {
+        return write_json(out, &parting);
+    }
+    let Parting { index, last, replayed, checkpoints, .. } = parting;
+    match index {
+        None => {
+            let (end, other) = (last[0].min(last[1]), last[0].max(last[1]));
+            writeln!(out, "the same up to command {end}, where both are; one goes on to {other}")?;
+        }
+        Some(index) => {
+            writeln!(out, "the same up to command {}", Index(index.0 - 1))?;
+            for (source, walk) in sources.iter().zip(search.before_parting()?) {
+                let title = look.title();
+                writeln!(out, "{title}{}{title:#}", source.path().display())?;
+                show_next(walk, index, look, out)?;
+            }
+        }
+    }
+    let aside = look.aside();
+    writeln!(out, "{aside}{replayed} commands replayed, {checkpoints} checkpoints read{aside:#}")?;
+    Ok(())
+}
+
+fn show_next(
+    mut walk: Walk,
+    index: Index,
+    look: Look,
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
+    let mut before = walk.position();
+    while let Some(step) = walk.next(Some(Bound::Index(index)))? {
+        if let etcd_log::Payload::Batch(batch) = &step.payload {
+            told(batch, before, &step.outcomes).try_for_each(|told| told.write_text(look, out))?;
+        }
+        before = walk.position();
+    }
+    Ok(())
+}
+
+/// The search by halves, over the checkpoints of both.
+struct Search<'a> {
+    sources: &'a [Source; 2],
+    files: [Vec<CheckpointFile>; 2],
+    last: [Index; 2],
+    /// The last command behind which they were found to be the same.
+    same: Index,
+    replayed: u64,
+    checkpoints: u64,
+}
+
+impl<'a> Search<'a> {
+    fn of(sources: &'a [Source; 2]) -> Result<Self, ToolError> {
+        let files = [usable(&sources[0])?, usable(&sources[1])?];
+        let last = [sources[0].last()?, sources[1].last()?];
+        Ok(Self { sources, files, last, same: Index(0), replayed: 0, checkpoints: 0 })
+    }
+
+    fn search(&mut self) -> Result<Parting, ToolError> {
+        let end = self.last[0].min(self.last[1]);
+        // One command behind each checkpoint, where nothing lies between it and its expiries.
+        let indices = self.files.iter().flatten().map(|file| file.index.next());
+        let mut indices: Vec<_> = indices.filter(|index| *index <= end).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        while !indices.is_empty() {
+            let middle = indices.len() / 2;
+            if self.is_same_at(indices[middle])? {
+                self.same = indices[middle];
+                indices.drain(..=middle);
+            } else {
+                indices.truncate(middle);
+            }
+        }
+        self.walk_on(end)
+    }
+
+    /// Walks on in both, command by command, from where they are the same.
+    fn walk_on(&mut self, end: Index) -> Result<Parting, ToolError> {
+        let same = self.same;
+        let [mut left, mut right] = [self.at(0, same)?, self.at(1, same)?];
+        left = left.shown(Progress::new("bisect", end));
+        let start = left.position().index.max(right.position().index);
+        for index in start.next().0..=end.0 {
+            let bound = Some(Bound::Index(Index(index)));
+            left.go(bound)?;
+            right.go(bound)?;
+            let digests = [&left, &right].map(|walk| walk.state().digest());
+            self.replayed += 2;
+            if digests[0] != digests[1] {
+                return Ok(self.parting(Some(Index(index)), Some(digests)));
+            }
+            self.same = Index(index);
+        }
+        Ok(self.parting(None, None))
+    }
+
+    fn parting(&self, index: Option<Index>, digests: Option<[Digest; 2]>) -> Parting {
+        let Self { last, replayed, checkpoints, .. } = *self;
+        Parting { index, last, digests, replayed, checkpoints }
+    }
+
+    /// Walks both to where they were the same last.
+    fn before_parting(&mut self) -> Result<[Walk; 2], ToolError> {
+        let same = self.same;
+        Ok([self.at(0, same)?, self.at(1, same)?])
+    }
+
+    fn is_same_at(&mut self, index: Index) -> Result<bool, ToolError> {
+        let [left, right] = [self.at(0, index)?, self.at(1, index)?];
+        Ok(left.state().digest() == right.state().digest())
+    }
+
+    /// Walks one of the two to a command, from the checkpoint before it.
+    fn at(&mut self, which: usize, index: Index) -> Result<Walk, ToolError> {
+        let file = self.files[which].iter().rev().find(|file| file.index < index);
+        let mut walk = match file {
+            Some(file) => {
+                self.checkpoints += 1;
+                self.sources[which].walk_from(file)?
+            }
+            None => self.sources[which].walk(1)?,
+        };
+        let start = walk.position().index;
+        walk.go(Some(Bound::Index(index)))?;
+        self.replayed += walk.position().index.0 - start.0;
+        Ok(walk)
+    }
+}

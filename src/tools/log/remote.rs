@@ -1,0 +1,197 @@
+//! The same, asked of a machine that runs: what the API tells of the past and the present.
+//!
+//! ```text
+//! show     /v1/history/P?recursive=true      and with -f: /v1/watch/P?stream=true from there on
+//! history  /v1/history/K
+//! diff     /v1/diff/P
+//! ```
+//!
+//! Any machine of the cluster does. What was refused, and who proposed, the API does not say.
+
+use std::io::Write;
+
+use etcd_follow::{Follower, Start, read_event};
+use etcd_log::{EventNumber, KeyPath};
+use etcd_projections::Event;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use tokio_stream::StreamExt as _;
+
+use super::ToolError;
+use super::action::Action;
+use super::diff::{DiffQuery, write_change};
+use super::history::HistoryQuery;
+use super::show::Selection;
+use crate::tools::client;
+use crate::util::error_chain::ErrorChain;
+use crate::util::moment::Moment;
+
+/// What is encoded of a key in a path.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Machines of a cluster that runs, by their addresses for clients.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    /// `http://host:port`, or `host:port`.
+    pub urls: Vec<String>,
+}
+
+/// From when on what happens is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Following {
+    /// It is not: what has happened is shown, and that is all.
+    No,
+    /// Behind what is shown of the past.
+    BehindPast,
+    /// From now on; nothing is shown of the past.
+    FromNow,
+}
+
+impl Remote {
+    /// Shows events: those of the past, those that come, or both.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, if the past is not kept, or the output cannot be written.
+    pub async fn show(
+        &self,
+        selection: &Selection,
+        following: Following,
+        out: &mut dyn Write,
+    ) -> Result<(), ToolError> {
+        let key = selection.key.clone().unwrap_or_else(KeyPath::root);
+        let query = HistoryQuery {
+            key: key.clone(),
+            recursive: true,
+            from: selection.from,
+            to: selection.to,
+            reverse: false,
+            limit: None,
+            json: selection.json,
+            look: selection.look,
+        };
+        let shows = |event: &Event| {
+            selection.actions.is_empty() || selection.actions.contains(&Action::of_event(event))
+        };
+        let mut start = Start::Now;
+        if following != Following::FromNow {
+            // What comes while the past is told is told once, by the one or the other.
+            let mut last = match following {
+                Following::No => EventNumber(0),
+                Following::BehindPast | Following::FromNow => self.newest().await?,
+            };
+            let mut lines = client::get(&self.urls, &path_of(&query)).await?;
+            while let Some(line) = lines.next().await? {
+                let event = read(&line)?;
+                last = last.max(event.number);
+                if shows(&event) {
+                    query.write(&event, out)?;
+                }
+            }
+            start = Start::After(last);
+        }
+        if following == Following::No {
+            return Ok(());
+        }
+        out.flush()?;
+        let follower = Follower::new(self.urls.iter().cloned()).prefix(key).start(start);
+        let mut events =
+            follower.on_fault(|url, fault| tracing::warn!("{url}: {}", ErrorChain(fault))).events();
+        while let Some(event) = events.next().await.transpose()? {
+            if shows(&event) {
+                query.write(&event, out)?;
+                out.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the number of the newest event.
+    async fn newest(&self) -> Result<EventNumber, ToolError> {
+        let path = "/v1/history/?recursive=true&reverse=true&limit=1";
+        let mut lines = client::get(&self.urls, path).await?;
+        let line = lines.next().await?;
+        line.map_or(Ok(EventNumber(0)), |line| Ok(read(&line)?.number))
+    }
+
+    /// Tells what happened at a key.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, if it is not kept, or the output cannot be written.
+    pub async fn history(
+        &self,
+        query: &HistoryQuery,
+        out: &mut dyn Write,
+    ) -> Result<(), ToolError> {
+        let mut lines = client::get(&self.urls, &path_of(query)).await?;
+        while let Some(line) = lines.next().await? {
+            query.write(&read(&line)?, out)?;
+        }
+        Ok(())
+    }
+
+    /// Tells what became of the keys between two moments.
+    ///
+    /// # Errors
+    ///
+    /// If nobody answers, if it is not kept, or the output cannot be written.
+    pub async fn diff(&self, query: &DiffQuery, out: &mut dyn Write) -> Result<(), ToolError> {
+        let mut path = format!("/v1/diff{}?from={}", encoded(&query.key), moment(query.from));
+        if let Some(to) = query.to {
+            path += &format!("&to={}", moment(to));
+        }
+        let mut lines = client::get(&self.urls, &path).await?;
+        while let Some(line) = lines.next().await? {
+            let NetChange { key, from, to } =
+                serde_json::from_slice(&line).map_err(|_| broken(&line))?;
+            write_change(&key, (from.as_deref(), to.as_deref()), query, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// A line of a diff.
+#[derive(Deserialize)]
+struct NetChange {
+    key: KeyPath,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+fn path_of(query: &HistoryQuery) -> String {
+    let HistoryQuery { key, recursive, from, to, reverse, limit, .. } = query;
+    let mut path = format!("/v1/history{}?recursive={recursive}&reverse={reverse}", encoded(key));
+    for (name, value) in [("from", from), ("to", to)] {
+        if let Some(value) = value {
+            path += &format!("&{name}={}", moment(*value));
+        }
+    }
+    if let Some(limit) = limit {
+        path += &format!("&limit={limit}");
+    }
+    path
+}
+
+fn encoded(key: &KeyPath) -> impl std::fmt::Display {
+    utf8_percent_encode(key.as_str(), ENCODED)
+}
+
+fn moment(moment: Moment) -> String {
+    utf8_percent_encode(&moment.to_string(), ENCODED).to_string()
+}
+
+fn read(line: &[u8]) -> Result<Event, ToolError> {
+    read_event(line).map_err(|_| broken(line))
+}
+
+/// What a machine says instead of what comes next: why that is not to be had.
+fn broken(line: &[u8]) -> ToolError {
+    #[derive(Deserialize)]
+    struct Ends {
+        error: String,
+    }
+    let said = serde_json::from_slice(line).map(|Ends { error }| error);
+    ToolError::Ends(said.unwrap_or_else(|_| String::from_utf8_lossy(line).into_owned()))
+}
