@@ -1,5 +1,6 @@
 //! What many who watch cost: memory and time while they wait, writes beside them, and how
-//! soon all of them have an event.
+//! soon all of them have an event. How many writes there are in a second depends on what
+//! else runs there; how much of a core's time each takes of the machine, hardly.
 //!
 //! ```text
 //! cargo bench --bench watchers                 10,000 of each kind, 5 s of load
@@ -33,6 +34,10 @@ const EVENTS: usize = 5;
 /// How long the machine is looked at while nothing happens.
 const IDLE: Duration = Duration::from_secs(20);
 
+/// How long a machine is written to before it is looked at: what the first requests need is
+/// nobody's.
+const WARMING_UP: Duration = Duration::from_millis(500);
+
 /// How long anything may take: reaching it is a failure.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -42,11 +47,15 @@ fn main() {
     let load = Duration::from_secs(numbers.next().unwrap_or(5) as u64);
     let clients = Clients { runtime: Builder::new_current_thread().enable_all().build().unwrap() };
     println!("{watchers} watchers of one key; {WRITERS} connections write elsewhere");
-    println!("{:<28} {:>12} {:>8} {:>12} {:>12}", "", "KiB each", "CPU", "PUT/s", "all told");
+    println!(
+        "{:<28} {:>12} {:>8} {:>12} {:>12} {:>12}",
+        "", "KiB each", "CPU", "PUT/s", "CPU each", "all told"
+    );
     let dir = TempDir::new().unwrap();
     let machine = Machine::start(&dir.path().join("none"));
-    let puts = clients.puts(address(&machine), load);
-    println!("{:<28} {:>12} {:>8} {puts:>12.0} {:>12}", "nobody", "", "", "");
+    clients.puts(&machine, WARMING_UP);
+    let (puts, cost) = clients.puts(&machine, load);
+    println!("{:<28} {:>12} {:>8} {puts:>12.0} {cost:>9.1} µs {:>12}", "nobody", "", "", "");
     machine.stop();
     for (name, request) in [
         ("long polls", "GET /v1/watch/w HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -86,8 +95,7 @@ impl Clients {
         load: Duration,
     ) {
         let address = address(machine);
-        // What the first requests need is none of the watchers'.
-        self.puts(address, Duration::from_millis(500));
+        self.puts(machine, WARMING_UP);
         let before = machine.resident_kib();
         let mut streams = self.runtime.block_on(async {
             let mut streams = Vec::with_capacity(watchers);
@@ -102,7 +110,7 @@ impl Clients {
         while machine.cpu_time(Duration::from_millis(500)) > Duration::from_millis(20) {}
         let each = (machine.resident_kib() - before) as f64 / watchers as f64;
         let idle = machine.cpu_time(IDLE).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
-        let puts = self.puts(address, load);
+        let (puts, cost) = self.puts(machine, load);
         let mut took: Vec<_> = (0..EVENTS)
             .map(|_| {
                 let (took, told) = self.tell(address, std::mem::take(&mut streams), request);
@@ -112,7 +120,7 @@ impl Clients {
             .collect();
         took.sort();
         let took = took[EVENTS / 2].as_millis();
-        println!("{name:<28} {each:>12.1} {idle:>6.2} % {puts:>12.0} {took:>9} ms");
+        println!("{name:<28} {each:>12.1} {idle:>6.2} % {puts:>12.0} {cost:>9.1} µs {took:>9} ms");
     }
 
     /// Writes what all watch, and returns how long it took until all had it.
@@ -148,8 +156,16 @@ impl Clients {
     }
 
     /// Writes for so long where nobody watches, and returns how many were answered a
-    /// second.
-    fn puts(&self, address: SocketAddr, load: Duration) -> f64 {
+    /// second, and how many microseconds of a core each has taken of the machine.
+    fn puts(&self, machine: &Machine, load: Duration) -> (f64, f64) {
+        let before = machine.cpu();
+        let written = f64::from(self.write(address(machine), load));
+        let took = machine.cpu() - before;
+        (written / load.as_secs_f64(), took.as_secs_f64() * 1e6 / written)
+    }
+
+    /// Writes for so long where nobody watches, and returns how many were answered.
+    fn write(&self, address: SocketAddr, load: Duration) -> u32 {
         self.runtime.block_on(async {
             let until = Instant::now() + load;
             let mut writers = JoinSet::new();
@@ -164,8 +180,7 @@ impl Clients {
                     written
                 });
             }
-            let written: u32 = writers.join_all().await.into_iter().sum();
-            f64::from(written) / load.as_secs_f64()
+            writers.join_all().await.into_iter().sum()
         })
     }
 }

@@ -69,17 +69,19 @@ impl Machine {
 
     /// How much time of a core the process takes while so much time passes.
     pub fn cpu_time(&self, passes: Duration) -> Duration {
-        let before = self.ticks();
+        let before = self.cpu();
         std::thread::sleep(passes);
-        // A hundred in a second, wherever Linux runs.
-        Duration::from_millis(10 * (self.ticks() - before))
+        self.cpu() - before
     }
 
-    fn ticks(&self) -> u64 {
+    /// How much time of a core the process has taken so far.
+    pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let times = fields.split(' ').skip(11).take(2);
-        times.map(|time| time.parse::<u64>().unwrap()).sum()
+        let ticks: u64 = times.map(|time| time.parse::<u64>().unwrap()).sum();
+        // A hundred in a second, wherever Linux runs.
+        Duration::from_millis(10 * ticks)
     }
 
     /// Makes the peak of memory begin anew.

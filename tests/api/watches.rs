@@ -1,13 +1,16 @@
 //! Watches against a real process: streams, cursors, history, time limits.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::support::Server;
+use crate::support::{PATIENCE, Server};
 
 fn small_ring() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();
@@ -182,6 +185,121 @@ fn client_that_does_not_read_holds_up_nobody() {
     let places: Vec<_> =
         (3..=42).map(|event| text.find(&format!(r#""event":{event},"#)).unwrap()).collect();
     assert!(places.is_sorted());
+}
+
+/// Sets so many keys below `/k`, a hundred different ones: many at a time, so that it takes
+/// no longer than it has to.
+fn write_many(server: &Server, count: usize) {
+    const WRITERS: usize = 50;
+    let address = server.url.trim_start_matches("http://");
+    let body = format!("value={}", "x".repeat(500));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let body = &body;
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut answers = BufReader::new(stream.try_clone().unwrap());
+                for number in 0..count / WRITERS {
+                    let key = (writer + number * WRITERS) % 100;
+                    let length = body.len();
+                    let head = format!(
+                        "PUT /v1/keys/k/{key}?timeout=50 HTTP/1.1\r\nHost: x\r\n\
+                         Content-Length: {length}\r\n\r\n"
+                    );
+                    stream.write_all((head + body).as_bytes()).unwrap();
+                    let mut line = String::new();
+                    answers.read_line(&mut line).unwrap();
+                    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+                    // The answer ends with the only line that has no carriage return.
+                    while line.ends_with("\r\n") {
+                        line.clear();
+                        answers.read_line(&mut line).unwrap();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Whoever sleeps while twenty thousand events go by gets all of them, in order, and they
+/// are not kept for it: of twenty who sleep, each would hold more than ten MiB.
+#[test]
+fn stream_that_cannot_keep_up_falls_back_to_the_log() {
+    const EVENTS: usize = 20_000;
+    let (_dir, server) = small_ring();
+    write_many(&server, 1000);
+    let sleepers: Vec<_> = (0..20).map(|_| sleeper(&server)).collect();
+    let before = server.resident_kib();
+    write_many(&server, EVENTS - 1000);
+    let grown = server.resident_kib().saturating_sub(before);
+    assert!(grown < 100 << 10, "by {grown} KiB");
+    for sleeper in sleepers.into_iter().take(2) {
+        sleeper.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Each event is a chunk of its own.
+        let lines = BufReader::new(sleeper).lines().map(Result::unwrap);
+        let mut events = lines.filter(|line| line.starts_with('{'));
+        for number in 3..EVENTS + 3 {
+            let line = events.next().unwrap();
+            assert!(line.contains(&format!(r#""event":{number},"#)), "{number}: {line}");
+        }
+    }
+}
+
+/// Sets, deletes and lets expire so much that a ring of twenty has forgotten most of it, and
+/// returns what a stream was told meanwhile.
+fn changes(server: &Server) -> Vec<String> {
+    let live = server.lines("/v1/watch/?stream=true&after=0", &[]);
+    server.post("/v1/keys/k/short", &[("value", "x"), ("ttl", "1")]);
+    for number in 0..15 {
+        let key = format!("/v1/keys/k/{number}");
+        server.post(&key, &[("value", "x"), ("ttl", "1000")]);
+        server.post(&key, &[("value", "a \"value\"")]);
+        if number % 3 == 0 {
+            server.delete(&key);
+            // It is refused, and takes an index nevertheless.
+            server.delete(&key);
+        }
+    }
+    assert_eq!(server.get("/v1/watch/k/short?action=expire&after=0").status, 200);
+    let last = server.post("/v1/keys/k/end", &[("value", "x")]).number("x-etcd-event");
+    live.take(usize::try_from(last).unwrap()).collect()
+}
+
+/// Asserts that watches from everywhere get what one got that was there. Returns the answers
+/// to those who want one event, from each index.
+fn answers(server: &Server, live: &[String]) -> HashMap<u64, String> {
+    let index = |line: &String| serde_json::from_str::<Value>(line).unwrap()["index"].as_u64();
+    let mut answers = HashMap::new();
+    for after in 0..live.len() {
+        let stream = server.lines(&format!("/v1/watch/?stream=true&after={after}"), &[]);
+        assert!(stream.take(live.len() - after).eq(live[after..].iter().cloned()), "{after}");
+    }
+    for from in 1..=live.last().and_then(index).unwrap() {
+        let wanted: Vec<_> = live.iter().filter(|line| index(line) >= Some(from)).collect();
+        let stream = server.lines(&format!("/v1/watch/?stream=true&index={from}"), &[]);
+        assert!(stream.take(wanted.len()).eq(wanted.into_iter().cloned()), "{from}");
+        answers.insert(from, server.get(&format!("/v1/watch/?index={from}")).body);
+    }
+    answers
+}
+
+/// From the ring and the store, from the store alone, and from the log.
+#[test]
+fn watch_from_anywhere_gets_the_same_bytes_wherever_they_are_read() {
+    let dir = TempDir::new().unwrap();
+    let args = ["-c", "0", "-s", "0", "-m", "20", "--checkpoint-bytes", "2000"];
+    let server = Server::start_with(dir.path(), &args);
+    let live = changes(&server);
+    let told = answers(&server, &live);
+    assert!(server.stop("-TERM").0.success());
+    let server = Server::start_with(dir.path(), &args);
+    assert_eq!(answers(&server, &live), told);
+    assert!(server.stop("-TERM").0.success());
+    fs::remove_dir_all(dir.path().join("events")).unwrap();
+    fs::write(dir.path().join("events"), "in the way").unwrap();
+    let server = Server::start_with(dir.path(), &args);
+    assert_eq!(answers(&server, &live), told);
 }
 
 #[test]

@@ -173,3 +173,37 @@ fn damaged_history_is_noticed_and_the_state_is_served() {
     });
     assert_eq!(server.post("/v1/keys/a", &[("value", "x")]).status, 200);
 }
+
+/// A stream that comes to damage says so in its last line, and where it had come to; a watch
+/// that begins there is refused.
+#[test]
+fn stream_that_comes_to_damage_says_so_last() {
+    let dir = TempDir::new().unwrap();
+    assert!(sealed_up(dir.path()).stop("-TERM").0.success());
+    // Nothing is stored that could stand in for the log.
+    fs::remove_dir_all(dir.path().join("events")).unwrap();
+    fs::write(dir.path().join("events"), "in the way").unwrap();
+    let server = Server::start_with(dir.path(), &ARGS);
+    let path = &sealed(dir.path())[1];
+    let mut bytes = fs::read(path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let why = |last: usize| format!("The Log Cannot Be Read; Go On After Event {last}");
+    // Cut off by nothing but itself, and the connection can be used again.
+    let lines: Vec<_> = server.lines("/v1/watch/?stream=true&after=0", &[]).collect();
+    let (error, events) = lines.split_last().unwrap();
+    assert!(!events.is_empty(), "{error}");
+    for (line, number) in events.iter().zip(1..) {
+        assert!(line.contains(&format!(r#""event":{number},"#)), "{number}: {line}");
+    }
+    assert_eq!(*error, format!(r#"{{"error":"{}"}}"#, why(events.len())));
+    let accept = [("Accept", "text/event-stream")];
+    let lines: Vec<_> = server.lines("/v1/watch/?after=0", &accept).collect();
+    let words = format!(r#"data: {{"error":"{}"}}"#, why(events.len()));
+    assert_eq!(lines[3 * events.len()..], ["event: error", &words, ""]);
+    for fields in ["", "&stream=true"] {
+        let refused = server.get(&format!("/v1/watch/?after={}{fields}", events.len()));
+        assert_eq!((refused.status, &*refused.body), (500, "The Log Cannot Be Read\n"));
+    }
+    assert_eq!(server.get("/v1/watch/k?index=202").status, 200);
+}

@@ -10,7 +10,7 @@
 //! A bookmark never names an event that fits and was not given before it.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +30,10 @@ use crate::util::error_chain::ErrorChain;
 
 /// After how long a quiet stream says how far it has come.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How often streams that are quiet speak: all at once whose time has come meanwhile. Each
+/// at its own moment, ten thousand would wake a thread nearly as often in a second.
+const BEAT: Duration = Duration::from_millis(250);
 
 /// How long a stream may look for its first event before its headers are sent.
 const BEGINNING: Duration = Duration::from_secs(2);
@@ -165,7 +169,7 @@ impl EventStream {
             return Some(self.form.event(&first));
         }
         let says_so = self.form != Form::Lines { bookmarks: false };
-        let quiet = says_so.then(|| Instant::now() + HEARTBEAT);
+        let quiet = says_so.then(next_heartbeat);
         let event = match self.deadline.into_iter().chain(quiet).min() {
             Some(until) => {
                 let event = tokio::time::timeout_at(until, self.watch.next()).await.ok();
@@ -206,6 +210,14 @@ impl EventStream {
     }
 }
 
+/// Returns when a stream speaks that is quiet from now on.
+fn next_heartbeat() -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let (earliest, beat) = (Instant::now() + HEARTBEAT, BEAT.subsec_millis());
+    let past_a_beat = earliest.duration_since(*FIRST).subsec_millis() % beat;
+    earliest + Duration::from_millis(u64::from(beat - past_a_beat))
+}
+
 #[cfg(test)]
 mod tests {
     use etcd_log::{Index, LogTime};
@@ -232,6 +244,21 @@ mod tests {
         let line = "{\"action\":\"BOOKMARK\",\"index\":99}\n";
         assert_eq!(lines.bookmark(ahead).map(text).unwrap(), line);
         assert_eq!(Form::ServerSentEvents.bookmark(ahead).map(text).unwrap(), ":\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_are_quiet_speak_together() {
+        let mut moments = Vec::new();
+        for _ in 0..1000 {
+            let now = Instant::now();
+            let next = next_heartbeat();
+            assert!(next >= now + HEARTBEAT && next <= now + HEARTBEAT + BEAT);
+            if moments.last() != Some(&next) {
+                moments.push(next);
+            }
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(moments.len() <= 5, "{moments:?}");
     }
 
     #[test]
