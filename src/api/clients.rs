@@ -13,7 +13,6 @@
 //! not to fail because of its clients (`files.rs`).
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::http::answer::Body;
+use super::http::answer::{Answer, Body};
+use super::http::answering::{KeptPlace, Said};
 use super::http::connection::{ACCEPT_PAUSE, connection};
 use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
@@ -108,8 +108,7 @@ impl Clients {
     }
 
     /// Serves a client until it goes; or until it has to give way, if it has asked for
-    /// nothing by then. What answers its requests is on the heap, and gone once they are
-    /// answered: a stream goes on for long.
+    /// nothing by then.
     fn serve<G: Future<Output = ()>>(
         self,
         service: Service,
@@ -119,9 +118,10 @@ impl Clients {
     ) -> impl Future<Output = ()> + use<G> {
         let door = Door::new(stream, self.crowd);
         let (node, cluster, talk) = (self.node, self.cluster, door.talk());
+        let place = KeptPlace::default();
         let respond = move |request: Request<Incoming>| {
             let (node, cluster, talk) = (node.clone(), cluster.clone(), Arc::clone(&talk));
-            Box::pin(respond(node, cluster, service, talk, request))
+            place.answer(respond(node, cluster, service, talk, request))
         };
         connection(door, service_fn(respond), closing, gives_way)
     }
@@ -174,7 +174,7 @@ async fn respond(
     service: Service,
     talk: Arc<Talk>,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Said {
     let is_limited = service == Service::HealthOnly;
     // Where a body in chunks ends, and another request begins, the door does not know.
     let is_last = is_limited || request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -183,17 +183,29 @@ async fn respond(
         None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
         None => {
             request.extensions_mut().insert(talk);
-            // On the heap: what is waited for needs nothing of what began it.
-            match Box::pin(v1::route(&node, request)).await {
+            match v1::route(&node, request).await {
                 Ok(Reply::Answer(answer)) => Ok(answer),
-                Ok(Reply::Later(answer)) => answer.await,
+                Ok(Reply::Later(answer)) => {
+                    return Said::Later(Box::pin(async move {
+                        response(answer.await, is_last, &node, &cluster)
+                    }));
+                }
                 Err(problem) => Err(problem),
             }
         }
     };
-    let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());
+    Said::Now(response(answer, is_last, &node, &cluster))
+}
+
+fn response(
+    answer: Result<Answer, Problem>,
+    is_last: bool,
+    node: &Node,
+    cluster: &HeaderValue,
+) -> Response<Body> {
+    let answer = answer.unwrap_or_else(|problem| problem.explained(node).into_answer());
     let answer = if is_last { answer.closing() } else { answer };
-    Ok(answer.into_response(&node, &cluster))
+    answer.into_response(node, cluster)
 }
 
 /// Returns whether a request is answered however many clients there are: who watches

@@ -108,7 +108,8 @@ impl Node {
         if format == LogFormat::FIRST || format <= self.inner.published.format() {
             return Ok(());
         }
-        if let Some(member) = self.in_the_way_of(format).await {
+        // On the heap: whatever is written would have room for it.
+        if let Some(member) = Box::pin(self.in_the_way_of(format)).await {
             return Err(WriteError::UpgradeNotFinished(Arc::from(member.to_string())));
         }
         // The leader is about to write it.

@@ -1,6 +1,7 @@
 //! HTTP, as every face of the store speaks it.
 
 pub mod answer;
+pub(super) mod answering;
 pub mod bad;
 pub(super) mod connection;
 pub(super) mod door;

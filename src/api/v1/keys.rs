@@ -35,10 +35,10 @@ pub(super) async fn get<B>(
 ) -> Result<Answer, Problem> {
     let fields = Fields::of_query(request);
     if fields.recursive()? {
-        return subtree(node, key, request, &fields).await;
+        return Box::pin(subtree(node, key, request, &fields)).await;
     }
     if let Some(at) = fields.moment("at", "At")? {
-        return past::get(node, key, at, request, &fields, Kind::Children).await;
+        return Box::pin(past::get(node, key, at, request, &fields, Kind::Children)).await;
     }
     let part = Part::of(&fields, false)?;
     let (now, limit) = read(node, &fields).await?;
@@ -52,7 +52,7 @@ pub(super) async fn get<B>(
             let brief = node.brief_view(&now);
             drop(now);
             let listing = Listing { key, kind: Kind::Children, part };
-            return listing.answer(node, brief, request, limit).await;
+            return Box::pin(listing.answer(node, brief, request, limit)).await;
         }
     };
     Ok(answer.read_from(&now))
@@ -66,7 +66,7 @@ pub(super) async fn list<B>(
 ) -> Result<Answer, Problem> {
     let fields = Fields::of_query(request);
     if let Some(at) = fields.moment("at", "At")? {
-        return past::get(node, key, at, request, &fields, Kind::Names).await;
+        return Box::pin(past::get(node, key, at, request, &fields, Kind::Names)).await;
     }
     let part = Part::of(&fields, false)?;
     let (now, limit) = read(node, &fields).await?;
@@ -77,7 +77,7 @@ pub(super) async fn list<B>(
             let brief = node.brief_view(&now);
             drop(now);
             let listing = Listing { key, kind: Kind::Names, part };
-            return listing.answer(node, brief, request, limit).await;
+            return Box::pin(listing.answer(node, brief, request, limit)).await;
         }
     };
     Ok(problem.into_answer().read_from(&now))

@@ -46,23 +46,23 @@ pub(super) async fn route(node: &Node, request: Request<Incoming>) -> Result<Rep
     }
 }
 
-/// Answers what waits for no event. It takes no more memory than its own kind of request
-/// needs: each is on the heap.
+/// Answers what waits for no event. What is asked for seldom is on the heap: all others
+/// would have room for it.
 async fn answer(node: &Node, request: Request<Incoming>) -> Result<Answer, Problem> {
     let path = request.uri().path();
     if let Some(path) = below(path, "/v1/keys") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::GET | Method::HEAD => Box::pin(keys::get(node, key, &request)).await,
-            Method::POST | Method::PUT => Box::pin(keys::set(node, key, request)).await,
-            Method::DELETE => Box::pin(keys::delete(node, key, request)).await,
+            Method::GET | Method::HEAD => keys::get(node, key, &request).await,
+            Method::POST | Method::PUT => keys::set(node, key, request).await,
+            Method::DELETE => keys::delete(node, key, request).await,
             _ => Err(Problem::Method("GET, HEAD, POST, PUT, DELETE")),
         };
     }
     if let Some(path) = below(path, "/v1/testAndSet") {
         let key = request::key(path)?;
         return match *request.method() {
-            Method::POST | Method::PUT => Box::pin(keys::test_and_set(node, key, request)).await,
+            Method::POST | Method::PUT => keys::test_and_set(node, key, request).await,
             _ => Err(Problem::Method("POST, PUT")),
         };
     }
