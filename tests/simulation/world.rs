@@ -422,8 +422,10 @@ impl World {
         let mut inner = self.lock();
         inner.pending.remove(&called);
         let Some(operation) = operation else { return };
-        if let (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) =
-            (&operation.call, &operation.answer)
+        if let (
+            Call::Set(value) | Call::Create(value) | Call::TestAndSet { value, .. },
+            Answer::Done(_),
+        ) = (&operation.call, &operation.answer)
         {
             inner.last_values.insert(operation.key.clone(), value.clone());
         }
