@@ -11,6 +11,7 @@ use etcd_projections::{Change, Outcome, Rejection, TreeNode, What};
 
 use super::linearizability::order::{self, Shown};
 use super::linearizability::{Answer, Call, Operation};
+use super::past;
 use super::world::World;
 
 /// How long a request may take.
@@ -46,6 +47,10 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
         }
         if dice.one_in(12) {
             expiring(&world, &node).await;
+            continue;
+        }
+        if dice.one_in(40) {
+            past::put_back(&world, &name, &node).await;
             continue;
         }
         let key = *dice.pick(&KEYS);
