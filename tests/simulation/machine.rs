@@ -308,9 +308,9 @@ async fn serve(world: &World, name: &Arc<str>, node: &Node) {
     }
     node.introduce().await;
     world.ready(name);
-    if world.has_lost_a_key(name) {
+    while world.has_lost_a_key(name) {
         // Nobody believes it.
-        std::future::pending::<()>().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     if is_new {
         read();

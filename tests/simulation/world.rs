@@ -90,10 +90,10 @@ struct Inner {
     /// Which entry was applied at each index, and what the state was at each position.
     applied: BTreeMap<RaftIndex, LogId>,
     digests: BTreeMap<(u64, u64, u64), Digest>,
+    /// Those that had lost a key, and are whole again.
+    was_wrong: BTreeSet<String>,
     /// Those of whose past it has been compared what they tell.
     compared: BTreeSet<String>,
-    /// Whether machines of an old version are among them.
-    has_old: bool,
     trace: Vec<String>,
     violation: Option<String>,
 }
@@ -134,8 +134,14 @@ impl World {
 
     /// Lets machines be of an old version until they are started again.
     pub(crate) fn play_an_old_version(&self, names: &[&str]) {
-        self.lock().has_old = true;
-        names.iter().for_each(|name| self.stored(name).set_old(true));
+        for name in names {
+            self.stored(name).set_old(true);
+        }
+    }
+
+    /// Whether a machine had lost a key: what it stored of the past then is wrong still.
+    pub(crate) fn was_wrong(&self, name: &str) -> bool {
+        self.lock().was_wrong.contains(name)
     }
 
     /// Notes that what a machine tells of the past is what was.

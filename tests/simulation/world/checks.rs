@@ -51,17 +51,23 @@ impl World {
                     return Err(format!("{name} has applied {applied}, another one {known}"));
                 }
             }
+            let digest = published.state.digest();
             if let Some((lost, since)) = &inner.lost_a_key
                 && *lost == name
             {
-                if index.0 > since + NOTICED {
+                let is_late = index.0 > since + NOTICED;
+                let known = inner.digests.get(&(index.0, event.0, time.0));
+                if is_late && known == Some(&digest) {
+                    // It has come by the checkpoint of another machine, and is whole again.
+                    inner.was_wrong.insert(name.clone());
+                    inner.lost_a_key = None;
+                } else if is_late && known.is_some() {
                     return Err(format!(
                         "{name} has lost a key before #{since}, and is at {index}"
                     ));
                 }
                 continue;
             }
-            let digest = published.state.digest();
             let known = *inner.digests.entry((index.0, event.0, time.0)).or_insert(digest);
             if known != digest {
                 return Err(format!("{name} has digest {digest} at {index}, another one {known}"));
@@ -72,9 +78,6 @@ impl World {
 
     /// Checks that no later format is in force than all members read.
     fn check_format(&self, name: &str, state: &State) -> Result<(), String> {
-        if !self.lock().has_old || state.format() == LogFormat::FIRST {
-            return Ok(());
-        }
         let mut members = state.machines().iter();
         match members.find(|member| self.stored(&member.name).reads() < state.format()) {
             Some(member) => Err(format!(
