@@ -193,8 +193,9 @@ fn client(shared: &Shared, number: usize) {
             (Some(Answer::Value(value) | Answer::Found(value)), _) => {
                 last.insert(key, value.clone());
             }
-            (Some(Answer::Done(_)), Call::Create(value)) => drop(last.insert(key, value)),
-            (Some(_), Call::Set(value)) => drop(last.insert(key, value)),
+            (Some(_), Call::Set(value)) | (Some(Answer::Done(_)), Call::Create(value)) => {
+                last.insert(key, value);
+            }
             // Nobody is there, or nobody leads.
             (None, _) => thread::sleep(Duration::from_millis(20)),
             _ => {}
