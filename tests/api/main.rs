@@ -6,6 +6,7 @@ mod health;
 mod http;
 mod large;
 mod past;
+mod past_kept;
 mod streams;
 mod subtrees;
 #[path = "../support/mod.rs"]

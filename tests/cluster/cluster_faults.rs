@@ -122,7 +122,11 @@ fn send(url: &str, key: &str, call: &Call, seconds: u64) -> Heard {
     let reply = match call {
         Call::Get => agent.get(path).call(),
         Call::Delete => agent.delete(path).call(),
+        Call::TestAndDelete { prev } => agent.delete(format!("{path}&prevValue={prev}")).call(),
         Call::Set(value) => agent.post(path).send_form([("value", &**value)]),
+        Call::Create(value) => {
+            agent.post(path).send_form([("value", &**value), ("prevExist", "false")])
+        }
         Call::TestAndSet { prev, value } => {
             agent.post(path).send_form([("prevValue", &**prev), ("value", &**value)])
         }
@@ -155,6 +159,7 @@ fn answer(call: &Call, status: u16, body: &str) -> Option<Answer> {
             }
         }
         404 => Answer::NotFound,
+        400 if body.starts_with("Key Already Exists: ") => Answer::Exists,
         400 => {
             let found = body.strip_prefix("Test ").and_then(|rest| rest.split_once("=="));
             Answer::Found(found.unwrap_or_else(|| panic!("{body}")).0.to_owned())
@@ -173,11 +178,13 @@ fn client(shared: &Shared, number: usize) {
     while !shared.is_over.load(Ordering::SeqCst) {
         turn += 1;
         // Of each key, all kinds of calls.
-        let key = KEYS[(turn / 8) % KEYS.len()];
-        let call = match (turn % 8, last.get(key)) {
+        let key = KEYS[(turn / 10) % KEYS.len()];
+        let call = match (turn % 10, last.get(key)) {
             (0..=2, _) => Call::Get,
             (3 | 4, _) => Call::Set(shared.value()),
             (5, _) => Call::Delete,
+            (6, _) => Call::Create(shared.value()),
+            (7, Some(prev)) => Call::TestAndDelete { prev: prev.clone() },
             (_, Some(prev)) => Call::TestAndSet { prev: prev.clone(), value: shared.value() },
             (_, None) => continue,
         };
@@ -186,7 +193,9 @@ fn client(shared: &Shared, number: usize) {
             (Some(Answer::Value(value) | Answer::Found(value)), _) => {
                 last.insert(key, value.clone());
             }
-            (Some(_), Call::Set(value)) => drop(last.insert(key, value)),
+            (Some(_), Call::Set(value)) | (Some(Answer::Done(_)), Call::Create(value)) => {
+                last.insert(key, value);
+            }
             // Nobody is there, or nobody leads.
             (None, _) => thread::sleep(Duration::from_millis(20)),
             _ => {}

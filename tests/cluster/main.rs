@@ -11,6 +11,7 @@ mod following;
 mod lasting_faults;
 #[path = "../support/linearizability/mod.rs"]
 mod linearizability;
+mod past;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;

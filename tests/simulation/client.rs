@@ -11,6 +11,7 @@ use etcd_projections::{Change, Outcome, Rejection, TreeNode, What};
 
 use super::linearizability::order::{self, Shown};
 use super::linearizability::{Answer, Call, Operation};
+use super::past;
 use super::world::World;
 
 /// How long a request may take.
@@ -48,12 +49,18 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
             expiring(&world, &node).await;
             continue;
         }
+        if dice.one_in(40) {
+            past::put_back(&world, &name, &node).await;
+            continue;
+        }
         let key = *dice.pick(&KEYS);
         let value = world.unique();
-        let call = match dice.below(10) {
+        let call = match dice.below(13) {
             0..=3 => Call::Get,
             4..=6 => Call::Set(value),
             7 => Call::Delete,
+            8 => Call::TestAndDelete { prev: world.last_value(key) },
+            9..=10 => Call::Create(value),
             _ => Call::TestAndSet { prev: world.last_value(key), value },
         };
         let called = world.tick();
@@ -78,8 +85,11 @@ fn what(key: &str, call: &Call, answer: &Answer) -> order::What {
             let value = if let Answer::Value(value) = answer { Some(value.clone()) } else { None };
             return order::What::Read { key, value, freshness: order::Freshness::Linearizable };
         }
-        (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) => Some(value.clone()),
-        (Call::Delete, Answer::Done(_)) => None,
+        (
+            Call::Set(value) | Call::Create(value) | Call::TestAndSet { value, .. },
+            Answer::Done(_),
+        ) => Some(value.clone()),
+        (Call::Delete | Call::TestAndDelete { .. }, Answer::Done(_)) => None,
         _ => return order::What::Refused,
     };
     order::What::Wrote { key, value }
@@ -113,7 +123,9 @@ async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>
     let command = match call.clone() {
         Call::Get => return get(node, &key).await,
         Call::Set(value) => Command::Set { key, value: Arc::from(value), ttl: None },
+        Call::Create(value) => Command::Create { key, value: Arc::from(value), ttl: None },
         Call::Delete => Command::Delete { key },
+        Call::TestAndDelete { prev } => Command::TestAndDelete { key, prev_value: Arc::from(prev) },
         Call::TestAndSet { prev, value } => {
             let (prev_value, value) = (Arc::from(prev), Arc::from(value));
             Command::TestAndSet(TestAndSet { key, prev_value, value, ttl: None })
@@ -122,8 +134,9 @@ async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>
     match node.propose(command, LIMIT).await {
         Ok(outcome) => Some((answer(&outcome), Some(outcome.position.index.0))),
         Err(WriteError::Unknown) => Some((Answer::Unknown, None)),
-        Err(WriteError::Unavailable(_) | WriteError::DiskFull) => None,
-        Err(error @ WriteError::UpgradeNotFinished(_)) => panic!("all are of one version: {error}"),
+        Err(
+            WriteError::Unavailable(_) | WriteError::DiskFull | WriteError::UpgradeNotFinished(_),
+        ) => None,
     }
 }
 
@@ -144,6 +157,7 @@ fn answer(outcome: &Outcome) -> Answer {
             Change::DeleteDir => None,
         }),
         What::Rejection(Rejection::KeyNotFound) => Answer::NotFound,
+        What::Rejection(Rejection::KeyExists(_)) => Answer::Exists,
         What::Rejection(Rejection::TestFailed { found, .. }) => Answer::Found(found.to_string()),
         What::Rejection(other) => panic!("nobody asked for {other:?}"),
         What::Tick => panic!("a command is no tick"),

@@ -1,7 +1,7 @@
 //! A machine of the simulation: the real one, on a simulated disk, network and clock.
 
 use std::io;
-use std::sync::atomic::{AtomicI64, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use etcd::peers;
 use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore, leads_into};
 use etcd::storage::disk_space::DiskRoom;
+use etcd::storage::events::EventStore;
 use etcd::storage::stored::Stored as Kept;
 use etcd::util::clock::Clock;
 use etcd_log::{ClusterId, Index, KeyPath, LogFormat, LogStorage as _, LogTime, Machine, NodeId};
@@ -25,7 +26,7 @@ use super::links::Network;
 use super::log::{Disk, SimLog};
 use super::real_log::RealDisk;
 use super::world::World;
-use super::{client, probe, reads};
+use super::{client, past, probe, reads};
 
 /// The cluster that all belong to.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
@@ -51,6 +52,10 @@ pub(crate) struct Stored {
     jumped: Arc<AtomicI64>,
     /// Where it listens.
     port: AtomicU16,
+    /// What it has stored of what happened: never synced, and a cache.
+    events: TempDir,
+    /// Whether it reads the first format of the log alone, as an old version does.
+    is_old: AtomicBool,
 }
 
 /// Who a machine is, once it knows.
@@ -72,7 +77,20 @@ impl Stored {
             ahead,
             jumped: Arc::default(),
             port: AtomicU16::new(PORT),
+            events: TempDir::new().unwrap(),
+            is_old: AtomicBool::new(false),
         }
+    }
+
+    /// Makes the machine one of an old version, or of this one, the next time that it starts.
+    pub(crate) fn set_old(&self, is_old: bool) {
+        self.is_old.store(is_old, Ordering::Relaxed);
+    }
+
+    /// The newest format of the log that the machine reads.
+    pub(crate) fn reads(&self) -> LogFormat {
+        let is_old = self.is_old.load(Ordering::Relaxed);
+        if is_old { LogFormat::FIRST } else { LogFormat::NEWEST }
     }
 
     pub(crate) fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -104,6 +122,8 @@ impl Stored {
             ahead: self.ahead,
             jumped: Arc::clone(&self.jumped),
             port: AtomicU16::new(self.port.load(Ordering::Relaxed)),
+            events: TempDir::new().unwrap(),
+            is_old: AtomicBool::new(false),
         };
         for file in std::fs::read_dir(self.checkpoints.path()).unwrap() {
             let file = file.unwrap();
@@ -172,7 +192,7 @@ pub(crate) async fn run(world: World, name: String, through: Vec<String>) -> tur
         None => {
             let cluster = etcd::server::join::join(
                 &described,
-                LogFormat::NEWEST,
+                stored.reads(),
                 &through,
                 Arc::<Network>::clone(&network),
             )
@@ -288,9 +308,9 @@ async fn serve(world: &World, name: &Arc<str>, node: &Node) {
     }
     node.introduce().await;
     world.ready(name);
-    if world.has_lost_a_key(name) {
+    while world.has_lost_a_key(name) {
         // Nobody believes it.
-        std::future::pending::<()>().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     if is_new {
         read();
@@ -298,6 +318,7 @@ async fn serve(world: &World, name: &Arc<str>, node: &Node) {
     for _ in 0..world.clients() {
         tokio::spawn(client::run(world.clone(), Arc::clone(name), node.clone()));
     }
+    tokio::spawn(past::compare(world.clone(), name.to_string(), node.clone()));
     tokio::spawn(probe::small(world.clone(), Arc::clone(name), node.clone()));
     tokio::spawn(probe::large(world.clone(), Arc::clone(name), node.clone()));
     client::watch(world.clone(), name.to_string(), node.clone()).await;
@@ -334,11 +355,13 @@ fn parts(
         || (Checkpoint::empty(State::new(RING)), None),
         |(checkpoint, file)| (checkpoint, Some(file)),
     );
+    let at = checkpoint.state.position();
+    let events = EventStore::open(stored.events.path(), identity.cluster, at)?;
     Ok(Parts {
         oneself: Oneself {
             cluster: identity.cluster,
             machine,
-            reads: LogFormat::NEWEST,
+            reads: stored.reads(),
             founds: identity.founder,
         },
         surroundings: Surroundings {
@@ -351,7 +374,7 @@ fn parts(
         stored: Kept { log, checkpoints, disk: DiskRoom::default() },
         backfill: BackfillSource(Arc::new(move || filled.filler())),
         checkpoint_bytes: CHECKPOINT_BYTES,
-        events: None,
+        events: Some(events),
         ring_capacity: RING,
     })
 }

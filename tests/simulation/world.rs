@@ -90,6 +90,10 @@ struct Inner {
     /// Which entry was applied at each index, and what the state was at each position.
     applied: BTreeMap<RaftIndex, LogId>,
     digests: BTreeMap<(u64, u64, u64), Digest>,
+    /// Those that had lost a key, and are whole again.
+    was_wrong: BTreeSet<String>,
+    /// Those of whose past it has been compared what they tell.
+    compared: BTreeSet<String>,
     trace: Vec<String>,
     violation: Option<String>,
 }
@@ -128,6 +132,40 @@ impl World {
         stored
     }
 
+    /// Lets machines be of an old version until they are started again.
+    pub(crate) fn play_an_old_version(&self, names: &[&str]) {
+        for name in names {
+            self.stored(name).set_old(true);
+        }
+    }
+
+    /// Whether a machine had lost a key: what it stored of the past then is wrong still.
+    pub(crate) fn was_wrong(&self, name: &str) -> bool {
+        self.lock().was_wrong.contains(name)
+    }
+
+    /// Notes that what a machine tells of the past is what was.
+    pub(crate) fn past_was_compared(&self, name: &str) {
+        self.lock().compared.insert(name.to_owned());
+    }
+
+    /// Whether all that are up tell of the past what was.
+    pub(crate) fn past_is_compared(&self) -> bool {
+        let inner = self.lock();
+        inner.up.keys().all(|name| inner.compared.contains(name))
+    }
+
+    /// Notes an event that a machine tells, which must be the one that everybody tells.
+    pub(crate) fn happened(&self, name: &str, event: &Event) {
+        let mut inner = self.lock();
+        let known = inner.events.entry(event.number).or_insert_with(|| event.clone()).clone();
+        drop(inner);
+        if known != *event {
+            let what = format_args!("{name} tells {event:?}, another one {known:?}");
+            self.violation(what);
+        }
+    }
+
     pub(crate) fn clients(&self) -> usize {
         self.lock().clients
     }
@@ -135,6 +173,7 @@ impl World {
     pub(crate) fn up(&self, name: &str, node: &Node, consensus: &Consensus) {
         self.note(format_args!("{name} is up"));
         let mut inner = self.lock();
+        inner.compared.remove(name);
         inner.runtimes.insert(name.to_owned(), Handle::current());
         inner.up.insert(name.to_owned(), (node.clone(), consensus.clone()));
     }
@@ -161,7 +200,10 @@ impl World {
         self.lock().ready.remove(name);
         let gone = self.lock().up.remove(name);
         drop(gone);
-        self.stored(name).disk.lock().unwrap().lose_tail(&self.dice());
+        let stored = self.stored(name);
+        // When it comes back, it is of this version.
+        stored.set_old(false);
+        stored.disk().lose_tail(&self.dice());
     }
 
     pub(crate) fn removed(&self, name: &str) {
@@ -422,8 +464,10 @@ impl World {
         let mut inner = self.lock();
         inner.pending.remove(&called);
         let Some(operation) = operation else { return };
-        if let (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_)) =
-            (&operation.call, &operation.answer)
+        if let (
+            Call::Set(value) | Call::Create(value) | Call::TestAndSet { value, .. },
+            Answer::Done(_),
+        ) = (&operation.call, &operation.answer)
         {
             inner.last_values.insert(operation.key.clone(), value.clone());
         }
@@ -518,14 +562,8 @@ impl WatchPlace {
             self.world.violation(what);
         }
         *seen = event.number;
-        let mut inner = self.world.lock();
-        inner.watching.insert(self.id, event.number);
-        let known = inner.events.entry(event.number).or_insert_with(|| event.clone()).clone();
-        drop(inner);
-        if known != *event {
-            let what = format_args!("{name} tells {event:?}, another one {known:?}");
-            self.world.violation(what);
-        }
+        self.world.lock().watching.insert(self.id, event.number);
+        self.world.happened(name, event);
     }
 }
 

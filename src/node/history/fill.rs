@@ -38,15 +38,16 @@ impl Node {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closing.begun() => return,
             }
-            let gaps = gaps(&events);
-            // What could not be filled in cannot now, unless something else was.
-            if tried.as_ref() == Some(&gaps) {
+            let (gaps, first) = (gaps(&events), history.log.first());
+            // What could not be filled in cannot now, unless something else was, or older
+            // history has come from another machine.
+            if tried.as_ref() == Some(&(gaps.clone(), first)) {
                 continue;
             }
             for gap in gaps.iter().rev() {
                 history.fill(&events, gap, self.inner.disk.clone(), closing.clone()).await;
             }
-            tried = Some(gaps);
+            tried = Some((gaps, first));
         }
     }
 }

@@ -6,10 +6,20 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_log::{Batch, Command, LogFormat};
 use etcd_projections::{Position, State};
 
 use super::super::real_log::RealDisk;
 use super::{NOTICED, SETTLING, World};
+
+/// Whether a batch says what the format in force cannot, but for what raises that.
+fn says_too_much(batch: &Batch, in_force: LogFormat) -> bool {
+    let mut commands = batch.commands.iter();
+    commands.any(|command| {
+        !matches!(command, Command::Sync { .. } | Command::Upgrade { .. })
+            && command.format() > in_force
+    })
+}
 
 impl World {
     /// Checks what must hold at every moment.
@@ -18,6 +28,7 @@ impl World {
         self.probes.set_elapsed(elapsed);
         for (name, node, consensus) in self.machines_up() {
             let published = node.now();
+            self.check_format(&name, &published.state)?;
             let Position { index, event, time } = published.state.position();
             let mut inner = self.lock();
             if let Some(term) = consensus.leads_in() {
@@ -40,23 +51,42 @@ impl World {
                     return Err(format!("{name} has applied {applied}, another one {known}"));
                 }
             }
+            let digest = published.state.digest();
             if let Some((lost, since)) = &inner.lost_a_key
                 && *lost == name
             {
-                if index.0 > since + NOTICED {
+                let is_late = index.0 > since + NOTICED;
+                let known = inner.digests.get(&(index.0, event.0, time.0));
+                if is_late && known == Some(&digest) {
+                    // It has come by the checkpoint of another machine, and is whole again.
+                    inner.was_wrong.insert(name.clone());
+                    inner.lost_a_key = None;
+                } else if is_late && known.is_some() {
                     return Err(format!(
                         "{name} has lost a key before #{since}, and is at {index}"
                     ));
                 }
                 continue;
             }
-            let digest = published.state.digest();
             let known = *inner.digests.entry((index.0, event.0, time.0)).or_insert(digest);
             if known != digest {
                 return Err(format!("{name} has digest {digest} at {index}, another one {known}"));
             }
         }
         self.lock().violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// Checks that no later format is in force than all members read.
+    fn check_format(&self, name: &str, state: &State) -> Result<(), String> {
+        let mut members = state.machines().iter();
+        match members.find(|member| self.stored(&member.name).reads() < state.format()) {
+            Some(member) => Err(format!(
+                "{name} has format {} in force, which {} does not read",
+                state.format(),
+                member.name
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether all machines that are up have the same state.
@@ -86,6 +116,9 @@ impl World {
                     return Err(format!("{name} has {entry:?}, another one {other:?}"));
                 }
                 if let Some(batch) = entry.batch() {
+                    if says_too_much(batch, state.format()) {
+                        return Err(format!("{name} has {entry:?}, under {}", state.format()));
+                    }
                     state.apply(batch);
                 }
             }

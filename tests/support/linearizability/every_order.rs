@@ -64,6 +64,8 @@ fn any_call() -> impl Strategy<Value = Call> {
         2 => any_value().prop_map(Call::Set),
         2 => test.prop_map(|(prev, value)| Call::TestAndSet { prev, value }),
         1 => Just(Call::Delete),
+        2 => any_value().prop_map(Call::Create),
+        1 => any_value().prop_map(|prev| Call::TestAndDelete { prev }),
         2 => Just(Call::Get),
     ]
 }
@@ -73,6 +75,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         proptest::option::of(any_value()).prop_map(Answer::Done),
         any_value().prop_map(Answer::Found),
         Just(Answer::NotFound),
+        Just(Answer::Exists),
         any_value().prop_map(Answer::Value),
     ]
 }
@@ -95,13 +98,20 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
 fn happen(call: &Call, before: &Value) -> (Value, Answer) {
     match (call, before) {
         (Call::Set(value), _) => (Some(value.clone()), Answer::Done(before.clone())),
+        (Call::Create(value), None) => (Some(value.clone()), Answer::Done(None)),
+        (Call::Create(_), Some(_)) => (before.clone(), Answer::Exists),
         (_, None) => (None, Answer::NotFound),
         (Call::Get, Some(there)) => (before.clone(), Answer::Value(there.clone())),
         (Call::Delete, Some(_)) => (None, Answer::Done(before.clone())),
         (Call::TestAndSet { prev, value }, Some(there)) if prev == there => {
             (Some(value.clone()), Answer::Done(before.clone()))
         }
-        (Call::TestAndSet { .. }, Some(there)) => (before.clone(), Answer::Found(there.clone())),
+        (Call::TestAndDelete { prev }, Some(there)) if prev == there => {
+            (None, Answer::Done(before.clone()))
+        }
+        (Call::TestAndSet { .. } | Call::TestAndDelete { .. }, Some(there)) => {
+            (before.clone(), Answer::Found(there.clone()))
+        }
     }
 }
 

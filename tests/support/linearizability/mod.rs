@@ -18,8 +18,16 @@ use std::collections::{BTreeMap, HashSet};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     Set(String),
-    TestAndSet { prev: String, value: String },
+    /// Sets, if there is no such key.
+    Create(String),
+    TestAndSet {
+        prev: String,
+        value: String,
+    },
     Delete,
+    TestAndDelete {
+        prev: String,
+    },
     Get,
 }
 
@@ -32,6 +40,8 @@ pub enum Answer {
     Found(String),
     /// There was no such key.
     NotFound,
+    /// There was one. Nobody tells which value it had.
+    Exists,
     /// The value that was read.
     Value(String),
     /// Nobody knows.
@@ -73,6 +83,8 @@ struct Search<'h> {
     known: Vec<&'h Operation>,
     /// What may have happened.
     unknown: Vec<&'h Operation>,
+    /// The values that somebody has seen, or would have to.
+    seen: HashSet<&'h str>,
 }
 
 /// How far a search has come: which operations are in order by now, and the value.
@@ -95,14 +107,17 @@ impl<'h> Search<'h> {
         let (mut unknown, known): (Vec<_>, Vec<_>) =
             operations.iter().copied().partition(is_unknown);
         // What may never have happened, and of which nobody has seen a trace, says
-        // nothing: every answer tells the value that it found.
+        // nothing, where every answer tells the value that it found.
         let seen: HashSet<&str> = operations.iter().filter_map(|op| trace(op)).collect();
+        let is_any_seen = known.iter().any(|op| op.answer == Answer::Exists);
         unknown.retain(|op| match &op.call {
             Call::Get => false,
-            Call::Set(value) | Call::TestAndSet { value, .. } => seen.contains(value.as_str()),
-            Call::Delete => true,
+            Call::Set(value) | Call::Create(value) | Call::TestAndSet { value, .. } => {
+                is_any_seen || seen.contains(value.as_str())
+            }
+            Call::Delete | Call::TestAndDelete { .. } => true,
         });
-        Self { known, unknown }
+        Self { known, unknown, seen }
     }
 
     fn finds_an_order(&self) -> bool {
@@ -150,22 +165,47 @@ impl<'h> Search<'h> {
     /// What may have happened next. Only what leaves another value is worth a guess, and
     /// it is not if the next operation, a guess itself, does not depend on it.
     fn guesses(&self, state: &State, earliest: u64) -> Vec<State> {
-        let (mut guesses, mut deletes) = (Vec::new(), 0);
+        let (mut guesses, mut alike) = (Vec::new(), Vec::new());
         for (at, op) in self.unknown.iter().enumerate() {
             if op.called > earliest || state.guessed.contains(&at) {
                 continue;
             }
-            // Of deletes that may have happened, the first one called can be any of them.
-            deletes += usize::from(op.call == Call::Delete);
-            let depends = matches!(op.call, Call::TestAndSet { .. });
+            // Of those that may have happened and are all alike, the first one called can be
+            // any of them.
+            let kind = self.kind(op);
+            if kind.is_some() && alike.contains(&kind) {
+                continue;
+            }
+            alike.push(kind);
+            let depends = !matches!(op.call, Call::Set(_) | Call::Delete);
             let value = apply(op, &state.value).expect("any answer is right");
-            let is_other = op.call != Call::Delete || deletes == 1;
-            if is_other && value != state.value && (depends || !state.is_guess) {
+            if value != state.value && (depends || !state.is_guess) {
                 guesses.push(state.with_guess(at, value));
             }
         }
         guesses
     }
+}
+
+impl Search<'_> {
+    /// Returns what an operation whose answer is not known is, if others may be alike: a
+    /// delete; or what leaves a value that nobody has seen, if it was there, or was not.
+    fn kind(&self, operation: &Operation) -> Option<Kind> {
+        match &operation.call {
+            Call::Delete => Some(Kind::Deletes),
+            Call::Set(value) if !self.seen.contains(value.as_str()) => Some(Kind::Sets),
+            Call::Create(value) if !self.seen.contains(value.as_str()) => Some(Kind::Creates),
+            _ => None,
+        }
+    }
+}
+
+/// Operations whose answers are not known, and that are alike.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Deletes,
+    Sets,
+    Creates,
 }
 
 impl State {
@@ -193,8 +233,10 @@ fn trace(operation: &Operation) -> Option<&str> {
     match (&operation.answer, &operation.call) {
         (Answer::Done(value), _) => value.as_deref(),
         (Answer::Found(value) | Answer::Value(value), _) => Some(value),
-        (Answer::Unknown, Call::TestAndSet { prev, .. }) => Some(prev),
-        (Answer::NotFound | Answer::Unknown, _) => None,
+        (Answer::Unknown, Call::TestAndSet { prev, .. } | Call::TestAndDelete { prev }) => {
+            Some(prev)
+        }
+        (Answer::NotFound | Answer::Exists | Answer::Unknown, _) => None,
     }
 }
 
@@ -203,26 +245,38 @@ fn apply(operation: &Operation, before: &Value) -> Option<Value> {
     let (call, answer) = (&operation.call, &operation.answer);
     if *answer == Answer::Unknown {
         return Some(match (call, before) {
-            (Call::Set(value), _) => Some(value.clone()),
+            (Call::Set(value), _) | (Call::Create(value), None) => Some(value.clone()),
             (Call::TestAndSet { prev, value }, Some(found)) if prev == found => Some(value.clone()),
             (Call::Delete, _) => None,
-            (Call::TestAndSet { .. } | Call::Get, _) => before.clone(),
+            (Call::TestAndDelete { prev }, Some(found)) if prev == found => None,
+            _ => before.clone(),
         });
     }
     match (call, answer, before) {
         (Call::Set(value), Answer::Done(prev), _) if prev == before => Some(Some(value.clone())),
+        (Call::Create(value), Answer::Done(None), None) => Some(Some(value.clone())),
+        (Call::Create(_), Answer::Exists, Some(_)) => Some(before.clone()),
         (Call::TestAndSet { prev, value }, Answer::Done(told), Some(found))
             if prev == found && told == before =>
         {
             Some(Some(value.clone()))
         }
-        (Call::TestAndSet { prev, .. }, Answer::Found(found), Some(there))
-            if found == there && prev != there =>
+        (Call::TestAndDelete { prev }, Answer::Done(told), Some(found))
+            if prev == found && told == before =>
         {
-            Some(before.clone())
+            Some(None)
         }
+        (
+            Call::TestAndSet { prev, .. } | Call::TestAndDelete { prev },
+            Answer::Found(found),
+            Some(there),
+        ) if found == there && prev != there => Some(before.clone()),
         (Call::Delete, Answer::Done(prev), Some(_)) if prev == before => Some(None),
-        (Call::TestAndSet { .. } | Call::Delete | Call::Get, Answer::NotFound, None) => Some(None),
+        (
+            Call::TestAndSet { .. } | Call::TestAndDelete { .. } | Call::Delete | Call::Get,
+            Answer::NotFound,
+            None,
+        ) => Some(None),
         (Call::Get, Answer::Value(found), Some(there)) if found == there => Some(before.clone()),
         _ => None,
     }
@@ -284,6 +338,20 @@ mod tests {
         let once = set("a", None, 1, 2);
         let history = [once, set("b", Some("a"), 3, 4), get("b", 5, 6), get("a", 7, 8)];
         assert!(check(&history).is_err());
+    }
+
+    #[test]
+    fn key_that_was_there_is_created_by_nobody() {
+        let create = |value: &str, answer, called| {
+            op(Call::Create(value.to_owned()), answer, called, called + 1)
+        };
+        let first = create("a", Answer::Done(None), 1);
+        assert!(check(&[first.clone(), create("b", Answer::Exists, 3), get("a", 5, 6)]).is_ok());
+        assert!(check(&[first.clone(), create("b", Answer::Done(None), 3)]).is_err());
+        assert!(check(&[create("b", Answer::Exists, 1)]).is_err());
+        // Somebody may have made it, and nobody has seen what.
+        let unseen = op(Call::Set("x".to_owned()), Answer::Unknown, 1, 2);
+        assert!(check(&[unseen, create("b", Answer::Exists, 3)]).is_ok());
     }
 
     #[test]

@@ -164,8 +164,11 @@ impl<'h> Key<'h> {
     fn may_have_happened(&self, value: &Value, read: &Shown) -> bool {
         let mut called = self.unknown.iter().filter(|op| op.called < read.answered);
         called.any(|op| match (&op.call, value) {
-            (Call::Set(set) | Call::TestAndSet { value: set, .. }, Some(found)) => set == found,
-            (Call::Delete, None) => true,
+            (
+                Call::Set(set) | Call::Create(set) | Call::TestAndSet { value: set, .. },
+                Some(found),
+            ) => set == found,
+            (Call::Delete | Call::TestAndDelete { .. }, None) => true,
             _ => false,
         })
     }
