@@ -111,14 +111,16 @@ impl LogCommand {
 
     /// Refuses what clap cannot see to make no sense.
     fn check(&self) -> Result<(), clap::Error> {
-        let (Self::Show(ShowArgs { filter, .. }) | Self::Tail(TailArgs { filter, .. })) = self
-        else {
-            return Ok(());
+        let (filter, asks, follows) = match self {
+            Self::Show(show) => (&show.filter, !show.place.url.is_empty(), show.follow),
+            Self::Tail(tail) => (&tail.filter, true, true),
+            _ => return Ok(()),
         };
-        let asks = match self {
-            Self::Show(show) => !show.place.url.is_empty(),
-            _ => true,
-        };
+        if follows && !asks {
+            let why = "a directory cannot be followed, for the machine that runs there uses its \
+                       files again: -f wants --url\n";
+            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, why));
+        }
         let told = filter.action.iter().find(|action| asks && !action.is_of_events());
         told.map_or(Ok(()), |action| {
             let why = format!(
@@ -139,7 +141,7 @@ impl LogCommand {
             Self::History(history) => history.run(look, out),
             Self::Diff(diff) => diff.run(look, out),
             Self::Bisect(bisect) => bisect.run(look, out),
-            Self::Stats { log, json } => log::stats(&log.path(), json, out),
+            Self::Stats { log, json } => log::stats(&log.path(), (json, look), out),
             Self::Replay(replay) => replay.run(out),
             Self::Verify { log, live, json } => log::verify(&log.path(), (live, json), out),
             Self::Export { log, span } => log::export(&log.path(), (span.from, span.to), out),

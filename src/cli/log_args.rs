@@ -80,10 +80,10 @@ pub(super) struct ShowArgs {
     /// The same, by its id alone
     #[arg(long, value_name = "ID", hide = true, conflicts_with_all = ["machine", "url"])]
     leader: Option<NodeId>,
-    /// Go on with what happens. A directory cannot be followed: the machine that runs there
-    /// uses its files again
-    #[arg(short = 'f', long, requires = "url", conflicts_with = "to")]
-    follow: bool,
+    /// Go on with what happens, with --url. A directory cannot be followed: the machine
+    /// that runs there uses its files again
+    #[arg(short = 'f', long, conflicts_with = "to", verbatim_doc_comment)]
+    pub(super) follow: bool,
     /// Show lines of JSON instead of text
     #[arg(long)]
     json: bool,

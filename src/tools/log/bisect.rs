@@ -74,7 +74,7 @@ pub fn bisect(
     let begun = walk.position();
     let mut so_far = SoFar::of(condition, walk.state().tree());
     if so_far.holds() {
-        return Err(ToolError::HoldsAlready(begun.index));
+        return Err(ToolError::HoldsAlready { what: condition.to_string(), oldest: begun.index });
     }
     let mut before = begun;
     while let Some(step) = walk.next(None)? {
@@ -90,18 +90,17 @@ pub fn bisect(
         }
         before = walk.position();
     }
-    Err(ToolError::NeverHolds(before.index))
+    Err(ToolError::NeverHolds { what: condition.to_string(), last: before.index })
 }
 
 impl Found {
     fn write(&self, told: &Told<'_>, look: Look, out: &mut dyn Write) -> Result<(), ToolError> {
         told.write_text(look, out)?;
-        let Self { position, replayed, checkpoints } = self;
+        let Self { position: _, replayed, checkpoints } = self;
         let aside = look.aside();
-        let of = position.index.0;
         writeln!(
             out,
-            "{aside}{replayed} of {of} commands replayed, {checkpoints} checkpoints read{aside:#}"
+            "{aside}{replayed} commands replayed, {checkpoints} checkpoints read{aside:#}"
         )?;
         Ok(())
     }
