@@ -47,7 +47,8 @@ pub(super) struct SpanArgs {
 pub(super) struct WhereArgs {
     #[command(flatten)]
     log: LogArg,
-    /// Ask a running machine instead, any of the cluster: http://127.0.0.1:4001
+    /// Ask a running machine instead, any of the cluster, by its client port, as
+    /// host:port
     #[arg(short = 'u', long, value_name = "URL,...", value_delimiter = ',',
           conflicts_with_all = ["path", "without_end"])]
     pub(super) url: Vec<String>,
@@ -105,7 +106,7 @@ impl ShowArgs {
 /// What to show of what happens.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// The machine to ask, or several of the cluster: http://127.0.0.1:4001
+    /// The machine to ask, or several of the cluster, by their client ports, as host:port
     #[arg(short = 'u', long, value_name = "URL,...", value_delimiter = ',', required = true)]
     url: Vec<String>,
     #[command(flatten)]

@@ -180,7 +180,7 @@ impl<'a> SoFar<'a> {
             }
             // Directories are made on the way.
             (Condition::Exists(key), Change::Set { .. }) if key.covers(&event.key) => {
-                self.count = 1
+                self.count = 1;
             }
             (Condition::Holds { key, .. } | Condition::Exists(key), change)
                 if is_at(key) && !matches!(change, Change::Set { .. }) =>
