@@ -10,7 +10,8 @@
 //! ```
 //!
 //! What is said on the standard error stands behind `!`, a status that is not 0 at the end.
-//! Identities that are minted are shown as `<id>`.
+//! Identities that are minted are shown as `<id>`, and digests of what was made of them, in
+//! NEW and OTHER, as `<digest>`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::error::Error;
@@ -70,15 +71,14 @@ impl goldenscript::Runner for Runner {
                 Ok(String::new())
             }
             Action::Pipe(args) => {
-                let args: Vec<_> = args.split(' ').collect();
-                let mut child = self.command(&args).spawn()?;
+                let mut child = self.command(&args.split(' ').collect::<Vec<_>>()).spawn()?;
                 drop(child.stdout.take());
                 let output = child.wait_with_output()?;
-                Ok(self.shown(&output))
+                Ok(self.shown(args, &output))
             }
-            Action::Log(args) => {
-                let args: Vec<_> = args.split(' ').collect();
-                Ok(self.shown(&self.log(&args)))
+            Action::Log(line) => {
+                let args: Vec<_> = line.split(' ').collect();
+                Ok(self.shown(line, &self.log(&args)))
             }
         }
     }
@@ -96,7 +96,7 @@ impl Runner {
         command
     }
 
-    fn shown(&self, output: &Output) -> String {
+    fn shown(&self, args: &str, output: &Output) -> String {
         let mut shown = String::from_utf8_lossy(&output.stdout).into_owned();
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             shown += &format!("! {line}\n").replace("!  ", "!");
@@ -104,21 +104,26 @@ impl Runner {
         if output.status.code() != Some(0) {
             shown += &format!("exit status {}\n", output.status.code().unwrap_or(-1));
         }
-        masked(&shown)
+        masked(&shown, args.contains("NEW") || args.contains("OTHER"))
     }
 }
 
-/// Replaces the identities that were minted: those of recorded logs are small numbers.
-fn masked(text: &str) -> String {
-    let is_minted = |word: &str| {
-        word.len() == 16
-            && word.bytes().all(|byte| byte.is_ascii_hexdigit())
-            && !word.starts_with("0000")
+/// Replaces the identities that were minted, as those of recorded logs, small numbers, were
+/// not; and the digests that follow from them, if there are any.
+fn masked(text: &str, digests: bool) -> String {
+    let mask = |word: &str| match word.len() {
+        16 if !word.starts_with("000000000000") => Some("<id>"),
+        32 if digests => Some("<digest>"),
+        _ => None,
     };
     let words = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
     let masked = words.map(|word| {
         let end = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-        if is_minted(end) { word.replace(end, "<id>") } else { word.to_owned() }
+        let is_hex = end.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match mask(end).filter(|_| is_hex) {
+            Some(mask) => word.replace(end, mask),
+            None => word.to_owned(),
+        }
     });
     masked.collect()
 }
