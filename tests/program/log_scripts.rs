@@ -74,11 +74,11 @@ impl goldenscript::Runner for Runner {
                 let mut child = self.command(&args.split(' ').collect::<Vec<_>>()).spawn()?;
                 drop(child.stdout.take());
                 let output = child.wait_with_output()?;
-                Ok(self.shown(args, &output))
+                Ok(shown(args, &output))
             }
             Action::Log(line) => {
                 let args: Vec<_> = line.split(' ').collect();
-                Ok(self.shown(line, &self.log(&args)))
+                Ok(shown(line, &self.log(&args)))
             }
         }
     }
@@ -95,17 +95,19 @@ impl Runner {
         command.env("COLUMNS", "80").stdin(Stdio::null());
         command
     }
+}
 
-    fn shown(&self, args: &str, output: &Output) -> String {
-        let mut shown = String::from_utf8_lossy(&output.stdout).into_owned();
-        for line in String::from_utf8_lossy(&output.stderr).lines() {
-            shown += &format!("! {line}\n").replace("!  ", "!");
-        }
-        if output.status.code() != Some(0) {
-            shown += &format!("exit status {}\n", output.status.code().unwrap_or(-1));
-        }
-        masked(&shown, args.contains("NEW") || args.contains("OTHER"))
+/// What a verb says, as a script shows it.
+fn shown(args: &str, output: &Output) -> String {
+    let mut shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        shown.extend(["! ", line.trim(), "\n"]);
     }
+    if output.status.code() != Some(0) {
+        let status = output.status.code().unwrap_or(-1).to_string();
+        shown.extend(["exit status ", &status, "\n"]);
+    }
+    masked(&shown, args.contains("NEW") || args.contains("OTHER"))
 }
 
 /// Replaces the identities that were minted, as those of recorded logs, small numbers, were

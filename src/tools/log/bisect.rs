@@ -23,6 +23,7 @@ use super::source::{LogPath, Source};
 use super::text::write_json;
 use super::walk::Walk;
 use crate::storage::checkpoint::{CheckpointFile, leads_into};
+use crate::util::error_chain::ErrorChain;
 use crate::util::printable::Printable;
 
 /// What is looked for.
@@ -117,13 +118,22 @@ impl Search<'_> {
     /// Walks from the last checkpoint at which the condition does not hold yet; from the
     /// beginning, if there is none.
     fn start(&mut self) -> Result<Walk, ToolError> {
-        let files = usable(self.source)?;
+        let mut files = usable(self.source)?;
         let (mut low, mut high) = (0, files.len());
         let mut start = None;
         while low < high {
             let middle = usize::midpoint(low, high);
             self.checkpoints += 1;
-            let walk = self.source.walk_from(&files[middle])?;
+            let walk = match self.source.walk_from(&files[middle]) {
+                // The log makes up for it.
+                Err(ToolError::Checkpoint(error)) => {
+                    tracing::warn!("checkpoint skipped: {}", ErrorChain(&error));
+                    files.remove(middle);
+                    high -= 1;
+                    continue;
+                }
+                walk => walk?,
+            };
             if SoFar::of(self.condition, walk.state().tree()).holds() {
                 high = middle;
             } else {

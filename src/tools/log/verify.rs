@@ -79,10 +79,7 @@ fn look(source: &Source) -> Result<Good, ToolError> {
 fn look_live(from: &LogPath) -> Result<Good, ToolError> {
     let looked = || {
         let opened = Opened::open_sealed(&from.path)?;
-        let walk = Walk::new(
-            opened.start(WatchRing::DEFAULT_CAPACITY)?.state,
-            opened.reads(opened.settled.start),
-        );
+        let walk = opened.walk(WatchRing::DEFAULT_CAPACITY)?;
         Ok(Good { live: true, ..look_into(&opened, walk)? })
     };
     for _ in 1..LOOKS {
