@@ -66,7 +66,7 @@ fn with_keys(dir: &Path) {
     }
     let file = dir.join("recorded.jsonl");
     std::fs::write(&file, lines).unwrap();
-    let import = Import { file, name: Some("one".to_owned()), without_end: true };
+    let import = Import { file, name: Some("one".to_owned()), without_end: true, to: None };
     log::import(&import, &dir.join("one"), &mut Vec::new()).unwrap();
 }
 
