@@ -47,7 +47,7 @@
 //! | folder | what is in it, and what it keeps |
 //! |---|---|
 //! | [`cli`] | the command line: what is not understood never gets further |
-//! | [`tools`] | the programs beside the server, on directories that nobody runs on |
+//! | [`tools`] | the programs beside the server: they read and make logs, and ask machines that run |
 //! | [`server`] | one process: started in steps, and stopped with all that it accepted done |
 //! | [`api`] | what clients say: bad input is answered here, and never reaches the log |
 //! | [`node`] | what a machine can be asked: nothing is acknowledged before it is applied |

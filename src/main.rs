@@ -10,17 +10,15 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        // That a line makes no sense may turn out late.
-        Err(error) => match error.downcast_ref::<clap::Error>() {
-            Some(usage) => {
+        Err(error) => {
+            // That a line makes no sense may turn out late.
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
                 let _written = usage.print();
-                ExitCode::from(2)
+                return ExitCode::from(2);
             }
-            None => {
-                etcd::cli::complain(&*error);
-                ExitCode::FAILURE
-            }
-        },
+            etcd::cli::complain(&*error);
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -19,18 +19,16 @@ pub(super) enum LogCommand {
     /// Show what the log says: commands, and what came of them
     #[command(after_help = "What was set below /jobs in the last ten minutes:\n  \
                             etcd log show --key /jobs --action set --from -10m\n\
-                            What happens there from now on, asked of a running machine:\n  \
-                            etcd log show --key /jobs -f --from -0s --url http://127.0.0.1:4001")]
+                            What happened there in the last minute, and goes on to:\n  \
+                            etcd log show --key /jobs -f --from -1m --url http://127.0.0.1:4001")]
     Show(ShowArgs),
     /// Show what happens from now on, asked of a running machine
     #[command(after_help = "All that expires, as it expires:\n  \
                             etcd log tail --url http://127.0.0.1:4001 --action expire")]
     Tail(TailArgs),
     /// Tell what happened at a key, or below it
-    #[command(
-        after_help = "The last value before the one that is there, and who set what when:\n  \
-                            etcd log history /jobs/7 --reverse --limit 2"
-    )]
+    #[command(after_help = "The last two changes of a key:\n  \
+                            etcd log history /jobs/7 --reverse --limit 2")]
     History(HistoryArgs),
     /// Tell what became of the keys between two moments
     #[command(after_help = "What has changed in the last hour:\n  \
@@ -74,7 +72,7 @@ pub(super) enum LogCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write the log as lines of JSON: one batch a line, and a last line that says it is the last
+    /// Write the log, or a part of it, as lines of JSON: one batch a line, and an end
     #[command(after_help = "A new machine with the history of another, up to command 41:\n  \
         etcd log export -d node1 --to 41 | etcd log import - -d new\n\n\
         A part that does not begin with command 1 says so in its first line, and cannot be\n\
@@ -111,14 +109,16 @@ impl LogCommand {
 
     /// Refuses what clap cannot see to make no sense.
     fn check(&self) -> Result<(), clap::Error> {
-        let (Self::Show(ShowArgs { filter, .. }) | Self::Tail(TailArgs { filter, .. })) = self
-        else {
-            return Ok(());
+        let (filter, asks, follows) = match self {
+            Self::Show(show) => (&show.filter, !show.place.url.is_empty(), show.follow),
+            Self::Tail(tail) => (&tail.filter, true, true),
+            _ => return Ok(()),
         };
-        let asks = match self {
-            Self::Show(show) => !show.place.url.is_empty(),
-            _ => true,
-        };
+        if follows && !asks {
+            let why = "a directory cannot be followed, for the machine that runs there uses its \
+                       files again: -f wants --url\n";
+            return Err(clap::Error::raw(ErrorKind::MissingRequiredArgument, why));
+        }
         let told = filter.action.iter().find(|action| asks && !action.is_of_events());
         told.map_or(Ok(()), |action| {
             let why = format!(
@@ -139,7 +139,7 @@ impl LogCommand {
             Self::History(history) => history.run(look, out),
             Self::Diff(diff) => diff.run(look, out),
             Self::Bisect(bisect) => bisect.run(look, out),
-            Self::Stats { log, json } => log::stats(&log.path(), json, out),
+            Self::Stats { log, json } => log::stats(&log.path(), (json, look), out),
             Self::Replay(replay) => replay.run(out),
             Self::Verify { log, live, json } => log::verify(&log.path(), (live, json), out),
             Self::Export { log, span } => log::export(&log.path(), (span.from, span.to), out),

@@ -16,10 +16,12 @@ use crate::util::moment::Moment;
 /// Where a log lies.
 #[derive(Debug, Args)]
 pub(super) struct LogArg {
-    /// A machine's data directory, stopped or a copy; an archive/; or an exported log
-    #[arg(short = 'd', long = "data-dir", value_name = "DIR|FILE", default_value = "default.etcd")]
+    /// Data directory of a machine that is stopped, or a
+    /// copy; an archive/; or an exported log
+    #[arg(short = 'd', long = "data-dir", value_name = "DIR|FILE", verbatim_doc_comment)]
+    #[arg(default_value = "default.etcd")]
     path: PathBuf,
-    /// Take an exported log that does not say where it ends as it is
+    /// Take an exported log without an end as it is
     #[arg(long)]
     without_end: bool,
 }
@@ -34,8 +36,10 @@ impl LogArg {
 /// A part of a log.
 #[derive(Debug, Args)]
 pub(super) struct SpanArgs {
-    /// From when on: an index, a time (RFC 3339), or how long before the end (-10m)
+    /// From when on: an index, a time (RFC 3339), or how
+    /// long before the end (-10m)
     #[arg(long, alias = "since", value_name = "MOMENT", allow_hyphen_values = true)]
+    #[arg(verbatim_doc_comment)]
     pub(super) from: Option<Moment>,
     /// Up to when
     #[arg(long, alias = "until", value_name = "MOMENT", allow_hyphen_values = true)]
@@ -47,7 +51,9 @@ pub(super) struct SpanArgs {
 pub(super) struct WhereArgs {
     #[command(flatten)]
     log: LogArg,
-    /// Ask a running machine instead, any of the cluster: http://127.0.0.1:4001
+    /// Ask a running machine instead, any of the cluster:
+    /// its client port, as in http://HOST:PORT
+    #[arg(verbatim_doc_comment)]
     #[arg(short = 'u', long, value_name = "URL,...", value_delimiter = ',',
           conflicts_with_all = ["path", "without_end"])]
     pub(super) url: Vec<String>,
@@ -56,11 +62,12 @@ pub(super) struct WhereArgs {
 /// What of a log is wanted.
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {
-    /// Show only what concerns this key, or those below it
+    /// Show only what concerns this key, or those below
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     key: Option<KeyPath>,
-    /// Show only these: set, create, testAndSet, delete, deleteDir, testAndDelete,
-    /// restore, expire, sync, join, leave, upgrade
+    /// Show only these: set, create, testAndSet, delete,
+    /// deleteDir, testAndDelete, restore, expire, sync,
+    /// join, leave, upgrade
     #[arg(long, value_name = "ACTION,...", value_delimiter = ',', verbatim_doc_comment)]
     pub(super) action: Vec<Action>,
 }
@@ -74,16 +81,18 @@ pub(super) struct ShowArgs {
     span: SpanArgs,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
-    /// Show only what this machine proposed when it led: its name, or its id
-    #[arg(long, value_name = "NAME|ID", conflicts_with = "url")]
+    /// Show only what this machine proposed when it led:
+    /// by its name, or its id
+    #[arg(long, value_name = "NAME|ID", conflicts_with = "url", verbatim_doc_comment)]
     machine: Option<String>,
     /// The same, by its id alone
     #[arg(long, value_name = "ID", hide = true, conflicts_with_all = ["machine", "url"])]
     leader: Option<NodeId>,
-    /// Go on with what happens. A directory cannot be followed: the machine that runs there
-    /// uses its files again
-    #[arg(short = 'f', long, requires = "url", conflicts_with = "to")]
-    follow: bool,
+    /// Go on with what happens, with --url: a directory
+    /// cannot be followed, for its machine uses its files
+    /// again
+    #[arg(short = 'f', long, conflicts_with = "to", verbatim_doc_comment)]
+    pub(super) follow: bool,
     /// Show lines of JSON instead of text
     #[arg(long)]
     json: bool,
@@ -105,8 +114,10 @@ impl ShowArgs {
 /// What to show of what happens.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// The machine to ask, or several of the cluster: http://127.0.0.1:4001
+    /// The machine to ask, or several of the cluster: their
+    /// client ports, as in http://HOST:PORT
     #[arg(short = 'u', long, value_name = "URL,...", value_delimiter = ',', required = true)]
+    #[arg(verbatim_doc_comment)]
     url: Vec<String>,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
@@ -142,7 +153,7 @@ pub(super) struct HistoryArgs {
     /// Tell so many events, at most
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Show lines of JSON, as the API tells them, instead of text
+    /// Show lines of JSON, as the API does
     #[arg(long)]
     json: bool,
 }
@@ -162,7 +173,9 @@ impl HistoryArgs {
 /// What to compare.
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
-    /// From when: an index, a time (RFC 3339), or how long before the end (-10m)
+    /// From when: an index, a time (RFC 3339), or how long
+    /// before the end (-10m)
+    #[arg(verbatim_doc_comment)]
     #[arg(value_name = "A", allow_hyphen_values = true)]
     from: Moment,
     /// To when [default: the end]
@@ -173,7 +186,7 @@ pub(super) struct DiffArgs {
     /// Compare only this key, and those below it
     #[arg(long, value_name = "KEY", value_parser = parse_key, default_value = "/")]
     key: KeyPath,
-    /// Show lines of JSON, as the API tells them, instead of text
+    /// Show lines of JSON, as the API does
     #[arg(long)]
     json: bool,
 }
@@ -193,7 +206,7 @@ impl DiffArgs {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["logs", "key", "exists", "count"])))]
 pub(super) struct BisectArgs {
-    /// Two logs: find the first command behind which they differ
+    /// Two logs: find the first command that differs
     #[arg(value_name = "LOG", num_args = 2, conflicts_with = "path")]
     logs: Vec<PathBuf>,
     #[command(flatten)]
@@ -207,7 +220,9 @@ pub(super) struct BisectArgs {
     /// Find when this key or directory is first there
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     exists: Option<KeyPath>,
-    /// Find when there are first more keys below this directory than --over
+    /// Find when more keys are first below this directory
+    /// than --over
+    #[arg(verbatim_doc_comment)]
     #[arg(long, value_name = "DIR", value_parser = parse_key, requires = "over")]
     count: Option<KeyPath>,
     /// How many
@@ -240,14 +255,16 @@ impl BisectArgs {
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     log: LogArg,
-    /// Up to when: an index, a time (RFC 3339), or how long before the end (-10m)
-    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    /// Up to when: an index, a time (RFC 3339), or how
+    /// long before the end (-10m)
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, verbatim_doc_comment)]
     to: Option<Moment>,
     /// Write the keys as lines of JSON, as the API lists them
     #[arg(long)]
     json: bool,
-    /// Serve the state at this port of this computer, to be read with curl; 0 for any
-    #[arg(long, value_name = "PORT", conflicts_with = "json")]
+    /// Serve the state at this port of this computer, to be
+    /// read with curl; 0 for any free one
+    #[arg(long, value_name = "PORT", conflicts_with = "json", verbatim_doc_comment)]
     serve: Option<u16>,
 }
 
@@ -293,11 +310,14 @@ impl ImportArgs {
 /// What to fork.
 #[derive(Debug, Args)]
 pub(super) struct ForkArgs {
-    /// The log: a directory, stopped or a copy; an archive/; or an exported log
+    /// The log: the data directory of a machine that is
+    /// stopped, or a copy; an archive/; or an exported log
+    #[arg(verbatim_doc_comment)]
     #[arg(value_name = "LOG", default_value = "default.etcd")]
     log: PathBuf,
-    /// Up to when: an index, a time (RFC 3339), or how long before the end (-10m)
-    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true)]
+    /// Up to when: an index, a time (RFC 3339), or how
+    /// long before the end (-10m)
+    #[arg(long, value_name = "MOMENT", allow_hyphen_values = true, verbatim_doc_comment)]
     at: Moment,
     /// The new machine's data directory: new, or empty
     #[arg(short = 'd', long = "data-dir", value_name = "DIR")]
@@ -305,7 +325,7 @@ pub(super) struct ForkArgs {
     /// The new machine's name [default: that of the first machine in the log]
     #[arg(short = 'n', long, value_name = "NAME", value_parser = parse_name)]
     name: Option<String>,
-    /// Take an exported log that does not say where it ends as it is
+    /// Take an exported log without an end as it is
     #[arg(long)]
     without_end: bool,
 }

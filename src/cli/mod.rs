@@ -105,6 +105,17 @@ mod tests {
     }
 
     #[test]
+    fn every_verb_of_the_log_has_an_example() {
+        let cli = Cli::command();
+        let log = cli.find_subcommand("log").unwrap();
+        for verb in log.get_subcommands() {
+            let (name, help) = (verb.get_name(), verb.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("etcd log {name}")), "{name}: {help}");
+        }
+    }
+
+    #[test]
     fn flags_of_the_first_etcd_are_taken() {
         let line = "etcd -s 7002 -c 4002 -C 127.0.0.1:7001,127.0.0.1:7003 -d nodes/node2 -a 127.0.0.2 -n two -m 10 -i -v";
         let cli = Cli::try_parse_from(line.split(' ')).unwrap();

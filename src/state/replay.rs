@@ -1,12 +1,12 @@
 //! Replay: a stream of committed entries in, outcomes out.
 //!
-//! Watches older than the ring and the log's tools read the log this way; the
+//! Watches older than the ring read the log this way, and so does a recovery; the
 //! live machine, at its start too, calls the same [`State::apply_entry`] from Raft's
 //! apply.
 
 use std::sync::Arc;
 
-use etcd_log::{Entry, Index, LogError, RaftIndex};
+use etcd_log::{Entry, LogError, RaftIndex};
 use etcd_projections::{Diverged, Outcome, State};
 use tokio_stream::{Stream, StreamExt as _};
 
@@ -15,7 +15,6 @@ use tokio_stream::{Stream, StreamExt as _};
 pub struct Replay<S> {
     state: State,
     entries: S,
-    last: Index,
 }
 
 /// Why a replay cannot go on.
@@ -47,12 +46,7 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
     /// Replays the entries on top of a state, which must be that before the first
     /// of them.
     pub fn new(state: State, entries: S) -> Self {
-        Self { state, entries, last: Index(u64::MAX) }
-    }
-
-    /// Stops behind a command, which may be in the middle of a batch.
-    pub fn until(self, last: Index) -> Self {
-        Self { last, ..self }
+        Self { state, entries }
     }
 
     /// Applies the next entry; nothing, at the end.
@@ -61,22 +55,14 @@ impl<S: Stream<Item = Result<Arc<Entry>, LogError>> + Unpin> Replay<S> {
     ///
     /// If the log cannot be read, or if the state is not what the log says it was.
     pub async fn next(&mut self) -> Result<Option<ReplayedEntry>, ReplayError> {
-        let room = self.last.0.saturating_sub(self.state.position().index.0);
-        if room == 0 {
-            return Ok(None);
-        }
         let Some(entry) = self.entries.next().await.transpose()? else { return Ok(None) };
         let raft_index = entry.id.index;
         if let Some(check) = entry.batch().and_then(|batch| batch.check.as_ref()) {
             let compared = self.state.compare(check);
             compared.map_err(|source| ReplayError::Diverged { raft_index, source })?;
         }
-        let outcomes = match entry.batch() {
-            Some(batch) if entry.commands() > room => {
-                self.state.apply(&batch.first(usize::try_from(room).unwrap_or(usize::MAX)))
-            }
-            batch => self.state.apply_entry(raft_index, batch.map(|batch| &**batch)),
-        };
+        let batch = entry.batch().map(|batch| &**batch);
+        let outcomes = self.state.apply_entry(raft_index, batch);
         Ok(Some(ReplayedEntry { entry, outcomes }))
     }
 

@@ -3,6 +3,8 @@
 
 mod examples;
 mod limit;
+mod log_live;
+mod log_scripts;
 mod log_tool;
 mod process;
 mod startup;

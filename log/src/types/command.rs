@@ -241,7 +241,7 @@ impl Batch {
     /// Returns the batch with its first commands only: what a replay up to one of
     /// them applies.
     pub fn first(&self, commands: usize) -> Self {
-        Self { commands: self.commands.iter().take(commands).cloned().collect(), ..*self }
+        self.part(0, commands)
     }
 
     /// Returns so many of the batch's commands behind the first few. What the proposer's

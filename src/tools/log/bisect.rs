@@ -23,6 +23,7 @@ use super::source::{LogPath, Source};
 use super::text::write_json;
 use super::walk::Walk;
 use crate::storage::checkpoint::{CheckpointFile, leads_into};
+use crate::util::error_chain::ErrorChain;
 use crate::util::printable::Printable;
 
 /// What is looked for.
@@ -74,7 +75,7 @@ pub fn bisect(
     let begun = walk.position();
     let mut so_far = SoFar::of(condition, walk.state().tree());
     if so_far.holds() {
-        return Err(ToolError::HoldsAlready(begun.index));
+        return Err(ToolError::HoldsAlready { what: condition.to_string(), oldest: begun.index });
     }
     let mut before = begun;
     while let Some(step) = walk.next(None)? {
@@ -90,18 +91,17 @@ pub fn bisect(
         }
         before = walk.position();
     }
-    Err(ToolError::NeverHolds(before.index))
+    Err(ToolError::NeverHolds { what: condition.to_string(), last: before.index })
 }
 
 impl Found {
     fn write(&self, told: &Told<'_>, look: Look, out: &mut dyn Write) -> Result<(), ToolError> {
         told.write_text(look, out)?;
-        let Self { position, replayed, checkpoints } = self;
+        let Self { position: _, replayed, checkpoints } = self;
         let aside = look.aside();
-        let of = position.index.0;
         writeln!(
             out,
-            "{aside}{replayed} of {of} commands replayed, {checkpoints} checkpoints read{aside:#}"
+            "{aside}{replayed} commands replayed, {checkpoints} checkpoints read{aside:#}"
         )?;
         Ok(())
     }
@@ -118,13 +118,22 @@ impl Search<'_> {
     /// Walks from the last checkpoint at which the condition does not hold yet; from the
     /// beginning, if there is none.
     fn start(&mut self) -> Result<Walk, ToolError> {
-        let files = usable(self.source)?;
+        let mut files = usable(self.source)?;
         let (mut low, mut high) = (0, files.len());
         let mut start = None;
         while low < high {
             let middle = usize::midpoint(low, high);
             self.checkpoints += 1;
-            let walk = self.source.walk_from(&files[middle])?;
+            let walk = match self.source.walk_from(&files[middle]) {
+                // The log makes up for it.
+                Err(ToolError::Checkpoint(error)) => {
+                    tracing::warn!("checkpoint skipped: {}", ErrorChain(&error));
+                    files.remove(middle);
+                    high -= 1;
+                    continue;
+                }
+                walk => walk?,
+            };
             if SoFar::of(self.condition, walk.state().tree()).holds() {
                 high = middle;
             } else {
@@ -181,7 +190,7 @@ impl<'a> SoFar<'a> {
             }
             // Directories are made on the way.
             (Condition::Exists(key), Change::Set { .. }) if key.covers(&event.key) => {
-                self.count = 1
+                self.count = 1;
             }
             (Condition::Holds { key, .. } | Condition::Exists(key), change)
                 if is_at(key) && !matches!(change, Change::Set { .. }) =>

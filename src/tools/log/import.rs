@@ -182,7 +182,9 @@ fn write_all(
         last = chunk.last().map(|entry| entry.id);
         wal.write_and_wait(LogWrite::Append(chunk), WRITE_LIMIT)?;
     }
-    last.into_iter().for_each(|last| wal.note_committed(last));
+    if let Some(last) = last {
+        wal.note_committed(last);
+    }
     Ok(())
 }
 

@@ -109,11 +109,21 @@ pub enum ToolError {
     #[error("history before {0} is no longer kept: a fork would have none of it")]
     NoBeginning(etcd_log::RaftIndex),
     /// What was looked for is so from the beginning on.
-    #[error("it is so behind command {0} already, the oldest that is kept")]
-    HoldsAlready(Index),
+    #[error("{what} behind command {oldest} already, the oldest that is kept")]
+    HoldsAlready {
+        /// What was looked for.
+        what: String,
+        /// The oldest command that is kept.
+        oldest: Index,
+    },
     /// What was looked for is never so.
-    #[error("it is not so at any time up to command {0}")]
-    NeverHolds(Index),
+    #[error("at no time up to command {last} it is so that {what}")]
+    NeverHolds {
+        /// What was looked for.
+        what: String,
+        /// The last command.
+        last: Index,
+    },
     /// No machine answers, or none as it should.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -8,7 +8,7 @@ use etcd_log::{IoError, LogError, LogReader, RaftIndex, Recovered};
 use etcd_projections::State;
 
 use super::ToolError;
-use super::walk::{Read, Reads};
+use super::walk::{Read, Reads, Walk};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointStore};
 use crate::storage::data_dir::{DataDir, DataDirError};
 
@@ -72,7 +72,7 @@ impl Opened {
 
     /// Returns the state to start from: that of the beginning, or of the oldest checkpoint
     /// if the beginning is no longer kept.
-    pub(super) fn start(&self, ring: usize) -> Result<Checkpoint, ToolError> {
+    fn start(&self, ring: usize) -> Result<Checkpoint, ToolError> {
         let first = self.log.first();
         if first == RaftIndex(0) {
             return Ok(Checkpoint::empty(State::new(ring)));
@@ -82,6 +82,13 @@ impl Opened {
         let index = oldest.state.position().index;
         tracing::warn!("history begins with {first}: starting from the checkpoint at {index}");
         Ok(oldest)
+    }
+
+    /// Walks through what is certain, with a ring of so many events.
+    pub(super) fn walk(&self, ring: usize) -> Result<Walk, ToolError> {
+        let start = self.start(ring)?;
+        let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
+        Ok(Walk::new(start.state, self.reads(next)))
     }
 
     /// Reads the entries that are certain, from one on.

@@ -55,8 +55,12 @@ pub fn parting(
     let Parting { index, last, replayed, checkpoints, .. } = parting;
     match index {
         None => {
-            let (end, other) = (last[0].min(last[1]), last[0].max(last[1]));
-            writeln!(out, "the same up to command {end}, where both are; one goes on to {other}")?;
+            let (end, longer) = (last[0].min(last[1]), usize::from(last[0] < last[1]));
+            writeln!(out, "the same up to command {end}")?;
+            if last[longer] > end {
+                let (path, last) = (sources[longer].path().display(), last[longer]);
+                writeln!(out, "{path} goes on to command {last}")?;
+            }
         }
         Some(index) => {
             writeln!(out, "the same up to command {}", Index(index.0 - 1))?;

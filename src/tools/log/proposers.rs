@@ -6,28 +6,31 @@ use std::sync::Arc;
 use etcd_log::{Command, NodeId, Payload};
 use etcd_projections::State;
 
-use super::walk::Step;
+use super::ToolError;
+use super::source::Source;
+use super::walk::Read;
 
-/// The machines that have been known so far, those that left among them.
+/// The machines that a log knows, those that came later or left among them: a founder leads
+/// before it has joined.
 pub(super) struct Proposers {
     names: HashMap<NodeId, Arc<str>>,
 }
 
 impl Proposers {
-    /// Knows the machines of a state.
-    pub(super) fn of(state: &State) -> Self {
-        let machines = state.machines().iter();
-        Self { names: machines.map(|it| (it.node, Arc::clone(&it.name))).collect() }
-    }
-
-    /// Takes in who joins.
-    pub(super) fn note(&mut self, step: &Step) {
-        let Payload::Batch(batch) = &step.payload else { return };
-        for command in &batch.commands {
-            if let Command::Join(machine) = command {
-                self.names.insert(machine.node, Arc::clone(&machine.name));
+    /// Reads who has joined, given the state that the log begins with.
+    pub(super) fn of(source: &Source, start: &State) -> Result<Self, ToolError> {
+        let machines = start.machines().iter();
+        let mut names: HashMap<_, _> =
+            machines.map(|machine| (machine.node, Arc::clone(&machine.name))).collect();
+        for read in source.unfolded()?.1 {
+            let Read::Entry { payload: Payload::Batch(batch), .. } = read? else { continue };
+            for command in &batch.commands {
+                if let Command::Join(machine) = command {
+                    names.insert(machine.node, Arc::clone(&machine.name));
+                }
             }
         }
+        Ok(Self { names })
     }
 
     /// Returns whether a machine is called so, or has this id.

@@ -138,10 +138,9 @@ impl Remote {
     ///
     /// If nobody answers, if it is not kept, or the output cannot be written.
     pub async fn diff(&self, query: &DiffQuery, out: &mut dyn Write) -> Result<(), ToolError> {
-        let mut path = format!("/v1/diff{}?from={}", encoded(&query.key), moment(query.from));
-        if let Some(to) = query.to {
-            path += &format!("&to={}", moment(to));
-        }
+        let to = query.to.map(|to| format!("&to={}", moment(to))).unwrap_or_default();
+        let from = moment(query.from);
+        let path = format!("/v1/diff{}?from={from}{to}", encoded(&query.key));
         let mut lines = client::get(&self.urls, &path).await?;
         while let Some(line) = lines.next().await? {
             let NetChange { key, from, to } =
@@ -162,16 +161,12 @@ struct NetChange {
 
 fn path_of(query: &HistoryQuery) -> String {
     let HistoryQuery { key, recursive, from, to, reverse, limit, .. } = query;
-    let mut path = format!("/v1/history{}?recursive={recursive}&reverse={reverse}", encoded(key));
-    for (name, value) in [("from", from), ("to", to)] {
-        if let Some(value) = value {
-            path += &format!("&{name}={}", moment(*value));
-        }
-    }
-    if let Some(limit) = limit {
-        path += &format!("&limit={limit}");
-    }
-    path
+    let moments = [("from", from), ("to", to)].into_iter();
+    let moments = moments.filter_map(|(name, at)| Some(format!("{name}={}", moment((*at)?))));
+    let limit = limit.map(|limit| format!("limit={limit}"));
+    let ways = [format!("recursive={recursive}"), format!("reverse={reverse}")];
+    let fields: Vec<_> = ways.into_iter().chain(moments).chain(limit).collect();
+    format!("/v1/history{}?{}", encoded(key), fields.join("&"))
 }
 
 fn encoded(key: &KeyPath) -> impl std::fmt::Display {

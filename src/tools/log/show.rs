@@ -72,13 +72,13 @@ pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Resul
         return Err(ToolError::NoProposers(from.path.clone()));
     }
     let mut walk = source.walk(1)?;
-    let mut proposers = Proposers::of(walk.state());
+    let called = selection.machine.as_deref();
+    let proposers = called.map(|_| Proposers::of(&source, walk.state())).transpose()?;
     let mut before = walk.position();
     while let Some(step) = walk.next(span.to)? {
-        proposers.note(&step);
         let node = step.id.map(|id| id.node);
-        let is_called = |machine: &String| proposers.is(node, machine);
-        if selection.machine.as_ref().is_none_or(is_called)
+        let is_called = |proposers: &Proposers| proposers.is(node, called.unwrap_or_default());
+        if proposers.as_ref().is_none_or(is_called)
             && selection.leader.is_none_or(|leader| Some(leader) == node)
         {
             show_step(&step, before, (selection, &span), out)?;

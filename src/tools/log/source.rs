@@ -85,11 +85,7 @@ impl Source {
     /// the oldest checkpoint if the beginning is no longer kept.
     pub(super) fn walk(&self, ring: usize) -> Result<Walk, ToolError> {
         match self {
-            Self::Directory(opened) => {
-                let start = opened.start(ring)?;
-                let next = start.applied.map_or(RaftIndex(0), |id| id.index.next());
-                Ok(Walk::new(start.state, opened.reads(next)))
-            }
+            Self::Directory(opened) => opened.walk(ring),
             Self::Exported(_) => Ok(Walk::new(State::new(ring), self.reads()?)),
         }
     }

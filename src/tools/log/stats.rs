@@ -4,20 +4,22 @@
 //! commands: 4211, 12 of them refused; set 4000, delete 150, testAndSet 61
 //! events:   4230, 31 of them expiries
 //! …
-//! 2026-11-22T12:30:00.000000000Z  ████████▌ 512
-//! 2026-11-22T12:31:00.000000000Z  █▎ 77
+//! 2026-11-22T12:30:00Z  ████████▌ 512
+//! 2026-11-22T12:31:00Z  █▎ 77
 //! ```
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 
+use chrono::SecondsFormat;
 use etcd_log::{KeyPath, LogTime, Payload};
 use etcd_projections::What;
 use serde::Serialize;
 
 use super::ToolError;
 use super::action::Action;
+use super::look::Look;
 use super::progress::Progress;
 use super::show::{Told, told};
 use super::source::{LogPath, Source};
@@ -80,7 +82,11 @@ struct Rate {
 /// # Errors
 ///
 /// If the log cannot be read, or the output not be written.
-pub fn stats(from: &LogPath, json: bool, out: &mut dyn Write) -> Result<(), ToolError> {
+pub fn stats(
+    from: &LogPath,
+    (json, look): (bool, Look),
+    out: &mut dyn Write,
+) -> Result<(), ToolError> {
     let source = Source::open(from)?;
     let mut walk = source.walk(1)?.shown(Progress::of("stats", &source));
     let (mut stats, mut before) = (Stats::default(), walk.position());
@@ -95,7 +101,7 @@ pub fn stats(from: &LogPath, json: bool, out: &mut dyn Write) -> Result<(), Tool
     }
     stats.busiest_keys = busiest(&stats.by_key);
     stats.busiest_directories = busiest(&stats.by_directory);
-    if json { write_json(out, &stats) } else { stats.print(out) }
+    if json { write_json(out, &stats) } else { stats.print(look, out) }
 }
 
 impl Stats {
@@ -136,7 +142,8 @@ impl Stats {
         *self.by_key.entry(key.unwrap_or_default().to_owned()).or_default() += 1;
     }
 
-    fn print(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+    fn print(&self, look: Look, out: &mut dyn Write) -> Result<(), ToolError> {
+        let title = look.title();
         let kinds: Vec<_> =
             self.by_action.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let Self { commands, refused, events, expired, bytes, first, last, .. } = self;
@@ -147,12 +154,12 @@ impl Stats {
         for (what, busiest) in
             [("keys", &self.busiest_keys), ("directories", &self.busiest_directories)]
         {
-            writeln!(out, "busiest {what}:")?;
+            writeln!(out, "{title}busiest {what}:{title:#}")?;
             for Busy { key, count } in busiest {
                 writeln!(out, "{count:>8}  {}", Printable(key))?;
             }
         }
-        self.rate.print(out)
+        self.rate.print(look, out)
     }
 }
 
@@ -184,12 +191,14 @@ impl Rate {
         self.commands[span] += 1;
     }
 
-    fn print(&self, out: &mut dyn Write) -> Result<(), ToolError> {
+    fn print(&self, look: Look, out: &mut dyn Write) -> Result<(), ToolError> {
+        let (title, come) = (look.title(), look.come());
         let most = self.commands.iter().copied().max().unwrap_or_default().max(1);
-        writeln!(out, "commands in each {} s:", self.seconds)?;
+        writeln!(out, "{title}commands in each {} s:{title:#}", self.seconds)?;
         for (at, count) in (0..).zip(&self.commands) {
-            let begins = self.from.plus_seconds(at * self.seconds);
-            writeln!(out, "  {begins}  {} {count}", bar(*count, most))?;
+            let begins = self.from.plus_seconds(at * self.seconds).to_utc();
+            let begins = begins.to_rfc3339_opts(SecondsFormat::Secs, true);
+            writeln!(out, "  {begins}  {come}{}{come:#} {count}", bar(*count, most))?;
         }
         Ok(())
     }

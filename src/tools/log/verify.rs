@@ -66,25 +66,20 @@ pub fn verify(
 }
 
 fn look(source: &Source) -> Result<Good, ToolError> {
-    let walk = source.walk(WatchRing::DEFAULT_CAPACITY)?.shown(Progress::of("verify", source));
-    match source.directory() {
-        Some(opened) => look_into(opened, walk),
-        None => {
-            let mut walk = walk;
-            walk.go(None)?;
-            Ok(Good::of(walk.state()))
-        }
+    let walk = source.walk(WatchRing::DEFAULT_CAPACITY)?;
+    let mut walk = walk.shown(Progress::of("verify", source));
+    if let Some(opened) = source.directory() {
+        return look_into(opened, walk);
     }
+    walk.go(None)?;
+    Ok(Good::of(walk.state()))
 }
 
 /// Looks at a machine that runs. What is dropped meanwhile was old.
 fn look_live(from: &LogPath) -> Result<Good, ToolError> {
     let looked = || {
         let opened = Opened::open_sealed(&from.path)?;
-        let walk = Walk::new(
-            opened.start(WatchRing::DEFAULT_CAPACITY)?.state,
-            opened.reads(opened.settled.start),
-        );
+        let walk = opened.walk(WatchRing::DEFAULT_CAPACITY)?;
         Ok(Good { live: true, ..look_into(&opened, walk)? })
     };
     for _ in 1..LOOKS {
