@@ -82,7 +82,7 @@ impl History {
         let (history, end) = (self.clone(), gap.end);
         let (sender, done) = tokio::sync::oneshot::channel();
         spawn_busy(async move {
-            history.replay_into(filler, start, end, &closing).await;
+            history.replay_into(filler, start, end, closing).await;
             let _told = sender.send(());
         });
         // It fails if the runtime ends.
@@ -119,7 +119,7 @@ impl History {
         mut filler: EventFiller,
         start: Checkpoint,
         end: Position,
-        closing: &Closing,
+        mut closing: Closing,
     ) {
         let range = next_entry(start.applied)..next_entry(self.applied());
         let mut replay = Replay::new(start.state, self.log.read(range));
@@ -135,7 +135,12 @@ impl History {
                 }
             }
             if begun.elapsed() >= STINT {
-                tokio::time::sleep(begun.elapsed()).await;
+                tokio::select! {
+                    // A timer must not be looked at once the runtime ends.
+                    biased;
+                    () = closing.begun() => break,
+                    () = tokio::time::sleep(begun.elapsed()) => {}
+                }
                 begun = Instant::now();
             }
         }

@@ -11,7 +11,8 @@
 //! seconds; it holds a state, so there are only so many at a time, and the others
 //! wait. One whose client is gone ends; one whose client does not read for a
 //! while, or takes its time while others wait, is given up, and its watch begins
-//! another one where it stopped.
+//! another one where it stopped. While much is written, all who read from the store take
+//! a third of a core together.
 //!
 //! A machine that began with a checkpoint of another one's has no log from before
 //! it until it has fetched that; until then it asks a machine that has.
@@ -25,6 +26,7 @@
 pub(super) mod backfill;
 mod cursor;
 mod fill;
+mod pace;
 mod places;
 pub(super) mod remote;
 mod serve;
@@ -45,6 +47,7 @@ use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile, CheckpointSto
 use crate::storage::events::EventStore;
 use crate::storage::log_stream::LogSource;
 use crate::util::blocking::{blocking, spawn_busy};
+use pace::Pace;
 use places::Places;
 use remote::RemoteHistory;
 use sink::{ReplayBudget, ReplaySink, Replayed, Replaying};
@@ -56,6 +59,9 @@ const REPLAYS: usize = 2;
 
 /// How many read from the store at a time: each holds what is left of a block.
 const READERS: usize = 32;
+
+/// For how long a replay may hold its place while others wait for one.
+const TURN: Duration = Duration::from_secs(10);
 
 /// How long a watch waits that comes at the wrong moment.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -70,6 +76,7 @@ pub(super) struct History {
     ring_capacity: usize,
     events: Option<EventStore>,
     readers: Places,
+    pace: Pace,
     replays: Places,
 }
 
@@ -83,7 +90,8 @@ impl History {
         ring_capacity: usize,
     ) -> Self {
         let (readers, replays) = (Places::new(READERS), Places::new(REPLAYS));
-        Self { log, checkpoints, published, remote, ring_capacity, events, readers, replays }
+        let pace = Pace::default();
+        Self { log, checkpoints, published, remote, ring_capacity, events, readers, pace, replays }
     }
 
     /// Returns what is stored of what happened, if anything is.
@@ -176,7 +184,7 @@ impl History {
 
     /// Replays until the ring holds what comes next.
     async fn catch_up(&self, sink: &ReplaySink, start: Checkpoint) -> Result<(), WatchError> {
-        let mut turn = ReplayBudget::default();
+        let mut turn = ReplayBudget::new(TURN);
         let mut next = next_entry(start.applied);
         let mut state = start.state;
         loop {

@@ -23,9 +23,6 @@ const AHEAD_KIB: usize = 1 << 10;
 /// How long a replay waits for its reader.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For how long a replay may hold its place while others wait for one.
-const TURN: Duration = Duration::from_secs(10);
-
 /// What a replay comes by.
 #[derive(Debug)]
 pub(in crate::node) enum Replayed {
@@ -181,19 +178,25 @@ impl ReplaySink {
     }
 }
 
-/// For how long a replay has had its place. The time counts from where its watch
-/// begins, so that each turn brings the watch forward.
-#[derive(Debug, Default)]
+/// For how long a replay has had its place, and may hold it while others wait for one. The
+/// time counts from where its watch begins, so that each turn brings the watch forward.
+#[derive(Debug)]
 pub(in crate::node) struct ReplayBudget {
     begun: Option<Instant>,
+    turn: Duration,
 }
 
 impl ReplayBudget {
+    /// Begins a turn of so long.
+    pub(in crate::node) fn new(turn: Duration) -> Self {
+        Self { begun: None, turn }
+    }
+
     pub(in crate::node) fn is_over(&mut self, counts: bool) -> bool {
         if counts && self.begun.is_none() {
             self.begun = Some(Instant::now());
         }
-        self.begun.is_some_and(|begun| begun.elapsed() > TURN)
+        self.begun.is_some_and(|begun| begun.elapsed() > self.turn)
     }
 }
 

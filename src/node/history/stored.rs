@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_log::{EventNumber, Index};
 use etcd_projections::Event;
+use tokio::time::Instant;
 
 use super::cursor::Cursor;
 use super::sink::{ReplayBudget, ReplaySink, Replayed};
@@ -15,6 +17,9 @@ use crate::util::blocking::blocking;
 /// How many bytes of events are read at once, about.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// For how long one may hold a place while others wait for one: beginning anew takes a block.
+const TURN: Duration = Duration::from_secs(2);
+
 impl History {
     /// Tells what is stored from the cursor on, until the ring holds what comes next.
     /// Returns the sink, with its cursor behind that, if the store does not reach so far.
@@ -24,19 +29,24 @@ impl History {
         let (cursor, interest) = (sink.cursor, Interest::Below(sink.prefix().clone()));
         // What the log has let go is gone, though a file may still have it.
         let oldest = self.log.oldest().1;
-        let begin = move || begin(&events, cursor, interest, oldest);
+        let store = events.clone();
+        let begin = move || begin(&store, cursor, interest, oldest);
         let Some((mut reader, mut reached)) = blocking(begin).await else { return Some(sink) };
-        let mut turn = ReplayBudget::default();
+        let mut turn = ReplayBudget::new(TURN);
         loop {
+            let begun = Instant::now();
             let read;
             (read, reader) = blocking(move || (reader.next(CHUNK_BYTES), reader)).await;
+            let took = begun.elapsed();
             let chunk = match read {
                 Ok(chunk) => chunk,
                 Err(gap) => return Some(sink.behind(gap.at.event)),
             };
             let is_all = chunk.is_none();
+            let mut rest = Duration::ZERO;
             if let Some(chunk) = chunk {
                 reached = chunk.reached.event;
+                rest = self.pace.rest_after(took, chunk.stored.len(), events.newest().index);
                 show(&sink, chunk).await.continue_value()?;
             }
             self.end_stored(&sink, reached).await.continue_value()?;
@@ -44,6 +54,7 @@ impl History {
                 // What is published is stored in a moment, unless the machine has no more.
                 tokio::time::sleep(PAUSE).await;
             }
+            tokio::time::sleep(rest).await;
             let others_want_it = turn.is_over(true) && self.readers.others_wait();
             if others_want_it || (is_all && sink.upto.is_some()) {
                 return None;

@@ -73,7 +73,8 @@ impl Pending {
         self.most_bytes = bytes;
     }
 
-    /// Takes outcomes that follow a position. Returns whether there was room for them.
+    /// Takes outcomes that follow a position. Returns whether there was room for them; if
+    /// not, all that is here is to be in files soon.
     pub(super) fn push(&mut self, before: Position, outcomes: Vec<Outcome>) -> bool {
         let Some(last) = outcomes.last() else { return true };
         let after = last.position;
@@ -82,6 +83,8 @@ impl Pending {
         let most = if self.is_full { self.most_bytes / 2 } else { self.most_bytes };
         self.is_full = self.bytes + bytes > most && !self.batches.is_empty();
         if self.is_full {
+            // Files are not believed behind what stays here: nothing may stay before a gap.
+            self.urge.get_or_insert_default();
             return false;
         }
         let weight = outcomes.iter().map(weight).sum();

@@ -51,7 +51,7 @@ impl EventWriter {
             let pending = &mut self.store.pending();
             (pending.push(before, outcomes), pending.has_block())
         };
-        if has_block {
+        if has_block || !has_room {
             self.wake();
         }
         if !has_room && self.told.is_due() {
@@ -103,6 +103,30 @@ mod tests {
         while !is_in_files() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(all(), (stored(&history), None));
+    }
+
+    #[tokio::test]
+    async fn what_was_left_out_is_believed_once_it_is_filled_in() {
+        limit::begin();
+        let dir = tempfile::tempdir().unwrap();
+        let history = some_history(100);
+        let store = open(dir.path(), &history);
+        store.pending().bound(10_000);
+        let writer = EventWriter::start(store.clone(), DiskRoom::default()).unwrap();
+        for (before, outcomes) in &history {
+            writer.push(*before, outcomes.clone());
+        }
+        let all = || read_all(store.after(Position::default(), Interest::All), 1000);
+        assert!(all().1.is_some(), "there is no room for all of it");
+        while store.pending().ranges().next().is_some() {
+            tokio::task::yield_now().await;
+        }
+        let mut filler = store.fill(Position::default(), DiskRoom::default()).unwrap();
+        for (before, outcomes) in &history {
+            filler.push(*before, outcomes.clone());
+        }
+        filler.finish();
         assert_eq!(all(), (stored(&history), None));
     }
 }
