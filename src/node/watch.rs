@@ -133,7 +133,8 @@ impl Watch {
                     return Ok(event);
                 }
                 Look::Behind => {
-                    if let Some(event) = self.replay().await? {
+                    // On the heap: few are behind for long, and all would have room for it.
+                    if let Some(event) = Box::pin(self.replay()).await? {
                         return Ok(event);
                     }
                 }

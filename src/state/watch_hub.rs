@@ -78,9 +78,13 @@ impl WatchHub {
     /// Returns a place to wait for what a filter passes. `newest` is asked for the newest
     /// event once the place is there.
     pub(crate) fn listen(&self, filter: &Filter, newest: impl FnOnce() -> EventNumber) -> Listener {
-        let prefix = Arc::<str>::from(filter.prefix.as_str());
         let mut places = self.places();
-        let place = places.of(filter.children).entry(Arc::clone(&prefix)).or_default();
+        let alike = places.of(filter.children);
+        // One name for all who wait there.
+        let known = alike.get_key_value(filter.prefix.as_str());
+        let prefix =
+            known.map_or_else(|| filter.prefix.as_str().into(), |(name, _)| Arc::clone(name));
+        let place = alike.entry(Arc::clone(&prefix)).or_default();
         place.listeners += 1;
         let (is_first, bell) = (place.listeners == 1, Arc::clone(&place.bell));
         drop(places);

@@ -229,6 +229,16 @@ mod tests {
         String::from_utf8(bytes).unwrap()
     }
 
+    /// Ten thousand of them may wait at a time.
+    #[test]
+    fn stream_that_waits_is_small() {
+        fn size<T>(_: impl FnOnce(EventStream) -> T) -> usize {
+            size_of::<T>()
+        }
+        let size = size(|mut stream| async move { stream.next().await });
+        assert!(size <= 768, "{size} bytes");
+    }
+
     #[test]
     fn bookmark_says_where_to_go_on() {
         let (event, time) = (EventNumber(39), LogTime(1_000_000_000));

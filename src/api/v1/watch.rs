@@ -47,27 +47,27 @@ pub(super) async fn watch(
     let streams = server_sent_events || fields.stream()?;
     let form = form(&fields, server_sent_events)?;
     let filter = filter(&fields, prefix)?;
-    let watch = node.watch(filter, start, limit.unwrap_or(REQUEST_LIMIT)).await?;
+    let mut watch = node.watch(filter, start, limit.unwrap_or(REQUEST_LIMIT)).await?;
     if streams {
         let stream = EventStream::begin(watch, deadline, form).await?;
         return Ok(Reply::Answer(Answer::stream(stream.into_pieces(), server_sent_events)));
     }
-    Ok(Reply::Later(Box::pin(one(watch, deadline))))
+    Ok(Reply::Later(Box::pin(async move { one(&mut watch, deadline).await })))
 }
 
 /// Waits for one event. Where there is none in time, or the machine closes, the
 /// answer says where to go on.
-async fn one(mut watch: Watch, deadline: Option<Instant>) -> Result<Answer, Problem> {
+async fn one(watch: &mut Watch, deadline: Option<Instant>) -> Result<Answer, Problem> {
     let event = match deadline {
         Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
             Ok(event) => event,
-            Err(_) => return Ok(nothing(&mut watch)),
+            Err(_) => return Ok(nothing(watch)),
         },
         None => watch.next().await,
     };
     match event {
         Ok(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
-        Err(WatchError::Closing) => Ok(nothing(&mut watch)),
+        Err(WatchError::Closing) => Ok(nothing(watch)),
         Err(error) => Err(problem(error)),
     }
 }
