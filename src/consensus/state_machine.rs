@@ -109,7 +109,7 @@ impl StateMachine {
         let takes_long = {
             let now = self.publisher.now();
             if let Some(check) = &batch.check {
-                now.state.compare(check)?;
+                now.state.compare(check).inspect_err(|_| self.publisher.distrust())?;
             }
             batch.commands.len() + now.state.expiry().due(batch.time, LONG) > LONG
         };

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use etcd_log::{Check, LogFormat, LogId, LogTime};
+use etcd_log::{Check, Index, LogFormat, LogId, LogTime};
 use etcd_projections::{Diverged, Machines, Outcome, Position, State};
 use tokio::sync::watch;
 
@@ -37,6 +37,8 @@ pub struct Publisher {
     current: watch::Sender<Arc<Published>>,
     hub: WatchHub,
     events: Option<Arc<EventWriter>>,
+    /// The last command of the state that it began with.
+    begun: Index,
 }
 
 /// The reading end.
@@ -48,9 +50,9 @@ pub struct StateReader {
 
 /// Makes both ends, around the state that a machine starts from.
 pub fn channel(state: State, applied: Option<LogId>) -> (Publisher, StateReader) {
-    let hub = WatchHub::new(state.position().event);
+    let (begun, hub) = (state.position().index, WatchHub::new(state.position().event));
     let (sender, receiver) = watch::channel(Arc::new(Published { state, applied }));
-    let publisher = Publisher { current: sender, hub: hub.clone(), events: None };
+    let publisher = Publisher { current: sender, hub: hub.clone(), events: None, begun };
     (publisher, StateReader { current: receiver, hub })
 }
 
@@ -96,12 +98,26 @@ impl Publisher {
     /// Publishes a state that came from another machine, and wakes everybody: what
     /// happened on the way to it is not known here.
     pub fn jump(&self, state: State, applied: Option<LogId>) {
-        let position = state.position();
+        let (position, certain) = (state.position(), self.certain());
         self.current.send_replace(Arc::new(Published { state, applied }));
         self.hub.wake_all(position.event);
         if let Some(events) = &self.events {
-            events.jump(position);
+            events.jump(position, certain);
         }
+    }
+
+    /// Notes that the state is not what the log says: what was stored of it since it was
+    /// compared last is not, either.
+    pub fn distrust(&self) {
+        if let Some(events) = &self.events {
+            events.distrust(self.certain());
+        }
+    }
+
+    /// The last command up to which what was stored is known to be what the log says: what
+    /// this process has begun with is compared with it while it is stored again.
+    fn certain(&self) -> Index {
+        self.current.borrow().state.checked().unwrap_or_default().max(self.begun)
     }
 }
 

@@ -162,6 +162,16 @@ impl Files {
         old.into_iter().filter_map(|start| self.remove(start)).collect()
     }
 
+    /// Forgets every block with an outcome behind a command. Returns what is to be done to
+    /// the files.
+    pub(super) fn forget_behind(&mut self, index: Index) -> Vec<Mend> {
+        let behind = |block: &&BlockPlace| block.after.index > index;
+        let first =
+            |run: &Run| run.blocks.iter().find(behind).map(|block| (run.file.clone(), *block));
+        let cuts: Vec<_> = self.runs.values().filter_map(first).collect();
+        cuts.into_iter().filter_map(|(file, block)| self.cut(&file, &block)).collect()
+    }
+
     fn run_before(&self, position: Position) -> Option<(&Position, &Run)> {
         self.runs.range(..position).next_back()
     }

@@ -109,6 +109,15 @@ impl Pending {
         }
     }
 
+    /// Forgets every batch with an outcome behind a command.
+    pub(super) fn forget_behind(&mut self, index: Index) {
+        while let Some(batch) = self.batches.pop_back_if(|batch| batch.after.index > index) {
+            self.count -= batch.outcomes.len();
+            self.weight -= batch.weight;
+            self.bytes -= batch.bytes;
+        }
+    }
+
     /// Wants all of it to be in files soon, and nothing from before a command.
     pub(super) fn urge(&mut self, oldest: Index) {
         self.urge = Some(oldest);

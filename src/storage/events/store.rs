@@ -226,6 +226,14 @@ impl EventStore {
         mends.into_iter().for_each(mend);
     }
 
+    /// Forgets what came of the commands behind one: the state that it came of may not have
+    /// been what the log says. It is filled in from the log again.
+    pub fn forget_behind(&self, index: Index) {
+        self.pending().forget_behind(index);
+        let mends = self.files().forget_behind(index);
+        mends.into_iter().for_each(mend);
+    }
+
     /// Returns where to find the outcome that follows a position, and up to where a file
     /// that holds it is believed.
     pub(super) fn following(&self, position: Position) -> (Source, Position) {

@@ -60,9 +60,16 @@ impl EventWriter {
     }
 
     /// Notes that the state has come to a position without outcomes, with a checkpoint of
-    /// another machine.
-    pub fn jump(&self, position: Position) {
+    /// another machine. What was stored since a command is not certain: nobody has compared
+    /// the state before with what others had.
+    pub fn jump(&self, position: Position, certain: Index) {
+        self.distrust(certain);
         self.store.pending().jump(position);
+    }
+
+    /// Forgets what was stored since a command: the state was not what the log says.
+    pub fn distrust(&self, certain: Index) {
+        self.store.forget_behind(certain);
     }
 
     /// Sees to it that everything so far is in files soon, and that the files go of which
@@ -128,5 +135,31 @@ mod tests {
         }
         filler.finish();
         assert_eq!(all(), (stored(&history), None));
+    }
+
+    /// A state that was wrong has left wrong events behind, in files and in memory.
+    #[tokio::test]
+    async fn what_is_not_certain_is_forgotten() {
+        limit::begin();
+        let dir = tempfile::tempdir().unwrap();
+        let history = some_history(20);
+        let store = open(dir.path(), &history);
+        let writer = EventWriter::start(store.clone(), DiskRoom::default()).unwrap();
+        for (at, (before, outcomes)) in history.iter().enumerate() {
+            writer.push(*before, outcomes.clone());
+            if at == 9 {
+                writer.flush(Index(0));
+                while store.pending().ranges().next().is_some() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        let certain = history[15].0.index;
+        writer.jump(Position { index: Index(1000), ..Position::default() }, certain);
+        let upto = |store: &EventStore| store.ranges().last().map(|range| range.end.index);
+        assert!(upto(&store) <= Some(certain), "{:?} behind {certain}", upto(&store));
+        let in_files = upto(&store);
+        writer.distrust(history[5].0.index);
+        assert!(in_files.is_some() && upto(&store).unwrap_or_default() <= history[5].0.index);
     }
 }
