@@ -82,6 +82,11 @@ pub(crate) async fn compare(world: World, name: String, node: Node) {
     while !world.is_quiet() {
         tokio::time::sleep(PAUSE).await;
     }
+    if world.was_wrong(&name) {
+        // *Limit*: what a process stored that had begun with a wrong checkpoint of its own
+        // is believed for ever.
+        return world.past_was_compared(&name);
+    }
     let newest = node.now().state.position();
     let Some(log) = log_of(&world, &name, newest.index) else {
         // Its history is on its way still, or is lost with the machine that had it.

@@ -90,6 +90,8 @@ struct Inner {
     /// Which entry was applied at each index, and what the state was at each position.
     applied: BTreeMap<RaftIndex, LogId>,
     digests: BTreeMap<(u64, u64, u64), Digest>,
+    /// Those that had lost a key, and are whole again.
+    was_wrong: BTreeSet<String>,
     /// Those of whose past it has been compared what they tell.
     compared: BTreeSet<String>,
     trace: Vec<String>,
@@ -135,6 +137,11 @@ impl World {
         for name in names {
             self.stored(name).set_old(true);
         }
+    }
+
+    /// Whether a machine had lost a key: what it stored of the past then is wrong still.
+    pub(crate) fn was_wrong(&self, name: &str) -> bool {
+        self.lock().was_wrong.contains(name)
     }
 
     /// Notes that what a machine tells of the past is what was.

@@ -59,6 +59,7 @@ impl World {
                 let known = inner.digests.get(&(index.0, event.0, time.0));
                 if is_late && known == Some(&digest) {
                     // It has come by the checkpoint of another machine, and is whole again.
+                    inner.was_wrong.insert(name.clone());
                     inner.lost_a_key = None;
                 } else if is_late && known.is_some() {
                     return Err(format!(
