@@ -69,10 +69,15 @@ impl Machine {
 
     /// How much time of a core the process takes while so much time passes.
     pub fn cpu_time(&self, passes: Duration) -> Duration {
-        let before = self.ticks();
+        let before = self.time_used();
         std::thread::sleep(passes);
+        self.time_used().saturating_sub(before)
+    }
+
+    /// How much time of a core the process has taken since its start, in steps of 10 ms.
+    pub fn time_used(&self) -> Duration {
         // A hundred in a second, wherever Linux runs.
-        Duration::from_millis(10 * (self.ticks() - before))
+        Duration::from_millis(10 * self.ticks())
     }
 
     fn ticks(&self) -> u64 {
