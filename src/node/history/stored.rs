@@ -34,10 +34,10 @@ impl History {
         let Some((mut reader, mut reached)) = blocking(begin).await else { return Some(sink) };
         let mut turn = ReplayBudget::new(TURN);
         loop {
-            let begun = Instant::now();
+            let started = Instant::now();
             let read;
             (read, reader) = blocking(move || (reader.next(CHUNK_BYTES), reader)).await;
-            let took = begun.elapsed();
+            let took = started.elapsed();
             let chunk = match read {
                 Ok(chunk) => chunk,
                 Err(gap) => return Some(sink.behind(gap.at.event)),
