@@ -160,7 +160,7 @@ impl Clients {
     fn puts(&self, machine: &Machine, load: Duration) -> (f64, f64) {
         let before = machine.cpu();
         let written = f64::from(self.write(address(machine), load));
-        let took = machine.cpu() - before;
+        let took = machine.cpu().saturating_sub(before);
         (written / load.as_secs_f64(), took.as_secs_f64() * 1e6 / written)
     }
 

@@ -71,7 +71,7 @@ impl Machine {
     pub fn cpu_time(&self, passes: Duration) -> Duration {
         let before = self.cpu();
         std::thread::sleep(passes);
-        self.cpu() - before
+        self.cpu().saturating_sub(before)
     }
 
     /// How much time of a core the process has taken so far.

@@ -423,3 +423,69 @@ impl AsyncWrite for Door {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::util::limit;
+
+    /// How often a connection was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+
+        /// Waits until it was woken.
+        async fn once(&self) {
+            while self.times() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_is_silent_wakes_nobody() {
+        limit::begin();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut door = Door::new(listener.accept().await.unwrap().0, Crowd::default());
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(door.read(&mut [0; 1024]).await.unwrap() > 0);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut looks = || Pin::new(&mut door).poll_flush(&mut Context::from_waker(&waker));
+        for _ in 0..10 {
+            assert!(looks().is_ready());
+            tokio::time::advance(PULSE).await;
+        }
+        // It may have waited for the head until then.
+        assert!(woken.times() <= 1);
+        // One that has said that it sends no more is asked now and then.
+        client.shutdown().await.unwrap();
+        woken.once().await;
+        for _ in 0..3 {
+            assert!(matches!(looks(), Poll::Ready(Ok(()))));
+            woken.once().await;
+        }
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        while matches!(looks(), Poll::Ready(Ok(()))) {
+            woken.once().await;
+        }
+    }
+}

@@ -22,6 +22,7 @@ use super::http::request;
 use crate::node::Node;
 
 /// What comes of a request.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Reply {
     /// An answer, which may be a stream that goes on.
     Answer(Answer),

@@ -224,6 +224,7 @@ mod tests {
     use etcd_projections::Position;
 
     use super::*;
+    use crate::util::limit;
 
     fn text(bytes: Vec<u8>) -> String {
         String::from_utf8(bytes).unwrap()
@@ -258,6 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_that_are_quiet_speak_together() {
+        limit::begin();
         let mut moments = Vec::new();
         for _ in 0..1000 {
             let now = Instant::now();
