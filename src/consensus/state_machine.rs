@@ -111,7 +111,7 @@ impl StateMachine {
             if let Some(check) = &batch.check {
                 now.state.compare(check).inspect_err(|_| self.publisher.distrust())?;
             }
-            batch.commands.len() + now.state.expiry().due(batch.time, LONG) > LONG
+            batch.changes() + now.state.expiry().due(batch.time, LONG) > LONG
         };
         self.uncovered_bytes += batch.size();
         self.publisher.apply(id, takes_long, |state| {

@@ -252,6 +252,15 @@ impl Batch {
         Self { time: self.time, commands, check }
     }
 
+    /// Returns how many keys the batch changes at most, but for those that expire.
+    pub fn changes(&self) -> usize {
+        let changes = self.commands.iter().map(|command| match command {
+            Command::Restore(restore) => restore.changes.len(),
+            _ => 1,
+        });
+        changes.sum()
+    }
+
     /// Returns the first format of the log that can say all of it.
     pub fn format(&self) -> LogFormat {
         self.commands.iter().map(Command::format).max().unwrap_or(LogFormat::FIRST)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etcd_log::KeyPath;
 use etcd_projections::{KeyTree, Position};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// How many are kept.
@@ -60,20 +61,24 @@ impl PastViews {
         if kept.len() == MOST {
             kept.remove(0);
         }
+        if kept.is_empty()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(self.clone().let_go_in_time());
+        }
         let used = Instant::now();
         kept.push(Kept { position, key: key.clone(), tree: tree.clone(), used });
     }
 
-    /// Lets go of what is kept by now, once nobody has asked for it in a while.
-    pub(super) fn let_go_in_time(&self) {
-        if self.lock().is_empty() {
-            return;
-        }
-        let this = self.clone();
-        tokio::spawn(async move {
+    /// Lets go of each that nobody has asked for in a while, until none is left.
+    async fn let_go_in_time(self) {
+        loop {
             tokio::time::sleep(LIFE).await;
-            this.let_go();
-        });
+            self.let_go();
+            if self.lock().is_empty() {
+                return;
+            }
+        }
     }
 
     /// Lets go of those that nobody has asked for in a while.

@@ -66,7 +66,7 @@ impl World {
     /// The keys as they were, right at a key and below it.
     fn view(&self, then: Position, key: &KeyPath) -> KeyTree {
         let (now, tree) = self.states.last().unwrap();
-        take_back(&self.store, tree.clone(), *now, then, key).unwrap()
+        take_back(&self.store, tree.clone(), *now, then, key).unwrap().0
     }
 
     fn plan(&self, key: &KeyPath, at: usize, ttl: LivesOn) -> Result<Plan, PastError> {

@@ -9,8 +9,8 @@ use crate::storage::events::EventStore;
 pub use crate::util::moment::Moment;
 
 impl Node {
-    /// Returns where a moment lies: up to where what happened by then goes. It reads a
-    /// block at most.
+    /// Returns where a moment lies: up to where what happened by then goes, as far as the
+    /// newest position goes that is looked at. It reads a block at most.
     pub(super) fn position_at(
         &self,
         events: &EventStore,
@@ -25,7 +25,7 @@ impl Node {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
-        self.known(events, moment, found, false)
+        self.known(events, moment, found.map(|found| found.min(newest)), false)
     }
 
     /// Returns where a moment ends: behind all that has happened by then. That is behind
@@ -47,7 +47,7 @@ impl Node {
         } else {
             events.position_before_index(index.next())
         };
-        self.known(events, moment, found, false)
+        self.known(events, moment, found.map(|found| found.min(newest)), false)
     }
 
     /// Returns the position before the first command that is kept.
@@ -79,7 +79,7 @@ impl Node {
         if !is_reached {
             return Err(PastError::NotReached { moment, newest });
         }
-        self.known(events, moment, found, true)
+        self.known(events, moment, found.map(|found| found.min(newest)), true)
     }
 
     /// Says why there is no such position, if there is none, or it is of before what is kept:

@@ -10,17 +10,23 @@
 use std::time::Duration;
 
 use etcd_log::KeyPath;
-use etcd_projections::{KeyTree, Position};
+use etcd_projections::{Change, Event, KeyTree, Position};
 use tokio::time::Instant;
 
 use super::{Moment, PastError};
 use crate::node::view::View;
 use crate::node::{Freshness, Node, Unavailable};
-use crate::storage::events::{EventStore, Gap, Interest, StoredWhat};
+use crate::storage::events::{EventStore, Interest, StoredWhat};
 use crate::util::blocking::blocking;
 
 /// How many bytes of events are taken back at once, about.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// By how many bytes a tree may grow, about.
+const MOST_BYTES: i64 = 256 << 20;
+
+/// By how many one may have grown that is kept for whoever comes again.
+const KEPT_BYTES: i64 = 32 << 20;
 
 /// How often to look whether what is published is stored.
 const STORED_INTERVAL: Duration = Duration::from_millis(1);
@@ -54,7 +60,6 @@ impl Node {
             node.take_back(&events, view, then, &key)
         });
         let looked = tokio::time::timeout_at(deadline, looking).await;
-        self.inner.past.let_go_in_time();
         looked.map_err(|_| Unavailable::Busy)?
     }
 
@@ -92,20 +97,24 @@ impl Node {
         }
         let kept = self.inner.past.find(then, view.position, key);
         let (from, tree) = kept.unwrap_or_else(|| (view.position, view.tree.clone()));
-        let tree = take_back(events, tree, from, then, key)?;
-        self.inner.past.keep(then, key, &tree);
+        let (tree, grown) = take_back(events, tree, from, then, key)?;
+        if grown <= KEPT_BYTES {
+            self.inner.past.keep(then, key, &tree);
+        }
         Ok(view.taken_back(tree, then))
     }
 }
 
-/// Takes back what happened at a key or below it between two positions.
+/// Takes back what happened at a key or below it between two positions. Returns by how many
+/// bytes the tree has grown by that, about: what is gone by now takes memory again.
 pub(super) fn take_back(
     events: &EventStore,
     mut tree: KeyTree,
     from: Position,
     then: Position,
     key: &KeyPath,
-) -> Result<KeyTree, Gap> {
+) -> Result<(KeyTree, i64), PastError> {
+    let mut grown = 0;
     let mut reader = events.before(from, Interest::Below(key.clone()));
     let mut reached = from;
     while then < reached {
@@ -114,9 +123,28 @@ pub(super) fn take_back(
         for stored in since {
             if let StoredWhat::Event(event, undo) = &stored.what {
                 tree.undo(event, *undo);
+                grown += growth(event);
             }
+        }
+        if grown > MOST_BYTES {
+            return Err(PastError::TooMuch {
+                most: usize::try_from(MOST_BYTES).unwrap_or(usize::MAX),
+            });
         }
         reached = chunk.reached;
     }
-    Ok(tree)
+    Ok((tree, grown))
+}
+
+/// Returns how many bytes a tree grows by, about, when an event is taken back.
+fn growth(event: &Event) -> i64 {
+    let (more, less) = match &event.change {
+        Change::Set { value, prev, .. } => (prev.as_deref(), Some(&**value)),
+        Change::Delete { prev, .. } | Change::Expire { prev, .. } => (Some(&**prev), None),
+        Change::DeleteDir => (None, None),
+    };
+    let size = |value: Option<&str>| {
+        value.map_or(0, |value| 128 + i64::try_from(value.len()).unwrap_or(i64::MAX))
+    };
+    size(more) - size(less)
 }

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use etcd_log::{Command, LogTime, TestAndSet, Ttl};
+use etcd_log::{Command, LogTime, RestoreChange, TestAndSet, Ttl};
 use etcd_projections::ExpiryIndex;
 
 use super::context::{BATCH_COMMANDS, ProposerContext};
@@ -35,12 +35,20 @@ pub(super) fn batch_time(expiry: &ExpiryIndex, now: LogTime) -> LogTime {
 /// time than it is: by whole seconds, as lives are counted.
 pub(super) fn make_up_for(lag: Duration, commands: &mut [Command]) {
     let seconds = lag.as_secs() + u64::from(lag.subsec_nanos() > 0);
+    let later = |ttl: Ttl| ttl.saturating_add(seconds);
     for command in commands {
+        if let Command::Restore(restore) = command {
+            for change in &mut restore.changes {
+                if let RestoreChange::Set { ttl: Some(ttl), .. } = change {
+                    *ttl = later(*ttl);
+                }
+            }
+        }
         if let Command::Set { ttl: Some(ttl), .. }
         | Command::Create { ttl: Some(ttl), .. }
         | Command::TestAndSet(TestAndSet { ttl: Some(ttl), .. }) = command
         {
-            *ttl = Ttl::saturating_add(*ttl, seconds);
+            *ttl = later(*ttl);
         }
     }
 }
@@ -83,7 +91,7 @@ pub(super) async fn due(context: &ProposerContext) {
 mod tests {
     use std::sync::Arc;
 
-    use etcd_log::{Batch, KeyPath};
+    use etcd_log::{Batch, Index, KeyPath, Restore};
     use etcd_projections::State;
 
     use super::*;
@@ -130,12 +138,27 @@ mod tests {
         assert_eq!(batch_time(state.expiry(), LogTime(SECOND + 1)), LogTime(SECOND + 1));
     }
 
+    fn restore(ttl: u64) -> Command {
+        let set = |ttl| RestoreChange::Set { key: KeyPath::root(), value: Arc::from("x"), ttl };
+        let changes = vec![set(Ttl::new(ttl)), set(None)];
+        let (key, at, base) = (KeyPath::root(), Index(1), Index(2));
+        Command::Restore(Restore { key, at, base, changes })
+    }
+
     #[test]
     fn nothing_lives_shorter_than_was_asked_for() {
         for (lag, ttl) in [(0, 5), (1, 6), (SECOND, 6), (SECOND + 1, 7)] {
-            let mut commands = vec![set(1, 5), Command::Delete { key: KeyPath::root() }];
+            let mut commands = vec![
+                set(1, 5),
+                Command::Delete { key: KeyPath::root() },
+                restore(5),
+                Command::Create { key: KeyPath::root(), value: Arc::from("x"), ttl: Ttl::new(5) },
+            ];
             make_up_for(Duration::from_nanos(lag), &mut commands);
-            assert_eq!(commands[0], set(1, ttl), "after {lag} ns");
+            let create =
+                Command::Create { key: KeyPath::root(), value: Arc::from("x"), ttl: Ttl::new(ttl) };
+            let made_up = [set(1, ttl), commands[1].clone(), restore(ttl), create];
+            assert_eq!(commands, made_up, "after {lag} ns");
         }
     }
 }

@@ -54,6 +54,10 @@ impl EventStore {
         for path in paths(dir)? {
             match EventFile::open(&path, cluster) {
                 Ok(file) => found.push(file),
+                // It may be as good as ever: whoever starts the next time looks again.
+                Err(error @ FileFault::Io(_)) => {
+                    tracing::warn!("events are left out, the log has them: {}", ErrorChain(&error));
+                }
                 Err(error) => remove_useless(&path, &ErrorChain(&error).to_string()),
             }
         }
