@@ -54,7 +54,10 @@ impl History {
                 // What is published is stored in a moment, unless the machine has no more.
                 tokio::time::sleep(PAUSE).await;
             }
-            tokio::time::sleep(rest).await;
+            if !rest.is_zero() {
+                // Even the shortest sleep takes a millisecond.
+                tokio::time::sleep(rest).await;
+            }
             let others_want_it = turn.is_over(true) && self.readers.others_wait();
             if others_want_it || (is_all && sink.upto.is_some()) {
                 return None;
