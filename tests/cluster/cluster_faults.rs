@@ -312,9 +312,10 @@ fn is_clients(line: &str) -> bool {
 /// The value that an operation has written, or may have.
 fn written(operation: &Operation) -> Option<&str> {
     match (&operation.call, &operation.answer) {
-        (Call::Set(value) | Call::TestAndSet { value, .. }, Answer::Done(_) | Answer::Unknown) => {
-            Some(value)
-        }
+        (
+            Call::Set(value) | Call::Create(value) | Call::TestAndSet { value, .. },
+            Answer::Done(_) | Answer::Unknown,
+        ) => Some(value),
         _ => None,
     }
 }
