@@ -35,6 +35,10 @@ fn directory_in_use_is_refused_on_one_line() {
     let server = Server::start(dir.path());
     let expected = format!("etcd: {} is in use by another process", text(dir.path()));
     assert_eq!(last_fault(&["-d", text(dir.path()), "-c", "0", "-s", "0"]), expected);
+    let expected = format!(
+        "etcd: {} is in use: a machine runs there. It can be asked (--url), its archive/ be read, and what it has sealed be verified (verify --live)",
+        text(dir.path())
+    );
     for tool in ["show", "replay", "verify", "export"] {
         assert_eq!(last_fault(&["log", tool, "-d", text(dir.path())]), expected);
     }

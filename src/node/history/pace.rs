@@ -11,8 +11,13 @@ use std::time::Duration;
 use etcd_log::Index;
 use tokio::time::Instant;
 
-/// How many commands a second are much.
-const MANY: u64 = 2000;
+/// How many commands a second are much: fewer than one connection can write, and than come
+/// through where nobody paces those who read.
+const MANY: u64 = 500;
+
+/// For how long it counts that there were many. Those who begin to read hold up writes for a
+/// moment, which must not be taken for a machine that has time.
+const HOLD: Duration = Duration::from_secs(5);
 
 /// How often to look how many there are.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -33,7 +38,8 @@ pub(super) struct Pace {
 struct Shared {
     /// When it was looked how far the log had come, and how far that was.
     looked: (Instant, Index),
-    is_much: bool,
+    /// Until when it counts that much was written.
+    much_until: Instant,
     /// When what has been read is paid for.
     free: Instant,
 }
@@ -41,7 +47,7 @@ struct Shared {
 impl Default for Pace {
     fn default() -> Self {
         let now = Instant::now();
-        let shared = Shared { looked: (now, Index(u64::MAX)), is_much: false, free: now };
+        let shared = Shared { looked: (now, Index(u64::MAX)), much_until: now, free: now };
         Self { shared: Arc::new(Mutex::new(shared)) }
     }
 }
@@ -53,7 +59,7 @@ impl Pace {
         let now = Instant::now();
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.look(now, newest);
-        if !shared.is_much {
+        if shared.much_until <= now {
             return Duration::ZERO;
         }
         let events = u32::try_from(events).unwrap_or(u32::MAX);
@@ -71,7 +77,9 @@ impl Shared {
             return;
         }
         let written = u128::from(newest.0.saturating_sub(index.0));
-        self.is_much = written * 1000 > u128::from(MANY) * passed.as_millis();
+        if written * 1000 > u128::from(MANY) * passed.as_millis() {
+            self.much_until = now + HOLD;
+        }
         self.looked = (now, newest);
     }
 }
@@ -94,9 +102,11 @@ mod tests {
             pace.rest_after(MS, 1000, newest)
         };
         assert_eq!(rest(0).await, Duration::ZERO, "nobody knows yet");
-        assert_eq!(rest(100).await, Duration::ZERO);
+        assert_eq!(rest(50).await, Duration::ZERO);
         assert_eq!(rest(1000).await, MS * 9);
         assert_eq!(rest(1000).await, MS * 9, "the last one has been paid for");
+        assert_eq!(rest(0).await, MS * 9, "it was much a moment ago");
+        tokio::time::advance(HOLD).await;
         assert_eq!(rest(0).await, Duration::ZERO);
     }
 
