@@ -267,7 +267,7 @@ fn heartbeat(number: u64) -> String {
 /// asked whether it is healthy, and nothing is wrong with it.
 #[tokio::test]
 async fn quiet_machine_is_followed_on() {
-    const QUIET: u64 = 10;
+    const QUIET: usize = 10;
     let looks = Arc::new(Mutex::new(0));
     let looked = Arc::clone(&looks);
     let quiet = server(move |asked| {
@@ -275,7 +275,7 @@ async fn quiet_machine_is_followed_on() {
             *looked.lock().unwrap() += 1;
         }
         // Before the last event it is left again and again, once it has been quiet.
-        match asked.before as u64 {
+        match asked.before {
             _ if !asked.path.contains("after=") => honest(asked),
             QUIET.. => Act::Say(honest_stream(asked)),
             _ => Act::BreakOff(stream("00000000000000c1", [heartbeat(asked.after())])),
@@ -287,7 +287,7 @@ async fn quiet_machine_is_followed_on() {
         tell.lock().unwrap().push(matches!(fault, Fault::Http(_) | Fault::Io(_)));
     });
     assert_eq!(numbers(&mut follower.events()).await.unwrap(), all());
-    assert_eq!(*told.lock().unwrap(), [true; QUIET as usize]);
+    assert_eq!(*told.lock().unwrap(), [true; QUIET]);
     assert_eq!(*looks.lock().unwrap(), QUIET);
 }
 
