@@ -6,8 +6,9 @@
 //!        └── after a pause, once all were asked ◀── the next machine
 //! ```
 //!
-//! The position moves with an event that is handed out, and with nothing else: whatever
-//! happens to a connection, the next one goes on behind it.
+//! The position moves with an event that is handed out, and, where only a part is followed,
+//! with those before which there was nothing to hand out. Whatever happens to a connection,
+//! the next one goes on behind it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(crate) type OnFault = Arc<dyn Fn(&str, &Fault) + Send + Sync>;
 pub(crate) struct Following {
     pub(crate) prefix: KeyPath,
     pub(crate) addresses: Addresses,
-    /// The last event that was seen; nothing, until somebody has said which is the last now.
+    /// The last event that was seen, or passed over; nothing, until somebody has said which is the last now.
     pub(crate) after: Option<EventNumber>,
     /// Whose events are followed, once that is known.
     pub(crate) cluster: Option<ClusterId>,
@@ -88,6 +89,7 @@ impl Following {
             };
             match stream.next().await? {
                 Message::Comment => self.look_around().await?,
+                Message::Seen(id) => self.pass(id)?,
                 Message::Event { id, data } => return self.take(id, &data).map(Arc::new),
             }
         }
@@ -161,6 +163,17 @@ impl Following {
         Ok(())
     }
 
+    /// Passes over what is not wanted, up to an event. Of the whole nothing is.
+    fn pass(&mut self, id: EventNumber) -> Result<(), Fault> {
+        let last = self.after.unwrap_or_default();
+        if id > last && self.follows_all() {
+            let wrong = format!("event {id} is said to be given, event {} was not", last.next());
+            return Err(Fault::Unreadable(wrong));
+        }
+        self.after = Some(id.max(last));
+        Ok(())
+    }
+
     /// Takes in an event that follows the last one.
     fn take(&mut self, id: EventNumber, data: &[u8]) -> Result<Event, Fault> {
         let event = line::read(data)?;
@@ -171,8 +184,7 @@ impl Following {
             return Err(Fault::Unreadable(format!("{} is not asked for", event.key)));
         }
         let expected = self.after.unwrap_or_default().next();
-        let is_whole = self.prefix == KeyPath::root();
-        let follows = if is_whole { id == expected } else { id >= expected };
+        let follows = if self.follows_all() { id == expected } else { id >= expected };
         if !follows {
             return Err(Fault::OutOfOrder { found: id, expected });
         }
@@ -180,6 +192,11 @@ impl Following {
         self.lasting = None;
         self.addresses.succeeded();
         Ok(event)
+    }
+
+    /// Whether each event is wanted, so that the numbers are dense.
+    fn follows_all(&self) -> bool {
+        self.prefix == KeyPath::root()
     }
 }
 

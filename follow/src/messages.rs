@@ -3,6 +3,7 @@
 //! ```text
 //! id: 7\ndata: {…}\n\n      a message, which counts from its empty line on
 //! :\n\n                     a sign of life
+//! :\nid: 39\n\n             another, and all that is wanted was given up to there
 //! id: 8\ndata: {…           nothing yet, and nothing ever if the connection ends here
 //! ```
 
@@ -20,6 +21,8 @@ const LINE_BYTES: usize = 16 << 20;
 pub(crate) enum Message {
     /// A message, and which event it says it is.
     Event { id: EventNumber, data: Vec<u8> },
+    /// All events that are wanted were given up to this one, which may be none of them.
+    Seen(EventNumber),
     /// A sign of life.
     Comment,
 }
@@ -82,7 +85,7 @@ impl Messages {
             // The empty line behind a sign of life.
             (None, None) => {}
             (None, Some(_)) => return Err(Fault::Unreadable("a message has no id".to_owned())),
-            (Some(id), None) => return Err(Fault::Unreadable(format!("event {id} is empty"))),
+            (Some(id), None) => self.whole.push_back(Message::Seen(id)),
         }
         Ok(())
     }
@@ -100,7 +103,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &[u8] = b":\n\nid: 7\ndata: {\"a\":1}\n\nid:8\r\nevent: x\r\ndata:b\r\n\r\n";
+    const TEXT: &[u8] =
+        b":\n\nid: 7\ndata: {\"a\":1}\n\n:\nid: 39\n\nid:40\r\nevent: x\r\ndata:b\r\n\r\n";
 
     fn event(id: u64, data: &str) -> Message {
         Message::Event { id: EventNumber(id), data: data.as_bytes().to_vec() }
@@ -114,19 +118,20 @@ mod tests {
 
     #[test]
     fn message_counts_from_its_empty_line_on() {
-        let whole = [Message::Comment, event(7, "{\"a\":1}"), event(8, "b")];
+        let (alive, seen) = (Message::Comment, Message::Seen(EventNumber(39)));
+        let whole = [Message::Comment, event(7, "{\"a\":1}"), alive, seen, event(40, "b")];
         for cut in 0..=TEXT.len() {
             let (first, second) = TEXT.split_at(cut);
             assert_eq!(all(&[first, second]).unwrap(), whole);
             let count = all(&[first]).unwrap().len();
             assert_eq!(all(&[first]).unwrap(), whole[..count]);
         }
-        assert_eq!(all(&[&TEXT[..TEXT.len() - 2]]).unwrap().len(), 2);
+        assert_eq!(all(&[&TEXT[..TEXT.len() - 2]]).unwrap().len(), 4);
     }
 
     #[test]
     fn what_no_machine_says_is_refused() {
-        for text in ["id: x\n", "data: a\n\n", "id: 7\n\n", "id: 7\ndata: a\ndata: b\n\n"] {
+        for text in ["id: x\n", "data: a\n\n", "id: 7\ndata: a\ndata: b\n\n"] {
             assert!(all(&[text.as_bytes()]).is_err(), "{text:?}");
         }
         assert!(all(&[&vec![b'x'; LINE_BYTES + 1]]).is_err());

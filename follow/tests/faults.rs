@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use etcd_follow::{Events, Fault, FollowError, Follower, Start};
-use etcd_log::EventNumber;
+use etcd_log::{EventNumber, KeyPath};
 use tokio_stream::StreamExt as _;
 
 /// How many events there are.
@@ -256,6 +256,69 @@ async fn who_falls_silent_or_is_not_healthy_is_left() {
         _ => honest(asked),
     });
     assert_eq!(follow(&[&unhealthy, &good]).await.unwrap(), all());
+}
+
+/// What a server says on a stream that is quiet, byte for byte.
+fn heartbeat(number: u64) -> String {
+    format!(":\nid: {number}\n\n")
+}
+
+/// A stream may be quiet for longer than any other fault lasts: each time the machine is
+/// asked whether it is healthy, and nothing is wrong with it.
+#[tokio::test]
+async fn quiet_machine_is_followed_on() {
+    const QUIET: usize = 10;
+    let looks = Arc::new(Mutex::new(0));
+    let looked = Arc::clone(&looks);
+    let quiet = server(move |asked| {
+        if asked.path == "/health" {
+            *looked.lock().unwrap() += 1;
+        }
+        // Before the last event it is left again and again, once it has been quiet.
+        match asked.before {
+            _ if !asked.path.contains("after=") => honest(asked),
+            QUIET.. => Act::Say(honest_stream(asked)),
+            _ => Act::BreakOff(stream("00000000000000c1", [heartbeat(asked.after())])),
+        }
+    });
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let follower = Follower::new([&*quiet]).on_fault(move |_, fault| {
+        tell.lock().unwrap().push(matches!(fault, Fault::Http(_) | Fault::Io(_)));
+    });
+    assert_eq!(numbers(&mut follower.events()).await.unwrap(), all());
+    assert_eq!(*told.lock().unwrap(), [true; QUIET]);
+    assert_eq!(*looks.lock().unwrap(), QUIET);
+}
+
+/// Below a prefix, what has happened elsewhere is passed over: the next machine is asked
+/// behind it, never before what was given.
+#[tokio::test]
+async fn what_is_not_wanted_is_passed_over() {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let says = Arc::clone(&said);
+    let url = otherwise(move |asked| {
+        says.lock().unwrap().push(asked.after());
+        let messages = match asked.before {
+            0 => [heartbeat(2), message(3), heartbeat(1), heartbeat(5)].to_vec(),
+            _ => vec![message(LAST)],
+        };
+        Act::BreakOff(stream("00000000000000c1", messages))
+    });
+    let follower = Follower::new([&*url]).prefix(KeyPath::clean("/a").unwrap());
+    assert_eq!(numbers(&mut follower.events()).await.unwrap(), [3, LAST]);
+    assert_eq!(*said.lock().unwrap(), [0, 5]);
+}
+
+/// Of the whole store nothing is passed over: who says so leaves something out.
+#[tokio::test]
+async fn what_was_not_given_is_not_passed_over() {
+    let liar = otherwise(|asked| {
+        let next = asked.after() + 1;
+        Act::Say(stream("00000000000000c1", [message(next), heartbeat(next + 1)]))
+    });
+    let good = server(honest);
+    assert_eq!(follow(&[&liar, &good]).await.unwrap(), all());
 }
 
 /// However long nobody can serve, that passes; and each fault is told.

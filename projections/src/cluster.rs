@@ -19,9 +19,11 @@ use crate::system_keys::{CLUSTER_KEY, cluster_key};
 
 /// What the cluster's key says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClusterValue {
-    pub(crate) cluster: ClusterId,
-    pub(crate) format: LogFormat,
+pub struct ClusterValue {
+    /// Who the cluster is.
+    pub cluster: ClusterId,
+    /// The format of its log that is in force.
+    pub format: LogFormat,
 }
 
 impl ClusterValue {
@@ -33,16 +35,19 @@ impl ClusterValue {
         }
     }
 
-    /// Reads the value of the key.
+    /// Reads the value of the key; nothing, if it is not what a cluster writes there.
+    pub fn parse(value: &str) -> Option<Self> {
+        let (cluster, format) = value.split_once(" format=").unwrap_or((value, "1"));
+        Some(Self { cluster: cluster.parse().ok()?, format: LogFormat(format.parse().ok()?) })
+    }
+
+    /// Reads the value of the key in a state.
     ///
     /// # Panics
     ///
     /// If the value is not what it is written as: nobody else can write there.
     fn read(value: &str) -> Self {
-        let (cluster, format) = value.split_once(" format=").unwrap_or((value, "1"));
-        let cluster = cluster.parse().expect("a cluster's id stands there");
-        let format = LogFormat(format.parse().expect("a format's number stands there"));
-        Self { cluster, format }
+        Self::parse(value).expect("a cluster's id and a format stand there")
     }
 }
 
@@ -123,6 +128,18 @@ mod tests {
                 Some(TreeNode::Directory) | None => None,
             };
             assert_eq!(found, value, "{text}");
+            assert_eq!(state.cluster(), value.map(|_| ClusterId(0xc1)), "{text}");
+        }
+    }
+
+    #[test]
+    fn value_is_read_as_it_is_written() {
+        for format in [1, 2, 70] {
+            let value = ClusterValue { cluster: ClusterId(0xc1), format: LogFormat(format) };
+            assert_eq!(ClusterValue::parse(&value.to_string()), Some(value));
+        }
+        for wrong in ["", "x", "c1 format=", "c1 format=x", "c1 format=1 format=2", "c1 2"] {
+            assert_eq!(ClusterValue::parse(wrong), None, "{wrong:?}");
         }
     }
 

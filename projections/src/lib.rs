@@ -82,6 +82,7 @@ mod snapshot;
 
 pub mod replay;
 
+pub use cluster::ClusterValue;
 pub use decide::{Decided, decide, decide_step};
 pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;

@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use etcd_log::{
-    Batch, Check, Command, Digest, Index, LogFormat, LogTime, RaftIndex, RestoreChange,
+    Batch, Check, ClusterId, Command, Digest, Index, LogFormat, LogTime, RaftIndex, RestoreChange,
 };
 
-use crate::cluster::FormatInForce;
+use crate::cluster::{ClusterValue, FormatInForce};
 use crate::decide::{Decided, decide, decide_step};
 use crate::digest::Digester;
 use crate::event::{Change, Event};
@@ -142,6 +142,11 @@ impl State {
     /// Returns the machines of the cluster.
     pub fn machines(&self) -> &Machines {
         &self.machines
+    }
+
+    /// Returns who the cluster is, as its key says; nothing, before the first sync.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        ClusterValue::of(&self.tree).map(|value| value.cluster)
     }
 
     /// Returns what the log may say: the format in force.

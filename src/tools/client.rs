@@ -1,4 +1,5 @@
-//! A client for machines that run: one request, and the lines of the answer as they come.
+//! A client for machines that run: one request, a connection each, and the lines of the
+//! answer as they come.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -45,6 +46,12 @@ pub enum ClientError {
     BrokenOff(String),
 }
 
+/// Why a machine was not reached.
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A connection, which ends with this.
+pub(super) struct Connection(tokio::task::JoinHandle<()>);
+
 /// An answer, line by line.
 pub(super) struct Lines {
     url: String,
@@ -52,17 +59,20 @@ pub(super) struct Lines {
     /// What has come, and was not taken.
     text: Vec<u8>,
     has_ended: bool,
-    connection: tokio::task::JoinHandle<()>,
+    _connection: Connection,
 }
 
-/// Asks the first of these machines that answers.
+/// Asks the first of these machines that can answer. If none can, what one of them said
+/// tells more than that another one says nothing.
 pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientError> {
     let mut failed = ClientError::NoMachine(String::new());
     for url in urls {
         match get_at(url, path).await {
-            Err(error @ (ClientError::Unreachable { .. } | ClientError::NoMachine(_))) => {
-                failed = error;
+            Err(ClientError::Refused { url, status, said }) if !status.is_server_error() => {
+                return Err(ClientError::Refused { url, status, said });
             }
+            Err(error) if !matches!(failed, ClientError::Refused { .. }) => failed = error,
+            Err(_) => {}
             answered => return answered,
         }
     }
@@ -71,14 +81,19 @@ pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientErro
 
 async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
     let failed = |source| ClientError::Unreachable { url: url.to_owned(), source };
-    let asked = timeout(LIMIT, ask(url, path)).await;
+    let asked = timeout(LIMIT, ask(url, Method::GET, path)).await;
     let (answer, connection) = asked.map_err(|late| failed(late.into()))?.map_err(failed)?;
     if !answer.headers().contains_key("x-etcd-cluster-id") {
         return Err(ClientError::NoMachine(url.to_owned()));
     }
     let (status, body) = (answer.status(), answer.into_body());
-    let mut lines =
-        Lines { url: url.to_owned(), body, text: Vec::new(), has_ended: false, connection };
+    let mut lines = Lines {
+        url: url.to_owned(),
+        body,
+        text: Vec::new(),
+        has_ended: false,
+        _connection: connection,
+    };
     if status == StatusCode::OK {
         return Ok(lines);
     }
@@ -87,19 +102,19 @@ async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
     Err(ClientError::Refused { url: url.to_owned(), status, said })
 }
 
-async fn ask(
+/// Asks one machine, and waits until its answer begins, however long that takes.
+pub(super) async fn ask(
     url: &str,
+    method: Method,
     path: &str,
-) -> Result<
-    (Response<Incoming>, tokio::task::JoinHandle<()>),
-    Box<dyn std::error::Error + Send + Sync>,
-> {
+) -> Result<(Response<Incoming>, Connection), Failure> {
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(async move { drop(connection.await) });
-    let request = Request::get(path).header(HOST, address).body(Empty::<Bytes>::new())?;
-    Ok((sender.send_request(request).await?, connection))
+    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+    let request = Request::builder().method(method).uri(path).header(HOST, address);
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    Ok((answer, connection))
 }
 
 impl Lines {
@@ -129,8 +144,54 @@ impl Lines {
     }
 }
 
-impl Drop for Lines {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::util::limit;
+
+    /// A machine that says this to whoever asks first.
+    async fn machine(status: &'static str, said: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read(&mut [0; 1024]).await.unwrap();
+            let fields = format!("X-Etcd-Cluster-Id: c1\r\nContent-Length: {}", said.len());
+            let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{said}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        url
+    }
+
+    /// Who cannot serve is passed over, and what it said is told if nobody can.
+    #[tokio::test]
+    async fn next_machine_is_asked_if_one_cannot_serve() {
+        const BUSY: &str = "503 Service Unavailable";
+        limit::begin();
+        let urls = [machine(BUSY, "No Leader\n").await, machine("200 OK", "1\n").await];
+        let mut lines = get(&urls, "/").await.unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap(), b"1");
+        let nobody = "127.0.0.1:1".to_owned();
+        let urls = [nobody.clone(), machine(BUSY, "No Leader\n").await, nobody];
+        let refused = get(&urls, "/").await.err().unwrap();
+        assert!(matches!(&refused, ClientError::Refused { said, .. } if said == "No Leader"));
+    }
+
+    /// A request that is wrong is so everywhere.
+    #[tokio::test]
+    async fn nobody_else_is_asked_what_is_refused() {
+        limit::begin();
+        let urls = [machine("400 Bad Request", "No\n").await, machine("200 OK", "1\n").await];
+        let refused = get(&urls, "/").await.err().unwrap();
+        assert!(matches!(&refused, ClientError::Refused { url, .. } if *url == urls[0]));
     }
 }

@@ -3,16 +3,13 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::BodyExt as _;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::net::TcpStream;
 
+use crate::tools::client::{self, Failure};
 use crate::util::printable::Printable;
 
 /// How long an answer may take: the cluster may have to elect a leader first.
@@ -135,9 +132,8 @@ async fn ask(url: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes
 }
 
 async fn ask_in_time(url: &str, method: Method, path: &str) -> Result<Answer, MachineError> {
-    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let failed = |source| MachineError::Unreachable { url: url.to_owned(), source };
-    let asked = tokio::time::timeout(LIMIT, ask_at(address, method, path)).await;
+    let asked = tokio::time::timeout(LIMIT, ask_at(url, method, path)).await;
     asked.map_err(|_| MachineError::Late(url.to_owned()))?.map_err(failed)
 }
 
@@ -149,19 +145,10 @@ struct Answer {
     is_from_machine: bool,
 }
 
-async fn ask_at(
-    address: &str,
-    method: Method,
-    path: &str,
-) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header(HOST, address);
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+async fn ask_at(url: &str, method: Method, path: &str) -> Result<Answer, Failure> {
+    let (answer, _connection) = client::ask(url, method, path).await?;
     let status = answer.status();
     let is_from_machine = answer.headers().contains_key("x-etcd-cluster-id");
     let body = answer.into_body().collect().await?.to_bytes();
-    connection.abort();
     Ok(Answer { status, body, is_from_machine })
 }

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use etcd_follow::{Follower, Start};
-use etcd_log::{ClusterId, EventNumber, History, KeyPath};
-use etcd_projections::{CLUSTER_KEY, Event, State, TreeNode, What};
+use etcd_log::{ClusterId, EventNumber, History};
+use etcd_projections::{Event, State, What};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
@@ -53,7 +53,7 @@ fn fold(
         for outcome in state.replay(&batch?)? {
             let What::Event(event) = outcome.what else { continue };
             if event.number == after {
-                known = cluster_of(&state);
+                known = state.cluster();
             }
             if event.number > after {
                 if after > EventNumber(0) && known != cluster {
@@ -67,13 +67,4 @@ fn fold(
         return Err("the table is further than this log".into());
     }
     Ok(batches.end().map_or(Ok(()), |end| state.compare_end(&end))?)
-}
-
-/// Returns whose state it is: the cluster says so itself, in a key.
-fn cluster_of(state: &State) -> Option<ClusterId> {
-    let key = KeyPath::clean(CLUSTER_KEY).ok()?;
-    match state.tree().get(&key)? {
-        TreeNode::File { value, .. } => value.parse().ok(),
-        TreeNode::Directory => None,
-    }
 }

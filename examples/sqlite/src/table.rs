@@ -2,7 +2,7 @@
 //! one transaction, so that they never contradict each other.
 
 use etcd_log::{ClusterId, EventNumber};
-use etcd_projections::{CLUSTER_KEY, Change, Event};
+use etcd_projections::{CLUSTER_KEY, Change, ClusterValue, Event};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 /// Of the log on disk only the order is needed: what a power failure takes comes again.
@@ -52,7 +52,7 @@ impl Table {
         let read = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
         let query = "SELECT value FROM keys WHERE key = ?1";
         let value = self.database.query_row(query, [CLUSTER_KEY], read).optional()?;
-        Ok(value.and_then(|value| value.parse().ok()))
+        Ok(value.and_then(|value| ClusterValue::parse(&value)).map(|value| value.cluster))
     }
 
     /// Applies the next events, all or none, and returns the last one.

@@ -87,8 +87,9 @@ fn export(path: &Path) {
         client_url: url,
     };
     let cluster = "00000000000000c1".parse().unwrap();
+    // The format stands beside the cluster, in one value.
     let mut commands =
-        vec![LogCommand::Sync { cluster, format: LogFormat::FIRST }, LogCommand::Join(machine)];
+        vec![LogCommand::Sync { cluster, format: LogFormat(2) }, LogCommand::Join(machine)];
     for number in 0..COMMANDS {
         let key = KeyPath::clean(&format!("/{}/{}", number % 7, number * 7919 % 3001)).unwrap();
         commands.push(match number % 5 {

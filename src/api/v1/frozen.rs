@@ -6,7 +6,7 @@
 //! ```
 
 use etcd_log::{KeyPath, LogId};
-use etcd_projections::{CLUSTER_KEY, Rejection, State, TreeNode};
+use etcd_projections::{Rejection, State, TreeNode};
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 
@@ -25,13 +25,9 @@ pub async fn respond<B>(state: &State, request: &Request<B>) -> Response<Body> {
     answer.into_response_of(state.position(), LogId::default(), &cluster(state))
 }
 
-/// Returns the cluster that a state is of.
+/// Returns the cluster that a state is of; empty, before it has one.
 fn cluster(state: &State) -> HeaderValue {
-    let node = KeyPath::clean(CLUSTER_KEY).ok().and_then(|key| state.tree().get(&key));
-    let text = match node {
-        Some(TreeNode::File { value, .. }) => value,
-        Some(TreeNode::Directory) | None => "",
-    };
+    let text = state.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -78,5 +74,27 @@ async fn read(view: &View, key: KeyPath, kind: Kind, fields: &Fields) -> Result<
         }
         (Some(TreeNode::File { .. }), Kind::Names) => Err(Rejection::NotADirectory(key).into()),
         (Some(_), _) => Ok(Listing { key, kind, part }.whole(view).await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{Batch, ClusterId, Command, LogFormat, LogTime};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answer_says_of_which_cluster_it_is_in_any_format() {
+        let mut state = State::new(1);
+        for (format, id) in
+            [(None, ""), (Some(1), "00000000000000c1"), (Some(2), "00000000000000c1")]
+        {
+            if let Some(format) = format.map(LogFormat) {
+                let sync = Command::Sync { cluster: ClusterId(0xc1), format };
+                state.apply(&Batch::new(LogTime(1), vec![sync]));
+            }
+            let response = respond(&state, &Request::get("/version").body(()).unwrap()).await;
+            assert_eq!(response.headers()["x-etcd-cluster-id"], id);
+        }
     }
 }
