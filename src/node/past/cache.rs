@@ -96,6 +96,7 @@ mod tests {
     use etcd_log::Index;
 
     use super::*;
+    use crate::util::limit;
 
     fn at(index: u64) -> Position {
         Position { index: Index(index), ..Position::default() }
@@ -107,6 +108,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nearest_view_that_is_right_is_found() {
+        limit::begin();
         let views = PastViews::default();
         for (index, path) in [(10, "/"), (20, "/a"), (30, "/b")] {
             views.keep(at(index), &key(path), &KeyTree::default());
@@ -122,6 +124,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn views_are_few_and_go_soon() {
+        limit::begin();
         let views = PastViews::default();
         for index in 1..=2 * MOST as u64 {
             views.keep(at(index), &KeyPath::root(), &KeyTree::default());
