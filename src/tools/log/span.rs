@@ -118,46 +118,55 @@ mod tests {
         Span { from, to, asked: (from.map(moment), to.map(moment)) }
     }
 
-    fn index(index: u64) -> Option<Bound> {
-        Some(Bound::Index(Index(index)))
+    fn index(index: u64) -> Bound {
+        Bound::Index(Index(index))
     }
 
-    fn second(second: u64) -> Option<Bound> {
-        Some(Bound::Time(LogTime(second * 1_000_000_000)))
+    fn second(second: u64) -> Bound {
+        Bound::Time(LogTime(second * 1_000_000_000))
     }
 
     #[test]
     fn what_is_no_longer_kept_is_not_left_out_in_silence() {
         for (from, to, is_kept) in [
             (None, None, true),
-            (index(11), None, true),
-            (index(10), None, false),
-            (index(5), None, false),
-            (second(11), index(12), true),
-            (second(10), None, false),
-            (second(5), None, false),
-            (None, index(10), true),
-            (None, index(9), false),
-            (None, second(9), false),
+            (Some(index(11)), None, true),
+            (Some(index(10)), None, false),
+            (Some(index(5)), None, false),
+            (Some(second(11)), Some(index(12)), true),
+            (Some(second(10)), None, false),
+            (Some(second(5)), None, false),
+            (None, Some(index(10)), true),
+            (None, Some(index(9)), false),
+            (None, Some(second(9)), false),
         ] {
             let checked = span(from, to).check_start(&trimmed());
             let is_refused = matches!(checked, Err(ToolError::NoLongerKept { .. }));
             assert_eq!((checked.is_ok(), is_refused), (is_kept, !is_kept), "{from:?} {to:?}");
         }
         let empty = Walk::new(State::new(1), Box::new(std::iter::empty()));
-        span(index(0), None).check_start(&empty).unwrap();
-        span(index(1), None).check_start(&empty).unwrap();
+        span(Some(index(0)), None).check_start(&empty).unwrap();
+        span(Some(index(1)), None).check_start(&empty).unwrap();
     }
 
     #[test]
     fn end_comes_behind_the_beginning_and_is_reached() {
         let check = |from, to| span(from, to).check_end(&trimmed());
-        check(index(10), index(10)).unwrap();
-        check(second(10), index(10)).unwrap();
-        assert!(matches!(check(index(11), index(10)), Err(ToolError::Backwards { .. })));
-        assert!(matches!(check(second(11), index(10)), Err(ToolError::Backwards { .. })));
-        assert!(matches!(check(index(11), second(10)), Err(ToolError::Backwards { .. })));
-        assert!(matches!(check(index(11), None), Err(ToolError::NotReached { .. })));
-        assert!(matches!(check(None, second(11)), Err(ToolError::NotReached { .. })));
+        check(Some(index(10)), Some(index(10))).unwrap();
+        check(Some(second(10)), Some(index(10))).unwrap();
+        assert!(matches!(
+            check(Some(index(11)), Some(index(10))),
+            Err(ToolError::Backwards { .. })
+        ));
+        assert!(matches!(
+            check(Some(second(11)), Some(index(10))),
+            Err(ToolError::Backwards { .. })
+        ));
+        assert!(matches!(
+            check(Some(index(11)), Some(second(10))),
+            Err(ToolError::Backwards { .. })
+        ));
+        assert!(matches!(check(Some(index(11)), None), Err(ToolError::NotReached { .. })));
+        assert!(matches!(check(None, Some(second(11))), Err(ToolError::NotReached { .. })));
     }
 }
