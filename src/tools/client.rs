@@ -158,13 +158,15 @@ mod tests {
     use super::*;
     use crate::util::limit;
 
+    const BUSY: &str = "503 Service Unavailable";
+
     /// A machine that says this to whoever asks first.
     async fn machine(status: &'static str, said: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             let fields = format!("X-Etcd-Cluster-Id: c1\r\nContent-Length: {}", said.len());
             let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{said}");
             stream.write_all(answer.as_bytes()).await.unwrap();
@@ -175,7 +177,6 @@ mod tests {
     /// Who cannot serve is passed over, and what it said is told if nobody can.
     #[tokio::test]
     async fn next_machine_is_asked_if_one_cannot_serve() {
-        const BUSY: &str = "503 Service Unavailable";
         limit::begin();
         let urls = [machine(BUSY, "No Leader\n").await, machine("200 OK", "1\n").await];
         let mut lines = get(&urls, "/").await.unwrap();

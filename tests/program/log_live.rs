@@ -236,6 +236,33 @@ fn bisect_finds_what_a_linear_search_finds() {
     assert!(checkpoints > 0, "no checkpoint was of use");
 }
 
+/// The log makes up for checkpoints that are damaged, in both searches.
+#[test]
+fn bisect_passes_damaged_checkpoints_over() {
+    limit::begin();
+    let (dir, forked) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    assert!(busy(dir.path(), 100).stop("-TERM").0.success());
+    let (log_dir, into) = (text(dir.path()), text(forked.path()));
+    log(&["fork", log_dir, "--at", "52", "-d", into]);
+    let of_two = || log(&["bisect", "--json", log_dir, into]);
+    let of_one = || log(&["bisect", "--json", "-d", log_dir, "--exists", "/n/77"]);
+    let found = |json: String| {
+        let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+        ["index", "checkpoints"].map(|name| found[name].as_u64().unwrap())
+    };
+    let [(parting, looked), (first, _)] = [of_two(), of_one()].map(found).map(Into::into);
+    assert!(looked > 0, "no checkpoint was of use");
+    for file in fs::read_dir(dir.path().join("checkpoints")).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(found(of_two())[0], parting);
+    assert_eq!(found(of_one())[0], first);
+}
+
 /// A fork has the keys and the history of then, and is a cluster of its own.
 #[test]
 fn machine_goes_on_from_a_fork() {

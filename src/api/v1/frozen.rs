@@ -82,9 +82,11 @@ mod tests {
     use etcd_log::{Batch, ClusterId, Command, LogFormat, LogTime};
 
     use super::*;
+    use crate::util::limit;
 
     #[tokio::test]
     async fn answer_says_of_which_cluster_it_is_in_any_format() {
+        limit::begin();
         let mut state = State::new(1);
         for (format, id) in
             [(None, ""), (Some(1), "00000000000000c1"), (Some(2), "00000000000000c1")]

@@ -124,15 +124,10 @@ impl Search<'_> {
         while low < high {
             let middle = usize::midpoint(low, high);
             self.checkpoints += 1;
-            let walk = match self.source.walk_from(&files[middle]) {
-                // The log makes up for it.
-                Err(ToolError::Checkpoint(error)) => {
-                    tracing::warn!("checkpoint skipped: {}", ErrorChain(&error));
-                    files.remove(middle);
-                    high -= 1;
-                    continue;
-                }
-                walk => walk?,
+            let Some(walk) = walk_from(self.source, &files[middle])? else {
+                files.remove(middle);
+                high -= 1;
+                continue;
             };
             if SoFar::of(self.condition, walk.state().tree()).holds() {
                 high = middle;
@@ -151,6 +146,17 @@ pub(super) fn usable(source: &Source) -> Result<Vec<CheckpointFile>, ToolError> 
     let (first, end) = (opened.log.first(), opened.settled.end);
     files.retain(|file| leads_into(file, first) && file.raft_index < end);
     Ok(files)
+}
+
+/// Walks on from a checkpoint; nothing, if it is damaged: the log makes up for it.
+pub(super) fn walk_from(source: &Source, file: &CheckpointFile) -> Result<Option<Walk>, ToolError> {
+    match source.walk_from(file) {
+        Err(ToolError::Checkpoint(error)) => {
+            tracing::warn!("checkpoint skipped: {}", ErrorChain(&error));
+            Ok(None)
+        }
+        walk => walk.map(Some),
+    }
 }
 
 /// How a condition stands.

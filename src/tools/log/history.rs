@@ -1,5 +1,6 @@
 //! `etcd log history`: what happened at a key, or below it.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -54,19 +55,21 @@ impl HistoryQuery {
 ///
 /// # Errors
 ///
-/// If the log cannot be read, or the output not be written.
+/// If the log cannot be read, or does not come by the moments in their order; or if the
+/// output cannot be written.
 pub fn history(from: &LogPath, query: &HistoryQuery, out: &mut dyn Write) -> Result<(), ToolError> {
     let source = Source::open(from)?;
     let span = Span::of(&source, query.from, query.to)?;
     let mut walk = source.walk(1)?.shown(Progress::of("history", &source));
+    span.check_start(&walk)?;
     let mut left = query.limit.unwrap_or(usize::MAX);
-    let mut found = Vec::new();
+    let mut newest = Newest { most: left, events: VecDeque::new() };
     while let Some(step) = walk.next(span.to)? {
         let wanted = step.outcomes.iter().filter(|outcome| span.has_begun(outcome.position));
         let wanted = wanted.filter_map(event_of).filter(|event| query.takes(&event.key));
         for event in wanted {
             if query.reverse {
-                found.push(Arc::clone(event));
+                newest.keep(event);
             } else if left > 0 {
                 left -= 1;
                 query.write(event, out)?;
@@ -76,12 +79,55 @@ pub fn history(from: &LogPath, query: &HistoryQuery, out: &mut dyn Write) -> Res
             return Ok(());
         }
     }
-    found.iter().rev().take(left).try_for_each(|event| query.write(event, out))
+    span.check_end(&walk)?;
+    newest.events.iter().rev().try_for_each(|event| query.write(event, out))
+}
+
+/// The newest events so far, and no more of them than are wanted.
+struct Newest {
+    most: usize,
+    events: VecDeque<Arc<Event>>,
+}
+
+impl Newest {
+    fn keep(&mut self, event: &Arc<Event>) {
+        self.events.push_back(Arc::clone(event));
+        if self.events.len() > self.most {
+            self.events.pop_front();
+        }
+    }
 }
 
 fn event_of(outcome: &Outcome) -> Option<&Arc<Event>> {
     match &outcome.what {
         What::Event(event) => Some(event),
         What::Rejection(_) | What::Tick => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{EventNumber, Index, LogTime};
+    use etcd_projections::Change;
+
+    use super::*;
+
+    #[test]
+    fn no_more_events_are_kept_than_are_wanted() {
+        for (most, numbers) in [(0, &[][..]), (2, &[9, 10]), (20, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])]
+        {
+            let mut newest = Newest { most, events: VecDeque::new() };
+            for number in 1..=10 {
+                newest.keep(&Arc::new(Event {
+                    number: EventNumber(number),
+                    index: Index(number),
+                    time: LogTime(number),
+                    key: KeyPath::root(),
+                    change: Change::DeleteDir,
+                }));
+                assert!(newest.events.len() <= most);
+            }
+            assert!(newest.events.iter().map(|event| &event.number.0).eq(numbers));
+        }
     }
 }

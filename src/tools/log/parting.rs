@@ -10,7 +10,7 @@ use etcd_log::{Digest, Index};
 use serde::Serialize;
 
 use super::ToolError;
-use super::bisect::usable;
+use super::bisect::{usable, walk_from};
 use super::look::Look;
 use super::progress::Progress;
 use super::show::told;
@@ -165,19 +165,26 @@ impl<'a> Search<'a> {
         Ok(left.state().digest() == right.state().digest())
     }
 
-    /// Walks one of the two to a command, from the checkpoint before it.
+    /// Walks one of the two to a command.
     fn at(&mut self, which: usize, index: Index) -> Result<Walk, ToolError> {
-        let file = self.files[which].iter().rev().find(|file| file.index < index);
-        let mut walk = match file {
-            Some(file) => {
-                self.checkpoints += 1;
-                self.sources[which].walk_from(file)?
-            }
-            None => self.sources[which].walk(1)?,
-        };
+        let mut walk = self.before(which, index)?;
         let start = walk.position().index;
         walk.go(Some(Bound::Index(index)))?;
         self.replayed += walk.position().index.0 - start.0;
         Ok(walk)
+    }
+
+    /// Begins a walk at the last good checkpoint before a command. One that is damaged is
+    /// looked into once.
+    fn before(&mut self, which: usize, index: Index) -> Result<Walk, ToolError> {
+        let (source, files) = (&self.sources[which], &mut self.files[which]);
+        while let Some(at) = files.iter().rposition(|file| file.index < index) {
+            self.checkpoints += 1;
+            match walk_from(source, &files[at])? {
+                Some(walk) => return Ok(walk),
+                None => files.remove(at),
+            };
+        }
+        source.walk(1)
     }
 }

@@ -63,8 +63,8 @@ impl Selection {
 ///
 /// # Errors
 ///
-/// If the log cannot be read, or does not say who proposed where that is asked; or if the
-/// output cannot be written.
+/// If the log cannot be read, does not come by the moments in their order, or does not say
+/// who proposed where that is asked; or if the output cannot be written.
 pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Result<(), ToolError> {
     let source = Source::open(from)?;
     let span = Span::of(&source, selection.from, selection.to)?;
@@ -72,6 +72,7 @@ pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Resul
         return Err(ToolError::NoProposers(from.path.clone()));
     }
     let mut walk = source.walk(1)?;
+    span.check_start(&walk)?;
     let called = selection.machine.as_deref();
     let proposers = called.map(|_| Proposers::of(&source, walk.state())).transpose()?;
     let mut before = walk.position();
@@ -85,7 +86,7 @@ pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Resul
         }
         before = walk.position();
     }
-    Ok(())
+    span.check_end(&walk)
 }
 
 fn show_step(
