@@ -79,11 +79,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::limit;
 
     const MS: Duration = Duration::from_millis(1);
 
     #[tokio::test(start_paused = true)]
     async fn rests_only_while_much_is_written() {
+        limit::begin();
         let pace = Pace::default();
         let mut newest = Index(10);
         let mut rest = async |commands: u64| {
@@ -100,6 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_who_read_rest_together() {
+        limit::begin();
         let pace = Pace::default();
         pace.rest_after(MS, 0, Index(0));
         for commands in [0, 10_000] {
