@@ -2,6 +2,9 @@
 //! server that does exactly that, and one that is as it should be.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../tests/support/limit.rs"]
+mod limit;
+
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -144,6 +147,7 @@ fn all() -> Vec<u64> {
 /// Wherever a stream breaks off, in the middle of a line too, what was whole counts once.
 #[tokio::test]
 async fn stream_that_is_cut_off_anywhere_is_gone_on_with() {
+    limit::begin();
     let length = stream("00000000000000c1", (1..=LAST).map(message)).len();
     let cut_at = Arc::new(Mutex::new(0));
     let cut = Arc::clone(&cut_at);
@@ -161,6 +165,7 @@ async fn stream_that_is_cut_off_anywhere_is_gone_on_with() {
 /// An end that is in order, with half a message before it.
 #[tokio::test]
 async fn half_a_message_counts_for_nothing() {
+    limit::begin();
     let half = otherwise(|asked| {
         let next = message(asked.after() + 1);
         let pieces = [next.clone(), message(asked.after() + 2)[..next.len() / 2].to_owned()];
@@ -169,9 +174,12 @@ async fn half_a_message_counts_for_nothing() {
     assert_eq!(follow(&[&half]).await.unwrap(), all());
 }
 
+/// Which events a server sends that is asked for those from a number on.
+type Lie = fn(u64) -> Vec<u64>;
+
 #[tokio::test]
 async fn liar_is_not_believed() {
-    type Lie = fn(u64) -> Vec<u64>;
+    limit::begin();
     let lies: [Lie; 4] = [
         |after| vec![after + 2, after + 3],
         |after| vec![after + 1, after + 1, after + 2],
@@ -198,6 +206,7 @@ async fn liar_is_not_believed() {
 
 #[tokio::test]
 async fn what_is_no_event_is_told() {
+    limit::begin();
     for text in [
         "id: 1\ndata: {}\n\n",
         "id: 2\ndata: x\n\n",
@@ -214,6 +223,7 @@ async fn what_is_no_event_is_told() {
 
 #[tokio::test]
 async fn what_is_gone_everywhere_ends_it() {
+    limit::begin();
     let said = "Watch From Event: 1 Is No Longer Kept; The Oldest Is 17";
     let gone = otherwise(move |_| answer("410 Gone", &format!("{said}\n")));
     let good = server(honest);
@@ -229,6 +239,7 @@ async fn what_is_gone_everywhere_ends_it() {
 
 #[tokio::test]
 async fn another_cluster_is_not_taken_for_this_one() {
+    limit::begin();
     let foreign = otherwise(|asked| {
         Act::Say(stream("00000000000000c2", (asked.after() + 1..=LAST).map(message)))
     });
@@ -243,6 +254,7 @@ async fn another_cluster_is_not_taken_for_this_one() {
 
 #[tokio::test]
 async fn who_falls_silent_or_is_not_healthy_is_left() {
+    limit::begin();
     let silent =
         otherwise(|asked| Act::Say(stream("00000000000000c1", [message(asked.after() + 1)])));
     let good = server(honest);
@@ -324,6 +336,7 @@ async fn what_was_not_given_is_not_passed_over() {
 /// However long nobody can serve, that passes; and each fault is told.
 #[tokio::test]
 async fn who_cannot_serve_is_asked_again() {
+    limit::begin();
     let later = otherwise(|asked| match asked.before {
         0..3 => answer("503 Service Unavailable", "No Leader\n"),
         _ => Act::Say(honest_stream(asked)),
@@ -341,6 +354,7 @@ async fn who_cannot_serve_is_asked_again() {
 
 #[tokio::test]
 async fn machines_are_learned_from_each_other() {
+    limit::begin();
     let good = server(honest);
     let known = server(move |asked| match asked.path {
         "/v1/machines" => answer("200 OK", &good),
@@ -355,6 +369,7 @@ async fn machines_are_learned_from_each_other() {
 
 #[tokio::test]
 async fn now_is_behind_the_last_event() {
+    limit::begin();
     let said = Arc::new(Mutex::new(Vec::new()));
     let says = Arc::clone(&said);
     let url = otherwise(move |asked| {
@@ -373,6 +388,7 @@ async fn now_is_behind_the_last_event() {
 
 #[tokio::test]
 async fn what_is_refused_or_no_address_ends_it() {
+    limit::begin();
     let refusing = otherwise(|_| answer("400 Bad Request", "No\n"));
     let error = follow(&[&refusing]).await.unwrap_err();
     assert!(matches!(error, FollowError::Refused { status: 400, .. }), "{error}");

@@ -97,6 +97,16 @@ impl KeyTree {
         directory: &KeyPath,
         from: &str,
     ) -> impl Iterator<Item = (&'a KeyPath, &'a TreeNode)> + use<'a> {
+        self.subtree_by_steps(directory, from).flatten()
+    }
+
+    /// Returns the same, step by step: nothing, where a directory begins or ends. There may
+    /// be many of those from one file to the next.
+    pub fn subtree_by_steps<'a>(
+        &'a self,
+        directory: &KeyPath,
+        from: &str,
+    ) -> impl Iterator<Item = Option<(&'a KeyPath, &'a TreeNode)>> + use<'a> {
         let files = |directory: &KeyPath, name: &str| -> Files<'a, TreeNode> {
             Box::new(self.files_from(directory, name))
         };

@@ -27,7 +27,7 @@ pub(crate) type Files<'a, T> = Box<dyn Iterator<Item = File<'a, T>> + Send + Syn
 /// Directories of one directory.
 type Below<'a> = Box<dyn Iterator<Item = (&'a str, Number)> + Send + Sync + 'a>;
 
-/// Walks the files below a directory.
+/// Walks the files below a directory, step by step.
 pub(crate) struct Walk<'a, T, F> {
     directories: &'a Directories,
     /// The files of a directory, from a name on.
@@ -87,28 +87,28 @@ impl<'a, T, F> Iterator for Walk<'a, T, F>
 where
     F: Fn(&KeyPath, &str) -> Files<'a, T>,
 {
-    type Item = File<'a, T>;
+    /// Nothing, where a directory begins or ends.
+    type Item = Option<File<'a, T>>;
 
-    fn next(&mut self) -> Option<File<'a, T>> {
-        loop {
-            let open = self.open.last_mut()?;
-            let is_file_next = match (open.files.peek(), open.directories.peek()) {
-                (Some((key, _)), Some((name, _))) => {
-                    key.name().bytes().cmp(with_slash(name)) == Ordering::Less
-                }
-                (file, _) => file.is_some(),
-            };
-            if is_file_next {
-                return open.files.next();
+    fn next(&mut self) -> Option<Option<File<'a, T>>> {
+        let open = self.open.last_mut()?;
+        let is_file_next = match (open.files.peek(), open.directories.peek()) {
+            (Some((key, _)), Some((name, _))) => {
+                key.name().bytes().cmp(with_slash(name)) == Ordering::Less
             }
-            match open.directories.next() {
-                Some((name, number)) => {
-                    let path = open.path.child(name);
-                    self.open(path, number, "", "");
-                }
-                None => drop(self.open.pop()),
-            }
+            (file, _) => file.is_some(),
+        };
+        if is_file_next {
+            return Some(open.files.next());
         }
+        match open.directories.next() {
+            Some((name, number)) => {
+                let path = open.path.child(name);
+                self.open(path, number, "", "");
+            }
+            None => drop(self.open.pop()),
+        }
+        Some(None)
     }
 }
 

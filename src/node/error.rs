@@ -20,6 +20,9 @@ pub enum Unavailable {
     /// As many take long to read as may do so at a time.
     #[error("too many large answers are under way")]
     Busy,
+    /// The past took longer to read than somebody waits.
+    #[error("the past was not read in time")]
+    Late,
 }
 
 /// Why a write was not answered with an outcome.

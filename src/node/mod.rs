@@ -35,7 +35,7 @@ pub use handle::{Freshness, Node, NodeOptions};
 pub use history::{Cursor, WatchError};
 pub use members::{JoinError, LeaveError, MemberStatus};
 pub use past::{
-    HistoryQuery, LivesOn, Moment, NetChange, PastError, PastEvents, RestoreQuery, Restored,
+    Diff, HistoryQuery, LivesOn, Moment, NetChange, PastError, PastEvents, RestoreQuery, Restored,
 };
-pub use view::View;
+pub use view::{Place, View};
 pub use watch::{Seen, Start, Watch};

@@ -13,6 +13,9 @@ use crate::support::{PATIENCE, Server, eventually};
 
 const KEYS: usize = 200;
 
+/// What is asked for: the directory.
+const NOW: &str = "/v1/keys/d";
+
 /// How many bytes a value has, besides its number: ten MiB in all, which are more than
 /// fit between a machine and a client that does not read.
 const PADDING: usize = 50 << 10;
@@ -60,17 +63,26 @@ fn list(index: u64) -> String {
     (0..KEYS).map(child).collect::<Vec<_>>().join(" ") + "\n"
 }
 
-/// Asks for the directory, with little room for what comes.
-fn ask(server: &Server, version: &str) -> TcpStream {
+/// Asks for something, with little room for what comes.
+fn ask(server: &Server, path: &str, version: &str) -> TcpStream {
     let address: SocketAddr = server.url.trim_start_matches("http://").parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(1 << 16).unwrap();
     socket.connect(&address.into()).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET /v1/keys/d HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     stream
+}
+
+fn is_broken_off(sleeper: &TcpStream) {
+    let mut error = None;
+    eventually("a reader that takes nothing is broken off", || {
+        error = SockRef::from(sleeper).take_error().unwrap();
+        error.is_some()
+    });
+    assert_eq!(error.unwrap().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -116,27 +128,43 @@ fn large_answer_is_of_one_state_while_others_write() {
 #[test]
 fn reader_that_takes_nothing_is_broken_off() {
     let (_dir, server) = large();
-    let mut sleepers: Vec<_> = ["1.0", "1.1"].map(|version| ask(&server, version)).into();
+    let mut sleepers: Vec<_> = ["1.0", "1.1"].map(|version| ask(&server, NOW, version)).into();
     // As many more as there may be at a time; then others have to wait for them to go.
     let before = server.resident_kib();
-    sleepers.extend((2..16).map(|_| ask(&server, "1.1")));
+    sleepers.extend((2..16).map(|_| ask(&server, NOW, "1.1")));
     // All the tree changes while they are at it. They see that of before, which is there
     // once for all of them, and of the answers no more than a few pieces.
     (KEYS..2 * KEYS).for_each(|number| set(&server, number));
     let grown = server.resident_kib().saturating_sub(before);
     assert!(grown < 100 << 10, "by {grown} KiB: each answer alone has ten MiB");
-    for sleeper in &mut sleepers {
-        let mut error = None;
-        eventually("a reader that takes nothing is broken off", || {
-            error = SockRef::from(&*sleeper).take_error().unwrap();
-            error.is_some()
-        });
-        assert_eq!(error.unwrap().kind(), std::io::ErrorKind::ConnectionReset);
-    }
+    // Who looks back has other places.
+    let then = server.get("/v1/keys/d/000?at=3");
+    assert_eq!(then.status, 200, "{}", then.body);
+    sleepers.iter().for_each(is_broken_off);
     // There is room again, and who reads gets all.
     let mut reply = String::new();
-    ask(&server, "1.0").read_to_string(&mut reply).unwrap();
+    ask(&server, NOW, "1.0").read_to_string(&mut reply).unwrap();
     let (head, body) = reply.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1."), "{head}");
     assert!(body == array(2 * KEYS as u64 + 2));
+}
+
+/// What is told of the past is broken off as well; and a diff takes up its place until then.
+#[test]
+fn reader_that_takes_nothing_of_the_past_is_broken_off() {
+    let (_dir, server) = large();
+    let history = "/v1/history/d?recursive=true";
+    let mut sleepers = vec![ask(&server, history, "1.0"), ask(&server, history, "1.1")];
+    sleepers.extend((0..16).map(|_| ask(&server, "/v1/diff/d?from=2", "1.1")));
+    eventually("all places are taken", || {
+        let reply = server.get("/v1/keys/d/000?at=3&timeout=0.1");
+        reply.status == 503 && reply.body == "Too Many Large Answers\n"
+    });
+    let now = server.get("/v1/keys/d");
+    assert_eq!(now.status, 200, "what is there now has other places");
+    sleepers.iter().for_each(is_broken_off);
+    // There is room again, and who reads gets all.
+    for path in [history, "/v1/diff/d?from=2"] {
+        assert_eq!(server.get(path).body.lines().count(), KEYS, "{path}");
+    }
 }

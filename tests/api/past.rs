@@ -158,6 +158,8 @@ fn putting_back_is_told_byte_for_byte() {
     let dry = restore(&server, "/p", &[("at", "4"), ("dry_run", "true")]);
     let diff = "{\"key\":\"/p/a\",\"from\":\"3\",\"to\":\"1\"}\n{\"key\":\"/p/b\",\"to\":\"2\"}\n{\"key\":\"/p/d/x\",\"from\":\"4\"}\n";
     assert_eq!((dry.status, &*dry.body), (200, diff));
+    assert_eq!(dry.number("x-etcd-index"), 8, "of what is there now");
+    assert!(dry.number("x-raft-term") > 0 && dry.number("x-raft-index") > 0);
     assert_eq!(held(&server, "/", ""), now, "nothing is written");
     for (key, form, status, body) in [
         ("/p", [("at", "4"), ("if_index", "5")], 409, "Restore: /p/d/x Was Changed By 7\n"),
@@ -247,6 +249,17 @@ fn what_cannot_be_told_is_said_byte_for_byte() {
     // What is the system's own counts for nothing where all is put back.
     let all = restore(&server, "/", &[("at", "0"), ("if_index", "8"), ("dry_run", "true")]);
     assert!(all.status == 200 && !all.body.contains("_etcd"), "{}", all.body);
+}
+
+/// Nobody is told that too many ask, if it is the reading that takes so long.
+#[test]
+fn what_is_not_read_in_time_is_said() {
+    let (_dir, server) = told();
+    for path in ["keys/p/a?at=3", "keys/p?at=3", "history/p/a?from=3", "diff/p?from=3"] {
+        let reply = server.get(&format!("/v1/{path}&stale=true&timeout=0"));
+        let late = "The Past Took Too Long: Give It More Time With timeout=\n";
+        assert_eq!((reply.status, &*reply.body), (503, late), "{path}");
+    }
 }
 
 #[test]

@@ -197,6 +197,7 @@ impl Unavailable {
             Self::NoMajority => "No Majority",
             Self::NotReached => "Index Not Reached",
             Self::Busy => "Too Many Large Answers",
+            Self::Late => "The Past Took Too Long: Give It More Time With timeout=",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Large answers: told in pieces, all of them from one state.
 //!
 //! ```text
-//! view of the tree ─▶ teller: a piece at a time ─▶ one waits ─▶ connection
-//!                         └─ is not read for long ─▶ broken off
+//! what there is ─▶ teller: a piece at a time ─▶ one waits ─▶ connection
+//!                      └─ is not read for long ─▶ broken off
 //! ```
 //!
 //! An answer shows the keys as they were at one index, however long it takes to read. So
@@ -12,7 +12,9 @@
 //! that what it has got cannot be taken for all. It can ask for parts (`limit=`), each of
 //! which is a state of its own.
 //!
-//! An answer that is short is not told in pieces: see `listing`.
+//! What is told of the past is told so as well. A history takes up no place, and may last.
+//!
+//! What is told is not here: see `listing`, which tells at once what is short, and `past`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +25,17 @@ use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::listing::Listing;
 use crate::api::http::answer::{BrokenOff, Pieces};
 use crate::api::http::door::Talk;
-use crate::node::View;
 
 /// How many bytes a piece has, at the least.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 /// How long a piece may wait to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a view may last.
-const LONGEST: Duration = Duration::from_mins(5);
+/// How long what takes up a place may last.
+pub(super) const LONGEST: Duration = Duration::from_mins(5);
 
 /// What the teller says.
 enum Told {
@@ -43,18 +43,27 @@ enum Told {
     End,
 }
 
-/// Tells a listing in pieces; breaks off what is said through the door if they are not
-/// taken.
-pub(super) fn tell(listing: Listing, view: View, talk: Option<Arc<Talk>>) -> Pieces {
+/// Says what an answer is, piece by piece. Cloning gives another handle.
+#[derive(Clone)]
+pub(super) struct Teller {
+    sender: mpsc::Sender<Told>,
+    /// When it has to be done; none for as long as pieces are taken.
+    until: Option<Instant>,
+}
+
+/// Gives what a teller says as a body; breaks off what is said through the door if that is
+/// not taken, or `longest` has passed.
+pub(super) fn tell<F>(
+    talk: Option<Arc<Talk>>,
+    longest: Option<Duration>,
+    telling: impl FnOnce(Teller) -> F,
+) -> Pieces
+where
+    F: Future<Output = Result<(), BrokenOff>> + Send + 'static,
+{
     let (sender, mut pieces) = mpsc::channel(1);
-    tokio::spawn(async move {
-        if tell_all(listing, view, &sender).await.is_err()
-            && !sender.is_closed()
-            && let Some(talk) = talk
-        {
-            talk.break_off();
-        }
-    });
+    let teller = Teller { sender, until: longest.map(|longest| Instant::now() + longest) };
+    tokio::spawn(teller.clone().say(telling(teller), talk));
     let mut has_ended = false;
     Box::pin(stream::poll_fn(move |cx| {
         if has_ended {
@@ -71,30 +80,42 @@ pub(super) fn tell(listing: Listing, view: View, talk: Option<Arc<Talk>>) -> Pie
     }))
 }
 
-/// Tells a listing to who takes it in time.
-async fn tell_all(
-    listing: Listing,
-    view: View,
-    sender: &mpsc::Sender<Told>,
-) -> Result<(), BrokenOff> {
-    let until = Instant::now() + LONGEST;
-    let mut piece = Vec::with_capacity(PIECE_BYTES);
-    let mut writer = listing.writer();
-    for (key, node) in listing.entries(&view.tree) {
-        writer.write(&mut piece, &key, node, &view);
-        if piece.len() >= PIECE_BYTES {
-            let next = Vec::with_capacity(PIECE_BYTES);
-            send(sender, Told::Piece(std::mem::replace(&mut piece, next)), until).await?;
+impl Teller {
+    /// Says a piece to who takes it in time.
+    ///
+    /// # Errors
+    ///
+    /// If nobody does: then there is no more to say.
+    pub(super) async fn piece(&self, piece: Vec<u8>) -> Result<(), BrokenOff> {
+        self.send(Told::Piece(piece)).await
+    }
+
+    /// Says all of it, as long as somebody is there.
+    async fn say(
+        self,
+        telling: impl Future<Output = Result<(), BrokenOff>> + Send,
+        talk: Option<Arc<Talk>>,
+    ) {
+        let told = async {
+            telling.await?;
+            self.send(Told::End).await
+        };
+        let told = tokio::select! {
+            told = told => told,
+            () = self.sender.closed() => return,
+        };
+        if told.is_err()
+            && !self.sender.is_closed()
+            && let Some(talk) = talk
+        {
+            talk.break_off();
         }
     }
-    writer.end(&mut piece);
-    drop(view);
-    send(sender, Told::Piece(piece), until).await?;
-    send(sender, Told::End, until).await
-}
 
-async fn send(sender: &mpsc::Sender<Told>, told: Told, until: Instant) -> Result<(), BrokenOff> {
-    let until = until.min(Instant::now() + PATIENCE);
-    let sent = tokio::time::timeout_at(until, sender.send(told)).await;
-    sent.ok().and_then(Result::ok).ok_or(BrokenOff)
+    async fn send(&self, told: Told) -> Result<(), BrokenOff> {
+        let patience = Instant::now() + PATIENCE;
+        let until = self.until.map_or(patience, |until| until.min(patience));
+        let sent = tokio::time::timeout_at(until, self.sender.send(told)).await;
+        sent.ok().and_then(Result::ok).ok_or(BrokenOff)
+    }
 }

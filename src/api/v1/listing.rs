@@ -14,6 +14,7 @@
 //! encoded as it must stand in a query. It is a name in the directory; of a subtree, what
 //! stands behind the directory's own slash.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{KeyPath, LogId};
@@ -21,9 +22,10 @@ use etcd_projections::{Child, KeyTree, Position, TreeNode};
 use hyper::Request;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::json;
+use super::large::{self, LONGEST, PIECE_BYTES, Teller};
 use super::stream::Form;
-use super::{json, large};
-use crate::api::http::answer::Answer;
+use crate::api::http::answer::{Answer, BrokenOff, Pieces};
 use crate::api::http::bad::Bad;
 use crate::api::http::door::Talk;
 use crate::api::http::problem::Problem;
@@ -33,8 +35,14 @@ use crate::node::{Node, View};
 /// Up to how many bytes a listing is written at once.
 const SHORT_BYTES: usize = 64 << 10;
 
-/// How many entries are passed over before others are let in.
-const PASSED_AT_ONCE: usize = 4096;
+/// Up to how many steps are taken for that: what is passed over on the way writes nothing.
+const SHORT_STEPS: usize = 4096;
+
+/// How many steps are taken before others are let in.
+const STEPS_AT_ONCE: usize = 4096;
+
+/// A step through what is listed: an entry, or nothing where something is passed over.
+type Step<'a> = Option<Child<'a>>;
 
 /// What is encoded of where a listing goes on.
 const ENCODED: &AsciiSet =
@@ -115,8 +123,7 @@ impl Listing {
         request: &Request<B>,
         limit: Duration,
     ) -> Result<Answer, Problem> {
-        if let Some(whole) = self.short(&brief) {
-            let next = self.next(&brief.tree).await;
+        if let Some((whole, next)) = self.short(&brief) {
             let View { position, applied, .. } = brief;
             return Ok(self.kind.described(
                 Answer::whole(whole),
@@ -139,7 +146,7 @@ impl Listing {
         let next = self.next(&view.tree).await;
         let (kind, View { position, applied, .. }) = (self.kind, &view);
         let (position, applied) = (*position, *applied);
-        let answer = Answer::pieces(large::tell(self, view, Talk::of(request)));
+        let answer = Answer::pieces(self.pieces(view, Talk::of(request)));
         kind.described(answer, position, applied, next.as_deref())
     }
 
@@ -155,78 +162,122 @@ impl Listing {
         self.kind.described(Answer::whole(out), view.position, view.applied, next.as_deref())
     }
 
-    /// Returns the entries that are wanted, in order.
-    pub(super) fn entries<'a>(
-        &self,
-        tree: &'a KeyTree,
-    ) -> impl Iterator<Item = Child<'a>> + Send + use<'a> {
-        self.all_behind_start(tree).take(self.part.limit.unwrap_or(usize::MAX))
+    /// Gives the listing of a lasting view in pieces.
+    pub(super) fn pieces(self, view: View, talk: Option<Arc<Talk>>) -> Pieces {
+        large::tell(talk, Some(LONGEST), |teller| self.tell_all(view, teller))
     }
 
-    fn all_behind_start<'a>(
-        &self,
-        tree: &'a KeyTree,
-    ) -> Box<dyn Iterator<Item = Child<'a>> + Send + 'a> {
+    async fn tell_all(self, view: View, teller: Teller) -> Result<(), BrokenOff> {
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        let (mut writer, mut left) = (self.writer(), self.part.limit.unwrap_or(usize::MAX));
+        for (step, number) in self.steps(&view.tree).zip(1..) {
+            if left == 0 {
+                break;
+            }
+            if number % STEPS_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+            let Some((key, node)) = step else { continue };
+            writer.write(&mut piece, &key, node, &view);
+            left -= 1;
+            if piece.len() >= PIECE_BYTES {
+                let next = Vec::with_capacity(PIECE_BYTES);
+                teller.piece(std::mem::replace(&mut piece, next)).await?;
+            }
+        }
+        writer.end(&mut piece);
+        drop(view);
+        teller.piece(piece).await
+    }
+
+    /// Returns the entries that are wanted, in order.
+    fn entries<'a>(&self, tree: &'a KeyTree) -> impl Iterator<Item = Child<'a>> + use<'a> {
+        self.steps(tree).flatten().take(self.part.limit.unwrap_or(usize::MAX))
+    }
+
+    /// Returns all from the start on, in order and step by step.
+    fn steps<'a>(&self, tree: &'a KeyTree) -> Box<dyn Iterator<Item = Step<'a>> + Send + 'a> {
         let (key, start) = (&self.key, &*self.part.start);
         let Kind::Subtree { children, .. } = self.kind else {
-            return Box::new(tree.children_from(key, start));
+            return Box::new(tree.children_from(key, start).map(Some));
         };
         match tree.get(key) {
             Some(TreeNode::File { .. }) if children => Box::new(std::iter::empty()),
-            Some(file @ TreeNode::File { .. }) => Box::new(std::iter::once((key.clone(), file))),
+            Some(file @ TreeNode::File { .. }) => {
+                Box::new(std::iter::once(Some((key.clone(), file))))
+            }
             _ if children => {
                 let children = tree.children_from(key, start);
-                Box::new(children.filter(|(_, node)| matches!(node, TreeNode::File { .. })))
+                let is_file = |(_, node): &Child<'_>| matches!(node, TreeNode::File { .. });
+                Box::new(children.map(move |child| Some(child).filter(is_file)))
             }
-            _ => Box::new(tree.subtree(key, start).map(|(key, node)| (key.clone(), node))),
+            _ => {
+                let steps = tree.subtree_by_steps(key, start);
+                Box::new(steps.map(|step| step.map(|(key, node)| (key.clone(), node))))
+            }
         }
     }
 
     /// Returns where the listing goes on behind the part that is wanted, if it does.
     async fn next(&self, tree: &KeyTree) -> Option<String> {
-        let limit = self.part.limit?;
-        let mut entries = self.all_behind_start(tree);
-        let mut passed = 0;
-        while limit - passed > PASSED_AT_ONCE {
-            entries.nth(PASSED_AT_ONCE - 1)?;
-            passed += PASSED_AT_ONCE;
-            tokio::task::yield_now().await;
+        let mut left = self.part.limit?;
+        for (step, number) in self.steps(tree).zip(1..) {
+            if number % STEPS_AT_ONCE == 0 {
+                tokio::task::yield_now().await;
+            }
+            match step {
+                Some((next, _)) if left == 0 => return self.start_at(&next),
+                Some(_) => left -= 1,
+                None => {}
+            }
         }
-        let (next, _) = entries.nth(limit - passed)?;
+        None
+    }
+
+    /// Returns the `start=` of the part that begins with an entry.
+    fn start_at(&self, next: &KeyPath) -> Option<String> {
         let above = if self.key.is_root() { 0 } else { self.key.as_str().len() };
         // A file alone has nothing behind it.
         let rest = next.as_str().get(above + 1..)?;
         Some(utf8_percent_encode(rest, ENCODED).to_string())
     }
 
-    /// Returns the whole listing, if it is short.
-    pub(super) fn short(&self, view: &View) -> Option<Vec<u8>> {
+    /// Returns the whole listing, and where it goes on behind the part that is wanted, if
+    /// that is short.
+    pub(super) fn short(&self, view: &View) -> Option<(Vec<u8>, Option<String>)> {
         let (mut out, mut writer) = (Vec::with_capacity(1024), self.writer());
-        for (key, node) in self.entries(&view.tree) {
-            writer.write(&mut out, &key, node, view);
-            if out.len() > SHORT_BYTES {
+        let (mut left, mut next) = (self.part.limit.unwrap_or(usize::MAX), None);
+        for (step, number) in self.steps(&view.tree).zip(1..) {
+            if number > SHORT_STEPS || out.len() > SHORT_BYTES {
                 return None;
             }
+            let Some((key, node)) = step else { continue };
+            if left == 0 {
+                next = self.start_at(&key);
+                break;
+            }
+            left -= 1;
+            writer.write(&mut out, &key, node, view);
         }
         writer.end(&mut out);
-        Some(out)
+        Some((out, next))
     }
 
     /// Returns what writes the listing.
-    pub(super) fn writer(&self) -> Writer {
+    fn writer(&self) -> Writer {
         Writer { kind: self.kind, has_begun: false }
     }
 }
 
 /// Writes a listing, entry by entry.
-pub(super) struct Writer {
+struct Writer {
     kind: Kind,
     has_begun: bool,
 }
 
 impl Writer {
     /// Writes the next entry.
-    pub(super) fn write(&mut self, out: &mut Vec<u8>, key: &KeyPath, node: &TreeNode, view: &View) {
+    fn write(&mut self, out: &mut Vec<u8>, key: &KeyPath, node: &TreeNode, view: &View) {
         out.extend_from_slice(match (self.kind, self.has_begun) {
             (Kind::Children, false) => b"[",
             (Kind::Children, true) => b",",
@@ -243,12 +294,49 @@ impl Writer {
     }
 
     /// Writes what stands behind the last entry.
-    pub(super) fn end(&self, out: &mut Vec<u8>) {
+    fn end(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(match (self.kind, self.has_begun) {
             (Kind::Children, false) => b"[]\n",
             (Kind::Children, true) => b"]\n",
             (Kind::Names, _) => b"\n",
             (Kind::Subtree { .. }, _) => b"",
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{Batch, Command, LogTime};
+    use etcd_projections::State;
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// A directory with one file behind many directories that hold nothing.
+    fn many_empty() -> View {
+        let key = |path: &str| KeyPath::clean(path).unwrap();
+        let mut state = State::new(10);
+        let set = |key| Command::Set { key, value: "v".into(), ttl: None };
+        let mut commands = vec![set(key("/d/z"))];
+        for number in 0..2 * STEPS_AT_ONCE {
+            let key = key(&format!("/d/{number}/x"));
+            commands.extend([set(key.clone()), Command::Delete { key }]);
+        }
+        state.apply(&Batch::new(LogTime(1), commands));
+        View::of(&state)
+    }
+
+    /// What is passed over takes time as well, though nothing is written for it.
+    #[test]
+    fn what_is_passed_over_keeps_nobody_waiting() {
+        let view = many_empty();
+        for children in [true, false] {
+            let kind = Kind::Subtree { children, form: Form::Lines { bookmarks: false } };
+            let part = Part { limit: Some(1), start: String::new() };
+            let listing = Listing { key: KeyPath::clean("/d").unwrap(), kind, part };
+            assert_eq!(listing.entries(&view.tree).count(), 1);
+            assert_eq!(listing.short(&view), None);
+            assert_eq!(listing.next(&view.tree).now_or_never(), None, "others are let in");
+        }
     }
 }

@@ -7,27 +7,26 @@
 //! POST /v1/restore/P?at=3          {"action":"RESTORE","key":"/p","at":3,"changed":2,"index":42}
 //! ```
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use etcd_log::KeyPath;
 use etcd_projections::{Rejection, TreeNode, is_reserved};
-use futures_util::stream;
 use hyper::Request;
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::json;
+use super::large::{self, LONGEST, PIECE_BYTES, Teller};
 use super::listing::{Kind, Listing, Part};
-use crate::api::http::answer::{Answer, Pieces};
+use crate::api::http::answer::{Answer, BrokenOff};
 use crate::api::http::bad::Bad;
+use crate::api::http::door::Talk;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{Fields, REQUEST_LIMIT};
 use crate::node::{
-    HistoryQuery, Moment, NetChange, Node, PastError, PastEvents, RestoreQuery, Restored,
+    Diff, HistoryQuery, Moment, NetChange, Node, PastError, PastEvents, RestoreQuery, Restored,
+    Unavailable,
 };
-
-/// How many bytes a piece of an answer has, at the least.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// The fields that a restore knows.
 const RESTORE: [&str; 5] = ["at", "ttl", "if_index", "dry_run", "timeout"];
@@ -74,14 +73,19 @@ pub(super) async fn history<B>(
     };
     let (from, limit) = (query.from, fields.limit()?.unwrap_or(REQUEST_LIMIT));
     let left = fields.lines()?.unwrap_or(usize::MAX);
+    let begins_by = Instant::now() + limit;
     let events = node.history(query, fields.freshness()?, limit).await;
     let events = events.map_err(|error| Problem::Past(which(from, &error), error))?;
     let (newest, applied) = events.newest();
-    let mut lines = HistoryLines { events, left, broken_off: None };
+    let mut lines = HistoryLines { events, left, broken_off: None, begins_by: Some(begins_by) };
     // What cannot be told at all is said before the body begins.
     let answer = match lines.next().await.map_err(asked("History"))? {
         None => Answer::whole(Vec::new()),
-        Some(first) => Answer::pieces(lines.into_pieces(first)),
+        Some(first) => {
+            // It takes up no place, and lasts as long as it is read.
+            let tell = |teller| lines.tell_all(first, teller);
+            Answer::pieces(large::tell(Talk::of(request), None, tell))
+        }
     };
     Ok(answer.read_at(newest, applied))
 }
@@ -93,6 +97,8 @@ struct HistoryLines {
     left: usize,
     /// Why there are no more, once what there was has been told.
     broken_off: Option<PastError>,
+    /// When the first have to be told; none, once they have been.
+    begins_by: Option<Instant>,
 }
 
 impl HistoryLines {
@@ -101,8 +107,15 @@ impl HistoryLines {
         if let Some(error) = self.broken_off.take() {
             return Err(error);
         }
-        let mut piece = Vec::new();
+        let (mut piece, begins_by) = (Vec::new(), self.begins_by.take());
         while self.left > 0 && piece.len() < PIECE_BYTES {
+            // What there is by then is told. The rest is told as it is found.
+            if begins_by.is_some_and(|begins_by| begins_by < Instant::now()) {
+                if piece.is_empty() {
+                    return Err(Unavailable::Late.into());
+                }
+                break;
+            }
             let events = match self.events.next().await {
                 Ok(Some(events)) => events,
                 Ok(None) => break,
@@ -121,23 +134,25 @@ impl HistoryLines {
         Ok((!piece.is_empty()).then_some(piece))
     }
 
-    fn into_pieces(self, first: Vec<u8>) -> Pieces {
-        let begun = (Some(first), Some(self));
-        Box::pin(stream::unfold(begun, |(first, lines)| async move {
-            if let Some(first) = first {
-                return Some((Ok(Frame::data(Bytes::from(first))), (None, lines)));
+    /// Tells all of them, the first of which are known.
+    async fn tell_all(mut self, first: Vec<u8>, teller: Teller) -> Result<(), BrokenOff> {
+        teller.piece(first).await?;
+        loop {
+            match self.next().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(piece)) => teller.piece(piece).await?,
+                Err(error) => return teller.piece(self.last_line(&error)).await,
             }
-            let mut lines = lines?;
-            let (piece, rest) = match lines.next().await {
-                Ok(piece) => (piece?, Some(lines)),
-                Err(error) => {
-                    let mut line = json::error(&format!("The History Ends Here: {error}"));
-                    line.push(b'\n');
-                    (line, None)
-                }
-            };
-            Some((Ok(Frame::data(Bytes::from(piece))), (None, rest)))
-        }))
+        }
+    }
+
+    /// Returns the line that says why there are no more, and where to go on.
+    fn last_line(&self, error: &PastError) -> Vec<u8> {
+        let goes_on = self.events.goes_on();
+        let mut line =
+            json::error(&format!("The History Ends Here: {error}; Go On With {goes_on}"));
+        line.push(b'\n');
+        line
     }
 }
 
@@ -151,11 +166,11 @@ pub(super) async fn diff<B>(
     let from = fields.moment("from", "From")?.ok_or(Bad::Missing("Diff", "From"))?;
     let (to, limit) = (fields.moment("to", "To")?, fields.limit()?.unwrap_or(REQUEST_LIMIT));
     let compared = node.diff(key, (from, to), fields.freshness()?, limit).await;
-    let (changes, (end, applied)) = compared.map_err(|error| {
+    let diff = compared.map_err(|error| {
         let is_too_much = matches!(error, PastError::TooMuch { .. });
         Problem::Past(if is_too_much { "Diff" } else { which(Some(from), &error) }, error)
     })?;
-    Ok(changed(changes).read_at(end, applied))
+    Ok(changed(diff, Talk::of(request)))
 }
 
 /// Makes a key, and all below it, what it was.
@@ -164,6 +179,7 @@ pub(super) async fn restore(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
+    let talk = Talk::of(&request);
     let fields = Fields::of_request(request).await?;
     fields.allow_only(&RESTORE)?;
     if is_reserved(&key) {
@@ -183,7 +199,7 @@ pub(super) async fn restore(
         Problem::Past(asked, error)
     };
     if fields.dry_run()? {
-        return Ok(changed(node.dry_restore(query, limit).await.map_err(problem)?));
+        return Ok(changed(node.dry_restore(query, limit).await.map_err(problem)?, talk));
     }
     let Restored { at, changed, index } = node.restore(query, limit).await.map_err(problem)?;
     let index = index.unwrap_or_else(|| node.now().state.position().index);
@@ -191,18 +207,24 @@ pub(super) async fn restore(
 }
 
 /// Answers with what changed, a line a key.
-fn changed(changes: Vec<NetChange>) -> Answer {
-    let mut changes = VecDeque::from(changes);
-    let pieces = stream::iter(std::iter::from_fn(move || {
-        let mut piece = Vec::new();
-        while piece.len() < PIECE_BYTES {
-            let Some(NetChange { key, from, to }) = changes.pop_front() else { break };
-            piece.extend(json::net_change(&key, from.as_deref(), to.as_deref()));
-            piece.push(b'\n');
+fn changed(diff: Diff, talk: Option<Arc<Talk>>) -> Answer {
+    let (position, applied) = (diff.position, diff.applied);
+    let pieces = large::tell(talk, Some(LONGEST), |teller| tell_changed(diff, teller));
+    Answer::pieces(pieces).read_at(position, applied)
+}
+
+async fn tell_changed(diff: Diff, teller: Teller) -> Result<(), BrokenOff> {
+    let Diff { changes, place, .. } = diff;
+    let mut piece = Vec::new();
+    for NetChange { key, from, to } in changes {
+        piece.extend(json::net_change(&key, from.as_deref(), to.as_deref()));
+        piece.push(b'\n');
+        if piece.len() >= PIECE_BYTES {
+            teller.piece(std::mem::take(&mut piece)).await?;
         }
-        (!piece.is_empty()).then(|| Ok(Frame::data(Bytes::from(piece))))
-    }));
-    Answer::pieces(Box::pin(pieces))
+    }
+    drop(place);
+    teller.piece(piece).await
 }
 
 fn asked(field: &'static str) -> impl Fn(PastError) -> Problem {

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::listing::{Kind, Listing, Part};
 use super::stream::{EventStream, Form};
 use super::watch::{filter, form, last_event_id};
-use super::{json, large, past};
+use super::{json, past};
 use crate::api::http::answer::{Answer, Pieces};
 use crate::api::http::bad::Bad;
 use crate::api::http::door::Talk;
@@ -92,12 +92,12 @@ async fn follow<B>(
     let brief = node.brief_view(&now);
     drop(now);
     let stands = |view: &View| (view.position, view.applied);
-    let ((position, applied), lines) = if let Some(lines) = listing.short(&brief) {
+    let ((position, applied), lines) = if let Some((lines, _)) = listing.short(&brief) {
         (stands(&brief), once(lines))
     } else {
         drop(brief);
         let view = node.lasting_view(limit).await?;
-        (stands(&view), large::tell(listing.clone(), view, Talk::of(request)))
+        (stands(&view), listing.clone().pieces(view, Talk::of(request)))
     };
     let watch = node.watch(filter, Start::After(position.event), limit).await?;
     let state = form.line_at(position.event, &json::state(&listing.key, position));

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use etcd_log::{KeyPath, LogId};
 use etcd_projections::{Event, Position};
-use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::view::Present;
 use super::{Moment, PastError};
-use crate::node::{Freshness, Node, Unavailable};
+use crate::node::{Freshness, Node};
 use crate::storage::events::{EventReader, Interest, Stored, StoredWhat};
 use crate::util::blocking::blocking;
 
@@ -41,6 +41,8 @@ pub struct PastEvents {
     end: Position,
     newest: Position,
     applied: Option<LogId>,
+    /// Up to where it has been read, or down to where.
+    reached: Position,
 }
 
 impl Node {
@@ -55,11 +57,13 @@ impl Node {
         freshness: Freshness,
         limit: Duration,
     ) -> Result<PastEvents, PastError> {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         let Present { events, view } = self.present(freshness, deadline).await?;
         let (node, newest, applied) = (self.clone(), view.position, view.applied);
-        drop(view);
-        let looking = blocking(move || {
+        let place = view.into_place();
+        let looking = deadline.within(move || {
+            // Up to here at most: what is told then is read a chunk at a time.
+            let _place = place;
             let begin = match query.from {
                 Some(from) => node.position_before(&events, from, newest)?,
                 None => node.position_before_all(&events)?,
@@ -81,8 +85,7 @@ impl Node {
             };
             Ok(PastEvents::new(reader, query, end, (newest, applied)))
         });
-        let looked = tokio::time::timeout_at(deadline, looking).await;
-        looked.map_err(|_| Unavailable::Busy)?
+        looking.await
     }
 }
 
@@ -93,13 +96,21 @@ impl PastEvents {
         end: Position,
         (newest, applied): (Position, Option<LogId>),
     ) -> Self {
-        Self { reader: Some(reader), query, end, newest, applied }
+        let reached = if query.reverse { newest } else { Position::default() };
+        Self { reader: Some(reader), query, end, newest, applied, reached }
     }
 
     /// Returns how far the log had come when it was looked for, and the entry that had
     /// been applied last.
     pub fn newest(&self) -> (Position, Option<LogId>) {
         (self.newest, self.applied)
+    }
+
+    /// Returns which end of the query to change, and to what, so that it goes on from here.
+    /// The command there may have more events than have been read: then those come again.
+    pub fn goes_on(&self) -> String {
+        let end = if self.query.reverse { "to" } else { "from" };
+        format!("{end}={}", self.reached.index.0)
     }
 
     /// Reads on: some events, perhaps none; nothing, at the end.
@@ -111,6 +122,7 @@ impl PastEvents {
         let Some(mut reader) = self.reader.take() else { return Ok(None) };
         let (read, reader) = blocking(move || (reader.next(CHUNK_BYTES), reader)).await;
         let Some(chunk) = read? else { return Ok(None) };
+        self.reached = chunk.reached;
         if !self.is_over_at(chunk.reached) {
             self.reader = Some(reader);
         }

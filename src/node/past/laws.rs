@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_log::{Batch, Command, Index, KeyPath, LogTime};
-use etcd_projections::{Change, KeyTree, Position, State, TreeNode};
+use etcd_projections::{Change, Event, KeyTree, Position, State, TreeNode};
 use proptest::prelude::*;
 use proptest::sample::Index as Any;
 use tempfile::TempDir;
 
+use super::deadline::Deadline;
 use super::history::{HistoryQuery, PastEvents};
 use super::net::{NetChange, net, touched};
 use super::restore::{LivesOn, Plan, RestoreQuery, plan};
@@ -66,14 +68,14 @@ impl World {
     /// The keys as they were, right at a key and below it.
     fn view(&self, then: Position, key: &KeyPath) -> KeyTree {
         let (now, tree) = self.states.last().unwrap();
-        take_back(&self.store, tree.clone(), *now, then, key).unwrap().0
+        take_back(&self.store, tree.clone(), (*now, then), key, in_time()).unwrap().0
     }
 
     fn plan(&self, key: &KeyPath, at: usize, ttl: LivesOn) -> Result<Plan, PastError> {
         let (then, base) = (self.states[at].0, self.state.position());
         let moment = Moment::Index(then.index);
         let query = RestoreQuery { key: key.clone(), at: moment, if_index: None, ttl };
-        let touched = touched(&self.store, then, base, key)?;
+        let touched = touched(&self.store, (then, base), key, in_time())?;
         let tree = self.view(then, key);
         plan(&query, &touched, (then, &tree), (base, self.state.tree()))
     }
@@ -88,6 +90,11 @@ impl World {
             PastEvents::new(self.store.after(from, interest), query, to, (newest, None))
         }
     }
+}
+
+/// A deadline that nobody misses.
+fn in_time() -> Deadline {
+    Deadline::after(Duration::from_hours(1))
 }
 
 type Held = BTreeMap<KeyPath, TreeNode>;
@@ -137,11 +144,17 @@ fn restores() -> impl Strategy<Value = Vec<Restoring>> {
     proptest::collection::vec((any::<Any>(), prefix(), any::<Any>(), lives_on()), 0..4)
 }
 
-fn collected(mut events: PastEvents) -> Vec<Arc<etcd_projections::Event>> {
+fn collected(mut events: PastEvents) -> Vec<Arc<Event>> {
+    read(&mut events, usize::MAX)
+}
+
+/// Reads so many chunks, at most.
+fn read(events: &mut PastEvents, chunks: usize) -> Vec<Arc<Event>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut found = Vec::new();
-        while let Some(chunk) = events.next().await.unwrap() {
+        for _ in 0..chunks {
+            let Some(chunk) = events.next().await.unwrap() else { break };
             found.extend(chunk);
         }
         found
@@ -181,7 +194,7 @@ proptest! {
         let world = World::of(&log, &restores);
         let (one, other) = (one.index(world.states.len()), other.index(world.states.len()));
         let [from, to] = [one.min(other), one.max(other)].map(|at| &world.states[at]);
-        let changes = net(&world.store, from.0, to.0, &key).unwrap();
+        let changes = net(&world.store, (from.0, to.0), &key, in_time()).unwrap();
         prop_assert!(changes.is_sorted_by(|left, right| left.key.as_str() < right.key.as_str()));
         let mut held = values(&shown(&from.1, &key));
         for NetChange { key, from, to } in changes {
@@ -220,10 +233,35 @@ proptest! {
         let mut backward = collected(world.history(backward, from.0, to.0));
         backward.reverse();
         prop_assert_eq!(&backward, &events);
-        let own = HistoryQuery { recursive: false, ..query };
+        let own = HistoryQuery { recursive: false, ..query.clone() };
         let mut of_key = events;
         of_key.retain(|event| event.key == key);
         prop_assert_eq!(collected(world.history(own, from.0, to.0)), of_key);
+    }
+
+    /// Wherever a history ends early, it goes on from where it says, and nothing is missing.
+    #[test]
+    fn history_that_ended_early_goes_on(log in log(), chunks in 1..8_usize, reverse in any::<bool>()) {
+        let world = World::of(&log, &[]);
+        let query = HistoryQuery { key: KeyPath::root(), recursive: true, from: None, to: None, reverse };
+        let (first, newest) = (Position::default(), world.state.position());
+        let mut events = world.history(query.clone(), first, newest);
+        let mut found = read(&mut events, chunks);
+        let goes_on = events.goes_on();
+        let (end, index) = goes_on.split_once('=').unwrap();
+        prop_assert_eq!(end, if reverse { "to" } else { "from" });
+        let index = Index(index.parse().unwrap());
+        let (from, to) = if reverse {
+            (first, world.store.position_before_index(index.next()).unwrap_or(newest))
+        } else {
+            (world.store.position_before_index(index).unwrap_or(first), newest)
+        };
+        found.extend(collected(world.history(query.clone(), from, to)));
+        found.sort_by_key(|event| event.number);
+        found.dedup();
+        let mut all = collected(world.history(query, first, newest));
+        all.sort_by_key(|event| event.number);
+        prop_assert_eq!(found, all);
     }
 
     /// What is put back is what it was, by one command; and it was told before.
@@ -280,7 +318,7 @@ proptest! {
             ttl != LivesOn::Keep || !has_passed || before.get(key) == Some(node)
         });
         prop_assert_eq!(values(&after), values(&expected));
-        let is_left = net(&world.store, then, position, &key).unwrap();
+        let is_left = net(&world.store, (then, position), &key, in_time()).unwrap();
         prop_assert!(ttl == LivesOn::Keep || is_left.is_empty(), "{is_left:?}");
         for (key, node) in after.iter().filter(|(_, node)| **node != TreeNode::Directory) {
             let (was, is) = (deadline(&then_held[key]), deadline(node));

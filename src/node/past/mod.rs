@@ -15,6 +15,7 @@
 //! log in the background (`history::fill`).
 
 mod cache;
+mod deadline;
 mod history;
 #[cfg(test)]
 mod laws;
@@ -32,7 +33,7 @@ use crate::storage::events::Gap;
 pub(super) use cache::PastViews;
 pub use history::{HistoryQuery, PastEvents};
 pub use moment::Moment;
-pub use net::NetChange;
+pub use net::{Diff, NetChange};
 pub use restore::{LivesOn, RestoreQuery, Restored};
 
 /// Why the past cannot be told.

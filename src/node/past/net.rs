@@ -14,13 +14,12 @@ use std::time::Duration;
 
 use etcd_log::{KeyPath, LogId};
 use etcd_projections::{Change, Event, Position};
-use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::view::Present;
 use super::{Moment, PastError};
-use crate::node::{Freshness, Node, Unavailable};
+use crate::node::{Freshness, Node, Place};
 use crate::storage::events::{EventStore, Interest, StoredWhat};
-use crate::util::blocking::blocking;
 
 /// How many bytes of events are read at once, about.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -39,9 +38,21 @@ pub struct NetChange {
     pub to: Option<Arc<str>>,
 }
 
+/// What changed between two moments.
+#[derive(Debug)]
+pub struct Diff {
+    /// What did, in the order of the keys as text.
+    pub changes: Vec<NetChange>,
+    /// The end; of a restore, the state that it would change.
+    pub position: Position,
+    /// The entry that had been applied last as it was looked for; none before the first.
+    pub applied: Option<LogId>,
+    /// The place that it takes up until it has been told.
+    pub place: Option<Place>,
+}
+
 impl Node {
-    /// Returns what changed at a key or below it between two moments, in the order of the
-    /// keys as text; and the end, with the entry that had been applied last.
+    /// Returns what changed at a key or below it between two moments.
     ///
     /// # Errors
     ///
@@ -53,12 +64,12 @@ impl Node {
         (from, to): (Moment, Option<Moment>),
         freshness: Freshness,
         limit: Duration,
-    ) -> Result<(Vec<NetChange>, (Position, Option<LogId>)), PastError> {
-        let deadline = Instant::now() + limit;
+    ) -> Result<Diff, PastError> {
+        let deadline = Deadline::after(limit);
         let Present { events, view } = self.present(freshness, deadline).await?;
         let (node, newest, applied) = (self.clone(), view.position, view.applied);
-        drop(view);
-        let comparing = blocking(move || {
+        let place = view.into_place();
+        let comparing = deadline.within(move || {
             let begin = node.position_at(&events, from, newest)?;
             let end = match to {
                 Some(to) => node.position_at(&events, to, newest)?,
@@ -66,22 +77,25 @@ impl Node {
             };
             match to {
                 Some(to) if end < begin => Err(PastError::Backwards { from, to }),
-                Some(_) | None => Ok((net(&events, begin, end, &key)?, (end, applied))),
+                Some(_) | None => {
+                    let changes = net(&events, (begin, end), &key, deadline)?;
+                    Ok(Diff { changes, position: end, applied, place })
+                }
             }
         });
-        let compared = tokio::time::timeout_at(deadline, comparing).await;
-        compared.map_err(|_| Unavailable::Busy)?
+        comparing.await
     }
 }
 
 /// Returns the net change at a key or below it between two positions.
 pub(super) fn net(
     events: &EventStore,
-    from: Position,
-    to: Position,
+    between: (Position, Position),
     key: &KeyPath,
+    deadline: Deadline,
 ) -> Result<Vec<NetChange>, PastError> {
-    let changes = touched(events, from, to, key)?.into_iter().filter(|(_, (from, to))| from != to);
+    let touched = touched(events, between, key, deadline)?;
+    let changes = touched.into_iter().filter(|(_, (from, to))| from != to);
     let changes = changes.map(|(key, (from, to))| NetChange { key, from, to });
     let mut changes: Vec<_> = changes.collect();
     changes.sort_by(|left, right| left.key.as_str().cmp(right.key.as_str()));
@@ -92,19 +106,20 @@ pub(super) fn net(
 /// also if it is again what it was.
 pub(super) fn touched(
     events: &EventStore,
-    from: Position,
-    to: Position,
+    (from, to): (Position, Position),
     key: &KeyPath,
+    deadline: Deadline,
 ) -> Result<HashMap<KeyPath, FromTo>, PastError> {
     let mut changes = HashMap::new();
     let mut bytes = 0;
     let mut reader = events.after(from, Interest::Below(key.clone()));
     let mut reached = from;
     while reached < to {
+        deadline.check()?;
         let Some(chunk) = reader.next(CHUNK_BYTES)? else { break };
         for stored in chunk.stored.iter().take_while(|stored| stored.position <= to) {
             if let StoredWhat::Event(event, _) = &stored.what {
-                bytes += note(&mut changes, event);
+                note(&mut changes, &mut bytes, event);
             }
         }
         if bytes > MOST_BYTES {
@@ -118,21 +133,58 @@ pub(super) fn touched(
 /// What a key held first, and holds last.
 pub(super) type FromTo = (Option<Arc<str>>, Option<Arc<str>>);
 
-/// Notes an event. Returns how many bytes that takes more, about.
-fn note(changes: &mut HashMap<KeyPath, FromTo>, event: &Event) -> usize {
+/// Notes an event, and how many bytes all that is noted takes now, about.
+fn note(changes: &mut HashMap<KeyPath, FromTo>, bytes: &mut usize, event: &Event) {
     let (from, to) = match &event.change {
         Change::Set { value, prev, .. } => (prev.clone(), Some(Arc::clone(value))),
         Change::Delete { prev, .. } | Change::Expire { prev, .. } => (Some(Arc::clone(prev)), None),
-        Change::DeleteDir => return 0,
+        Change::DeleteDir => return,
     };
     match changes.entry(event.key.clone()) {
         Entry::Occupied(mut known) => {
-            known.get_mut().1 = to;
-            0
+            let last = &mut known.get_mut().1;
+            *bytes = (*bytes + length(to.as_ref())).saturating_sub(length(last.as_ref()));
+            *last = to;
         }
         Entry::Vacant(new) => {
             new.insert((from, to));
-            event.size()
+            *bytes += event.size();
         }
+    }
+}
+
+fn length(value: Option<&Arc<str>>) -> usize {
+    value.map_or(0, |value| value.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::{Batch, Command, LogTime};
+    use etcd_projections::{State, What};
+
+    use super::*;
+
+    /// What counts is what a key holds last, whatever it held when it was noted first.
+    #[test]
+    fn what_a_key_grew_to_counts() {
+        let (mut state, key) = (State::new(10), KeyPath::clean("/a").unwrap());
+        let (mut changes, mut bytes) = (HashMap::new(), 0);
+        let mut noted = |length: usize| {
+            let value = "v".repeat(length).into();
+            let set = Command::Set { key: key.clone(), value, ttl: None };
+            for outcome in state.apply(&Batch::new(LogTime(1), vec![set])) {
+                if let What::Event(event) = outcome.what {
+                    note(&mut changes, &mut bytes, &event);
+                }
+            }
+            bytes
+        };
+        let small = noted(1);
+        assert_eq!(noted(1 << 20), small + (1 << 20) - 1);
+        for _ in 0..1000 {
+            noted(1 << 20);
+        }
+        assert_eq!(noted(1 << 20), small + (1 << 20) - 1, "it is there once");
+        assert_eq!(noted(1), small);
     }
 }

@@ -24,15 +24,14 @@ use std::time::Duration;
 use etcd_log::{Command, Index, KeyPath, LogTime, Restore, RestoreChange, Ttl};
 use etcd_projections::{KeyTree, Outcome, Position, Rejection, TreeNode, What, is_reserved};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
 
-use super::net::{FromTo, NetChange, touched};
+use super::deadline::Deadline;
+use super::net::{Diff, FromTo, NetChange, touched};
 use super::view::Present;
 use super::{Moment, PastError};
 use crate::node::view::View;
-use crate::node::{Freshness, Node, Unavailable};
+use crate::node::{Freshness, Node};
 use crate::storage::events::{EventStore, Interest, StoredWhat};
-use crate::util::blocking::blocking;
 
 /// How many bytes a restore takes at most, as it is written: as any command.
 const MOST_BYTES: usize = 8 << 20;
@@ -80,7 +79,7 @@ pub struct Restored {
     pub index: Option<Index>,
 }
 
-/// A restore that has been worked out.
+/// A restore that has been worked out: what to do, and what changes by that.
 pub(super) struct Plan {
     pub(super) command: Restore,
     pub(super) diff: Vec<NetChange>,
@@ -96,8 +95,12 @@ impl Node {
         &self,
         query: RestoreQuery,
         limit: Duration,
-    ) -> Result<Vec<NetChange>, PastError> {
-        Ok(self.plan(query, Instant::now() + limit).await?.diff)
+    ) -> Result<Diff, PastError> {
+        let deadline = Deadline::after(limit);
+        let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
+        let (position, applied) = (view.position, view.applied);
+        let (Plan { diff, .. }, view) = self.plan(query, events, view, deadline).await?;
+        Ok(Diff { changes: diff, position, applied, place: view.into_place() })
     }
 
     /// Makes a key, and all below it, what it was.
@@ -111,39 +114,44 @@ impl Node {
         query: RestoreQuery,
         limit: Duration,
     ) -> Result<Restored, PastError> {
-        let (deadline, mut overtaken) = (Instant::now() + limit, None);
-        for _ in 0..TRIES {
-            let Plan { command, diff } = self.plan(query.clone(), deadline).await?;
+        let (deadline, mut tried) = (Deadline::after(limit), 0);
+        loop {
+            let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
+            let (Plan { command, diff }, view) =
+                self.plan(query.clone(), events, view, deadline).await?;
+            drop(view);
             let (at, changed) = (command.at, diff.len());
             if command.changes.is_empty() {
                 return Ok(Restored { at, changed: 0, index: None });
             }
-            let left = deadline.saturating_duration_since(Instant::now());
             let Outcome { position, what, .. } =
-                self.propose(Command::Restore(command), left).await?;
+                self.propose(Command::Restore(command), deadline.left()).await?;
+            tried += 1;
             match what {
                 What::Event(_) => {
                     return Ok(Restored { at, changed, index: Some(position.index) });
                 }
-                What::Rejection(rejection @ Rejection::Overtaken { .. }) => {
-                    overtaken = Some(rejection);
-                }
-                What::Rejection(_) | What::Tick => {
+                What::Rejection(Rejection::Overtaken { .. }) if tried < TRIES => {}
+                What::Rejection(Rejection::NothingToDo) => {
                     return Ok(Restored { at, changed: 0, index: Some(position.index) });
                 }
+                What::Rejection(rejection) => return Err(PastError::Refused(rejection)),
+                What::Tick => unreachable!("a command makes an event, or is refused"),
             }
         }
-        let refused = overtaken.map(PastError::Refused);
-        Err(refused.unwrap_or(Unavailable::Busy.into()))
     }
 
-    /// Works out what has to be changed, as things are now.
-    async fn plan(&self, query: RestoreQuery, deadline: Instant) -> Result<Plan, PastError> {
-        let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
+    /// Works out what has to be changed, as things are in a view. Returns the view of then,
+    /// which has its place.
+    async fn plan(
+        &self,
+        query: RestoreQuery,
+        events: EventStore,
+        view: View,
+        deadline: Deadline,
+    ) -> Result<(Plan, View), PastError> {
         let node = self.clone();
-        let planning = blocking(move || node.plan_from(&query, &events, view));
-        let planned = tokio::time::timeout_at(deadline, planning).await;
-        planned.map_err(|_| Unavailable::Busy)?
+        deadline.within(move || node.plan_from(&query, &events, view, deadline)).await
     }
 
     fn plan_from(
@@ -151,27 +159,30 @@ impl Node {
         query: &RestoreQuery,
         events: &EventStore,
         view: View,
-    ) -> Result<Plan, PastError> {
+        deadline: Deadline,
+    ) -> Result<(Plan, View), PastError> {
         let (now, base) = (view.tree.clone(), view.position);
         let then = self.position_at(events, query.at, base)?;
         if let Some(index) = query.if_index {
-            self.check_unchanged(events, base, index, &query.key)?;
+            self.check_unchanged(events, (index, base), &query.key, deadline)?;
         }
-        let touched = touched(events, then, base, &query.key)?;
-        let view = self.take_back(events, view, then, &query.key)?;
-        plan(query, &touched, (then, &view.tree), (base, &now))
+        let touched = touched(events, (then, base), &query.key, deadline)?;
+        let view = self.take_back(events, view, then, &query.key, deadline)?;
+        let plan = plan(query, &touched, (then, &view.tree), (base, &now))?;
+        Ok((plan, view))
     }
 
     /// Says so if something changed after a command, or if it is not known any more.
     fn check_unchanged(
         &self,
         events: &EventStore,
-        now: Position,
-        index: Index,
+        (index, now): (Index, Position),
         key: &KeyPath,
+        deadline: Deadline,
     ) -> Result<(), PastError> {
         let oldest = self.inner.history.oldest();
-        check_unchanged(events, now, index.max(Index(oldest.0 - 1)), key)?;
+        let since = index.max(Index(oldest.0 - 1));
+        check_unchanged(events, (since, now), key, deadline)?;
         if index.next() >= oldest {
             return Ok(());
         }
@@ -211,13 +222,14 @@ pub(super) fn plan(
 /// Says so if something changed after a command: what, and by which.
 fn check_unchanged(
     events: &EventStore,
-    now: Position,
-    index: Index,
+    (index, now): (Index, Position),
     key: &KeyPath,
+    deadline: Deadline,
 ) -> Result<(), PastError> {
     let mut reader = events.before(now, Interest::Below(key.clone()));
     // The newest is named: whoever changed it last knows most of it.
     loop {
+        deadline.check()?;
         let chunk = match reader.next(1) {
             Ok(Some(chunk)) => chunk,
             Ok(None) => return Ok(()),

@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use etcd_log::KeyPath;
 use etcd_projections::{Change, Event, KeyTree, Position};
-use tokio::time::Instant;
 
+use super::deadline::Deadline;
 use super::{Moment, PastError};
 use crate::node::view::View;
 use crate::node::{Freshness, Node, Unavailable};
 use crate::storage::events::{EventStore, Interest, StoredWhat};
-use crate::util::blocking::blocking;
 
 /// How many bytes of events are taken back at once, about.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -52,32 +51,30 @@ impl Node {
         freshness: Freshness,
         limit: Duration,
     ) -> Result<View, PastError> {
-        let deadline = Instant::now() + limit;
+        let deadline = Deadline::after(limit);
         let Present { events, view } = self.present(freshness, deadline).await?;
         let (node, key) = (self.clone(), key.clone());
-        let looking = blocking(move || {
+        let looking = deadline.within(move || {
             let then = node.position_at(&events, moment, view.position)?;
-            node.take_back(&events, view, then, &key)
+            node.take_back(&events, view, then, &key, deadline)
         });
-        let looked = tokio::time::timeout_at(deadline, looking).await;
-        looked.map_err(|_| Unavailable::Busy)?
+        looking.await
     }
 
-    /// Returns the present, once all that led to it is stored: with a place for a view
-    /// that lasts.
+    /// Returns the present, once all that led to it is stored: with a place for what is
+    /// told of the past.
     pub(super) async fn present(
         &self,
         freshness: Freshness,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Present, PastError> {
-        let left = || deadline.saturating_duration_since(Instant::now());
-        drop(self.read(freshness, left()).await?);
-        let view = self.lasting_view(left()).await?;
+        drop(self.read(freshness, deadline.left()).await?);
+        let view = self.view_for_past(deadline.left()).await?;
         let events = self.inner.history.events().ok_or(PastError::NoStore)?.clone();
         // It is stored right after it is published.
         while events.newest() < view.position {
-            if left().is_zero() {
-                return Err(Unavailable::Busy.into());
+            if deadline.left().is_zero() {
+                return Err(Unavailable::Late.into());
             }
             tokio::time::sleep(STORED_INTERVAL).await;
         }
@@ -91,13 +88,14 @@ impl Node {
         view: View,
         then: Position,
         key: &KeyPath,
+        deadline: Deadline,
     ) -> Result<View, PastError> {
         if then == view.position {
             return Ok(view);
         }
         let kept = self.inner.past.find(then, view.position, key);
         let (from, tree) = kept.unwrap_or_else(|| (view.position, view.tree.clone()));
-        let (tree, grown) = take_back(events, tree, from, then, key)?;
+        let (tree, grown) = take_back(events, tree, (from, then), key, deadline)?;
         if grown <= KEPT_BYTES {
             self.inner.past.keep(then, key, &tree);
         }
@@ -110,14 +108,15 @@ impl Node {
 pub(super) fn take_back(
     events: &EventStore,
     mut tree: KeyTree,
-    from: Position,
-    then: Position,
+    (from, then): (Position, Position),
     key: &KeyPath,
+    deadline: Deadline,
 ) -> Result<(KeyTree, i64), PastError> {
     let mut grown = 0;
     let mut reader = events.before(from, Interest::Below(key.clone()));
     let mut reached = from;
     while then < reached {
+        deadline.check()?;
         let Some(chunk) = reader.next(CHUNK_BYTES)? else { break };
         let since = chunk.stored.iter().take_while(|stored| then < stored.position);
         for stored in since {
