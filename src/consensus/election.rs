@@ -144,7 +144,9 @@ impl Consensus {
         }
         // It may have joined or moved after this machine heard of the others last; only it
         // can say that this one is no longer a member. Where it is, the log will say.
-        if let Some(leader) = self.liveness.take_leader_hint() {
+        let hint = self.liveness.take_leader_hint();
+        // Others may take this machine for the leader still.
+        if let Some(leader) = hint.filter(|leader| leader.node != self.me) {
             self.heed(self.peers.ask_hinted(&leader, &request, limit).await);
         }
     }
