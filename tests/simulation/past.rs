@@ -82,7 +82,7 @@ pub(crate) async fn compare(world: World, name: String, node: Node) {
     while !world.is_quiet() {
         tokio::time::sleep(PAUSE).await;
     }
-    if world.was_wrong(&name) {
+    if world.was_wrong(&name) || world.has_lost_a_key(&name) {
         // *Limit*: what a process stored that had begun with a wrong checkpoint of its own
         // is believed for ever.
         return world.past_was_compared(&name);
