@@ -275,11 +275,14 @@ fn heartbeat(number: u64) -> String {
     format!(":\nid: {number}\n\n")
 }
 
+/// How many heartbeats a quiet stream has here.
+const QUIET: usize = 10;
+
 /// A stream may be quiet for longer than any other fault lasts: each time the machine is
 /// asked whether it is healthy, and nothing is wrong with it.
 #[tokio::test]
 async fn quiet_machine_is_followed_on() {
-    const QUIET: usize = 10;
+    limit::begin();
     let looks = Arc::new(Mutex::new(0));
     let looked = Arc::clone(&looks);
     let quiet = server(move |asked| {
@@ -307,6 +310,7 @@ async fn quiet_machine_is_followed_on() {
 /// behind it, never before what was given.
 #[tokio::test]
 async fn what_is_not_wanted_is_passed_over() {
+    limit::begin();
     let said = Arc::new(Mutex::new(Vec::new()));
     let says = Arc::clone(&said);
     let url = otherwise(move |asked| {
@@ -325,6 +329,7 @@ async fn what_is_not_wanted_is_passed_over() {
 /// Of the whole store nothing is passed over: who says so leaves something out.
 #[tokio::test]
 async fn what_was_not_given_is_not_passed_over() {
+    limit::begin();
     let liar = otherwise(|asked| {
         let next = asked.after() + 1;
         Act::Say(stream("00000000000000c1", [message(next), heartbeat(next + 1)]))

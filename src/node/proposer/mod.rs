@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use etcd_log::{Batch, Check, Command, Term};
 use etcd_projections::{Outcome, Position};
-use tokio::sync::{mpsc, oneshot, watch as latest};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::{Unavailable, WriteError, unavailable};
@@ -78,15 +78,6 @@ pub(super) fn is_too_large(commands: &[Command]) -> bool {
 pub(super) struct Proposer {
     queue: Queue,
     consensus: Consensus,
-    rounds: latest::Receiver<Rounds>,
-}
-
-/// How many batches this machine has begun to bring into the log, and with how many it is
-/// done.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rounds {
-    begun: u64,
-    done: u64,
 }
 
 /// Who waits for what came of a part of a batch.
@@ -100,19 +91,9 @@ impl Proposer {
     pub(super) fn start(context: ProposerContext) -> Self {
         let (queue, requests) = queue();
         let consensus = context.consensus.clone();
-        let (rounds, seen) = latest::channel(Rounds::default());
-        let task = Task { context, requests, waiting: Vec::new(), rounds };
+        let task = Task { context, requests, waiting: Vec::new() };
         tokio::spawn(task.run());
-        Self { queue, consensus, rounds: seen }
-    }
-
-    /// Waits until the batch is done that is under way, if one is: nothing that was given up
-    /// before is on its way into the log then.
-    pub(super) async fn settled(&self) {
-        let mut rounds = self.rounds.clone();
-        let begun = rounds.borrow().begun;
-        // It ends only with the proposer's task.
-        let _ended = rounds.wait_for(|rounds| rounds.done >= begun).await;
+        Self { queue, consensus }
     }
 
     /// Proposes a command, and waits for its outcome. While nobody leads it tries
@@ -183,7 +164,6 @@ struct Task {
     requests: mpsc::Receiver<Queued>,
     /// Requests taken from the queue that did not fit into the last batch.
     waiting: Vec<Queued>,
-    rounds: latest::Sender<Rounds>,
 }
 
 impl Task {
@@ -224,14 +204,12 @@ impl Task {
 
     /// Proposes what waits, and whatever a key whose time has come needs.
     async fn lead(&mut self, is_due: bool) {
-        self.rounds.send_modify(|rounds| rounds.begun += 1);
         let (commands, waiting) = self.pack();
         // If nobody waits any longer, there is nothing to propose.
         if is_due || !waiting.is_empty() {
             let batch = self.batch(commands);
             self.propose(batch, waiting).await;
         }
-        self.rounds.send_modify(|rounds| rounds.done += 1);
     }
 
     /// Packs the requests that somebody still waits for, up to the bounds.
