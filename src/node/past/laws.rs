@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::deadline::Deadline;
 use super::history::{HistoryQuery, PastEvents};
 use super::net::{NetChange, net, touched};
-use super::restore::{LivesOn, Plan, RestoreQuery, plan};
+use super::restore::{LivesOn, Plan, RestoreQuery, is_untouched, plan};
 use super::view::take_back;
 use super::{Moment, PastError};
 use crate::storage::events::fixtures::{self, log, prefix};
@@ -262,6 +262,25 @@ proptest! {
         let mut all = collected(world.history(query, first, newest));
         all.sort_by_key(|event| event.number);
         prop_assert_eq!(found, all);
+    }
+
+    /// Whatever has happened at a key, below it or above while a restore was worked out is
+    /// noticed, and nothing else is.
+    #[test]
+    fn what_happens_meanwhile_is_noticed(
+        log in log(),
+        key in prefix(),
+        ends in (any::<Any>(), any::<Any>()),
+    ) {
+        let world = World::of(&log, &[]);
+        let at = |end: Any| world.states[end.index(world.states.len())].0;
+        let (base, newest) = (at(ends.0).min(at(ends.1)), at(ends.0).max(at(ends.1)));
+        let root = KeyPath::root();
+        let query = HistoryQuery { key: root, recursive: true, from: None, to: None, reverse: false };
+        let events = collected(world.history(query, base, newest));
+        let concerned = events.iter().any(|event| event.key.covers(&key) || key.covers(&event.key));
+        let untouched = is_untouched(&world.store, (base, newest), &key, in_time());
+        prop_assert_eq!(untouched, Ok(!concerned));
     }
 
     /// What is put back is what it was, by one command; and it was told before.

@@ -1,14 +1,17 @@
 //! Putting back: a key, and all below it, made what it was, as one command.
 //!
 //! ```text
-//! request ─▶ leader: what changed since then? ─▶ restore, behind command N ─▶ log
-//!                ▲                                     │ another one came behind N
-//!                └─────────────────────────────────────┘
+//! request ─▶ what changed since then? ─▶ and meanwhile? ─▶ restore, behind command N ─▶ log
+//!                ▲                          │ something there     │ something came behind N
+//!                └──────────────────────────┴─────────────────────┘
 //! ```
 //!
 //! The command holds for the state that it was worked out from, and is refused behind any
-//! other; so it is worked out where batches are made, by the leader, and tried again when
-//! something came in between. What nothing has touched since is not looked at.
+//! other. Where other keys are written all the time, there is always another. So what has
+//! happened while it was worked out is looked through, which takes a moment however long
+//! that took; and whoever makes the batch lets it pass by what has come since then
+//! (`proposer::rebase`). Where something has touched what it is about, it is worked out anew.
+//! What nothing has touched since the moment in question is not looked at.
 //!
 //! Of what was touched, all is made what it was: values, deadlines, and that there was no
 //! such directory. *Limit*: a directory that held nothing does not come back.
@@ -29,15 +32,19 @@ use super::deadline::Deadline;
 use super::net::{Diff, FromTo, NetChange, touched};
 use super::view::Present;
 use super::{Moment, PastError};
+use crate::node::proposer::concerns;
 use crate::node::view::View;
 use crate::node::{Freshness, Node};
-use crate::storage::events::{EventStore, Interest, StoredWhat};
+use crate::storage::events::{EventStore, Interest, Stored, StoredWhat};
 
 /// How many bytes a restore takes at most, as it is written: as any command.
 const MOST_BYTES: usize = 8 << 20;
 
 /// How many keys a restore changes at most: applying it takes a tenth of a second.
 const MOST_CHANGES: usize = 20_000;
+
+/// How many bytes of events are looked through at once, about.
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// How often it is worked out anew because something came in between.
 const TRIES: usize = 20;
@@ -116,17 +123,26 @@ impl Node {
     ) -> Result<Restored, PastError> {
         let (deadline, mut tried) = (Deadline::after(limit), 0);
         loop {
+            tried += 1;
             let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
-            let (Plan { command, diff }, view) =
-                self.plan(query.clone(), events, view, deadline).await?;
+            let (base, stored) = (view.position, events.clone());
+            let (Plan { mut command, diff }, view) =
+                self.plan(query.clone(), stored, view, deadline).await?;
             drop(view);
             let (at, changed) = (command.at, diff.len());
             if command.changes.is_empty() {
                 return Ok(Restored { at, changed: 0, index: None });
             }
+            let (newest, key) = (events.newest(), command.key.clone());
+            let looking =
+                deadline.within(move || is_untouched(&events, (base, newest), &key, deadline));
+            if looking.await? {
+                command.base = newest.index;
+            } else if tried < TRIES {
+                continue;
+            }
             let Outcome { position, what, .. } =
                 self.propose(Command::Restore(command), deadline.left()).await?;
-            tried += 1;
             match what {
                 What::Event(_) => {
                     return Ok(Restored { at, changed, index: Some(position.index) });
@@ -217,6 +233,32 @@ pub(super) fn plan(
     let command = Restore { key: query.key.clone(), at: then.index, base: base.index, changes };
     check_size(&command)?;
     Ok(Plan { command, diff: targets.into_iter().map(Target::net).collect() })
+}
+
+/// Returns whether nothing has happened between two positions that concerns who restores a
+/// key.
+pub(super) fn is_untouched(
+    events: &EventStore,
+    (base, newest): (Position, Position),
+    key: &KeyPath,
+    deadline: Deadline,
+) -> Result<bool, PastError> {
+    let mut reader = events.after(base, Interest::All);
+    let mut reached = base;
+    while reached < newest {
+        deadline.check()?;
+        let Some(chunk) = reader.next(CHUNK_BYTES)? else { break };
+        let since = chunk.stored.iter().take_while(|stored| stored.position <= newest);
+        let touches = |stored: &Stored| match &stored.what {
+            StoredWhat::Event(event, _) => concerns(&event.key, key),
+            StoredWhat::Refused | StoredWhat::Tick => false,
+        };
+        if since.into_iter().any(touches) {
+            return Ok(false);
+        }
+        reached = chunk.reached;
+    }
+    Ok(true)
 }
 
 /// Says so if something changed after a command: what, and by which.

@@ -38,6 +38,7 @@ use queue::{Place, Queue, Queued, queue};
 use rebase::rebase;
 
 pub(super) use context::ProposerContext;
+pub(super) use rebase::concerns;
 
 /// How many bytes of commands go into a batch, as they are written; one request that is
 /// larger goes alone. Bounds an entry, and so what a reader of the log has in memory, and

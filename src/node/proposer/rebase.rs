@@ -41,7 +41,7 @@ fn is_as_it_was(state: &State, restore: &Restore) -> bool {
 
 /// Whether what happens at a key matters for a restore: at what it is about, or above,
 /// where a file may have come into its way.
-fn concerns(changed: &KeyPath, restored: &KeyPath) -> bool {
+pub(in crate::node) fn concerns(changed: &KeyPath, restored: &KeyPath) -> bool {
     restored.covers(changed) || changed.covers(restored)
 }
 
