@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{Entry, LogId, LogTime, NodeId, Vote};
+use etcd_log::{Entry, LogId, LogTime, NodeId, RaftIndex, Vote};
 use tokio::time::Instant;
 
 use crate::state::log_clock::{JUMP, LogClock};
@@ -77,6 +77,30 @@ impl Doubts {
     /// Returns whether a machine is doubted: it gets no vote.
     pub(super) fn of(&self, node: NodeId) -> bool {
         self.lock().is_some_and(|doubt| doubt.leader.node == node && doubt.remains(None))
+    }
+
+    /// Returns which entry has to be applied here before a check can be judged that a leader
+    /// wants appended, who knows this to be committed; nothing, if all can be.
+    pub(super) fn needs_applied(
+        &self,
+        committed: Option<LogId>,
+        entries: &[Entry],
+    ) -> Option<RaftIndex> {
+        let (applied, committed) = (self.applied(), committed.map(|id| id.index));
+        let uncommitted = entries.iter().filter(|entry| Some(entry.id.index) > committed);
+        let checks = uncommitted.filter_map(|entry| entry.batch()?.check.as_ref()?.entry);
+        checks.filter(|entry| Some(*entry) <= committed && Some(*entry) > applied).max()
+    }
+
+    /// Waits until an entry is applied here, for so long at most.
+    pub(super) async fn until_applied(&self, entry: RaftIndex, limit: Duration) {
+        let applied = self.published.wait_for(|now| now.applied.map(|id| id.index) >= Some(entry));
+        // What is not applied in time is judged as far as it can be.
+        let _in_time = tokio::time::timeout(limit, applied).await;
+    }
+
+    fn applied(&self) -> Option<RaftIndex> {
+        self.published.applied().map(|id| id.index)
     }
 
     /// Judges what a leader wants appended, who knows this to be committed.
@@ -264,6 +288,31 @@ mod tests {
         // Of what it has not applied it cannot tell.
         assert!(follower.judge(1, 5, &[check(6, Digest(1))]));
         assert!(!follower.judge(1, 5, &[check(5, Digest(1))]));
+        // What is committed can be applied first, and then it can.
+        let needed = |committed: u64, entry: u64| {
+            follower.doubts.needs_applied(Some(id(committed)), &[check(entry, digest)])
+        };
+        assert_eq!([needed(6, 6), needed(6, 5), needed(5, 6)], [Some(RaftIndex(6)), None, None]);
+        assert_eq!(needed(7, 6), None, "the check itself is committed");
+    }
+
+    /// Whoever waits gets on when it is applied, and in any case after a while.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_applied_is_waited_for_and_not_for_ever() {
+        limit::begin();
+        let follower = Follower::new();
+        let begun = Instant::now();
+        follower.doubts.until_applied(RaftIndex(5), Duration::from_millis(500)).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(500));
+        let (applied, ()) = tokio::join!(
+            follower.doubts.until_applied(RaftIndex(5), Duration::from_secs(500)),
+            async {
+                follower
+                    .publisher
+                    .apply(id(5), false, |state| state.apply_entry(RaftIndex(5), None))
+            }
+        );
+        assert_eq!((applied, begun.elapsed()), ((), Duration::from_millis(500)));
     }
 
     fn entry_with(check: Check) -> Entry {

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_log::{LogId, NodeId, Vote};
+use etcd_log::{LogId, NodeId, RaftIndex, Vote};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Raft, Snapshot};
 use tokio::runtime::Handle;
@@ -19,6 +20,10 @@ use super::types::{
 };
 use crate::peers::{Appended, Incoming, Refusal, Response, decode_entries};
 use crate::util::error_chain::ErrorChain;
+
+/// How long what is committed may take to be applied, while what comes behind it waits. A
+/// leader counts on an answer by then, or a sign of life.
+const APPLY_LIMIT: Duration = Duration::from_millis(500);
 
 impl Consensus {
     /// Appends a leader's entries, and answers once they are durable.
@@ -40,6 +45,9 @@ impl Consensus {
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::NotReady)?;
         let entries = decode_entries(entries).map_err(Refusal::NotUnderstood)?;
         let append = Append { from, vote, previous, committed, entries: &entries };
+        if let Some(entry) = self.doubts.needs_applied(committed, &entries) {
+            self.apply_first(&append, entry).await?;
+        }
         let response = self.append_judged(&append, place).await?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             // What this machine says it has, its disk has.
@@ -51,6 +59,20 @@ impl Consensus {
             AppendEntriesResponse::Conflict => Appended::Conflict,
             AppendEntriesResponse::HigherVote(vote) => Appended::Overruled(to_vote(vote)),
         }))
+    }
+
+    /// Has an entry applied that an append says is committed, or brings: what else it brings
+    /// has a check of what that has led to. Whoever has just been started, or is behind,
+    /// would believe that check unseen, and stop when it comes to it.
+    async fn apply_first(&self, append: &Append<'_>, entry: RaftIndex) -> Result<(), Refusal> {
+        let Ok(place) = Arc::clone(&self.heartbeats).try_acquire_owned() else { return Ok(()) };
+        let committed = append.committed.map(|id| id.index);
+        let count = append.entries.partition_point(|entry| Some(entry.id.index) <= committed);
+        let first = Append { entries: &append.entries[..count], ..*append };
+        if let AppendEntriesResponse::Success = self.append_judged(&first, place).await? {
+            self.doubts.until_applied(entry, APPLY_LIMIT).await;
+        }
+        Ok(())
     }
 
     /// Hands an append to openraft, if there is nothing wrong with it.

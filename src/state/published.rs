@@ -133,6 +133,11 @@ impl StateReader {
         self.current.borrow().state.position().time
     }
 
+    /// Returns the last entry applied; none before the first.
+    pub fn applied(&self) -> Option<LogId> {
+        self.current.borrow().applied
+    }
+
     /// Returns what the log may say: the format in force.
     pub fn format(&self) -> LogFormat {
         self.current.borrow().state.format()
