@@ -309,7 +309,7 @@ mod tests {
             async {
                 follower
                     .publisher
-                    .apply(id(5), false, |state| state.apply_entry(RaftIndex(5), None))
+                    .apply(id(5), false, |state| state.apply_entry(RaftIndex(5), None));
             }
         );
         assert_eq!((applied, begun.elapsed()), ((), Duration::from_millis(500)));
