@@ -214,14 +214,15 @@ pub(super) async fn append(
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use etcd_log::{Batch, ClusterId, LogTime, Payload};
+    use etcd_log::{Batch, LogTime, Payload};
     use openraft::BasicNode;
     use openraft::network::{RaftNetwork as _, RaftNetworkFactory as _};
 
     use super::*;
     use crate::consensus::connection::{Connection, Connections};
     use crate::consensus::types::from_entry;
-    use crate::peers::{Connect, Connecting, Handler, Incoming, Peers, Refusal, serve};
+    use crate::peers::testing::{Respond, peers_with};
+    use crate::peers::{Incoming, Refusal};
     use crate::util::limit;
 
     const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -232,16 +233,8 @@ mod tests {
         appends: Arc<AtomicUsize>,
     }
 
-    impl Handler for Slow {
-        fn identity(&self) -> (NodeId, ClusterId) {
-            (NodeId(2), ClusterId(1))
-        }
-
-        fn listens_to(&self, _node: NodeId) -> bool {
-            true
-        }
-
-        async fn answer(
+    impl Respond for Slow {
+        async fn respond(
             &self,
             _request: Request,
             mut incoming: Incoming<'_>,
@@ -252,19 +245,9 @@ mod tests {
         }
     }
 
-    impl Connect for Slow {
-        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
-            Box::pin(async {
-                let (here, there) = tokio::io::duplex(1 << 20);
-                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
-                Ok(Box::new(here) as _)
-            })
-        }
-    }
-
     async fn connection(slow: &Slow) -> Connection {
-        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(slow.clone()));
-        Connections(Network::for_tests(peers)).new_client(2, &BasicNode::new("slow:1")).await
+        let network = Network::for_tests(peers_with(slow.clone()));
+        Connections(network).new_client(2, &BasicNode::new("slow:1")).await
     }
 
     fn id(index: u64) -> openraft::LogId<u64> {
@@ -303,8 +286,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_confirmed_in_part_is_not_missed() {
         limit::begin();
-        let network =
-            Network::for_tests(Peers::new(NodeId(1), ClusterId(1), Arc::new(Slow::default())));
+        let network = Network::for_tests(peers_with(Slow::default()));
         let vote = to_vote(Vote::new_committed(1, 1));
         let entries: Vec<_> =
             upto(5).entries.into_iter().map(|sent| Arc::new(to_entry(sent))).collect();

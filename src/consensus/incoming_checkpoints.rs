@@ -228,15 +228,13 @@ fn discard(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use etcd_log::{ClusterId, NodeId, RaftIndex};
+    use etcd_log::{NodeId, RaftIndex};
     use tempfile::TempDir;
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::peers::{
-        CallError, Connect, Connecting, Conversation, Handler, Part, Peers, Refusal, Request,
-        Response, serve,
-    };
+    use crate::peers::testing::{Respond, peers_with};
+    use crate::peers::{CallError, Conversation, Part, Refusal, Request, Response};
     use crate::util::limit;
 
     /// A machine that takes whatever checkpoint is offered.
@@ -255,16 +253,8 @@ mod tests {
         }
     }
 
-    impl Handler for Receiver {
-        fn identity(&self) -> (NodeId, ClusterId) {
-            (NodeId(2), ClusterId(1))
-        }
-
-        fn listens_to(&self, _node: NodeId) -> bool {
-            true
-        }
-
-        async fn answer(
+    impl Respond for Receiver {
+        async fn respond(
             &self,
             request: Request,
             mut incoming: Incoming<'_>,
@@ -279,20 +269,9 @@ mod tests {
         }
     }
 
-    impl Connect for Receiver {
-        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
-            Box::pin(async {
-                let (here, there) = tokio::io::duplex(1 << 20);
-                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
-                Ok(Box::new(here) as _)
-            })
-        }
-    }
-
     /// Offers a checkpoint of so many bytes.
     async fn offer(receiver: &Receiver, bytes: u64) -> Conversation {
-        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(receiver.clone()));
-        peers.learn(NodeId(2), "receiver:1");
+        let peers = peers_with(receiver.clone());
         let applied = LogId { index: RaftIndex(5), ..LogId::default() };
         let (index, event, vote) = (Index(5), EventNumber(5), etcd_log::Vote::default());
         let request = Request::Checkpoint { vote, applied, index, event, bytes };

@@ -292,7 +292,8 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::peers::{Appended, Connecting, Handler, Incoming, Refusal, serve};
+    use crate::peers::testing::{Respond, peers_with};
+    use crate::peers::{Appended, Incoming, Refusal};
     use crate::util::limit;
 
     const LIMIT: Duration = Duration::from_millis(500);
@@ -304,16 +305,8 @@ mod tests {
     #[derive(Clone, Debug)]
     struct Busy;
 
-    impl Handler for Busy {
-        fn identity(&self) -> (NodeId, ClusterId) {
-            (NodeId(2), ClusterId(1))
-        }
-
-        fn listens_to(&self, _node: NodeId) -> bool {
-            true
-        }
-
-        async fn answer(
+    impl Respond for Busy {
+        async fn respond(
             &self,
             _request: Request,
             mut incoming: Incoming<'_>,
@@ -323,26 +316,10 @@ mod tests {
         }
     }
 
-    impl Connect for Busy {
-        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
-            Box::pin(async {
-                let (here, there) = tokio::io::duplex(1 << 20);
-                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
-                Ok(Box::new(here) as _)
-            })
-        }
-    }
-
-    fn peers() -> Peers {
-        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Busy));
-        peers.learn(NodeId(2), "busy:1");
-        peers
-    }
-
     #[tokio::test(start_paused = true)]
     async fn only_an_append_may_take_longer_than_its_limit() {
         limit::begin();
-        let (peers, begun) = (peers(), Instant::now());
+        let (peers, begun) = (peers_with(Busy), Instant::now());
         let asked = peers.ask(NodeId(2), &Request::Barrier, &[], LIMIT).await;
         assert!(matches!(asked, Err(CallError::Lost { .. })), "{asked:?}");
         assert!(begun.elapsed() <= LIMIT);
@@ -356,12 +333,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hint_is_bounded_and_not_noted() {
         limit::begin();
-        let peers = peers();
+        let peers = peers_with(Busy);
         let hint = |bytes| LeaderHint { node: NodeId(2), address: Arc::from("x".repeat(bytes)) };
         let asked = peers.ask_hinted(&hint(HINT_BYTES), &Request::Barrier, LIMIT).await;
         assert!(matches!(asked, Err(CallError::Lost { .. })), "{asked:?}");
         let asked = peers.ask_hinted(&hint(HINT_BYTES + 1), &Request::Barrier, LIMIT).await;
         assert!(matches!(asked, Err(CallError::NotSent { .. })), "{asked:?}");
-        assert_eq!(peers.address(NodeId(2)).as_deref(), Some("busy:1"));
+        assert_eq!(peers.address(NodeId(2)).as_deref(), Some("machine2:1"));
     }
 }

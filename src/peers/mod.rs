@@ -21,6 +21,8 @@ mod message;
 mod network;
 mod places;
 mod server;
+#[cfg(test)]
+pub mod testing;
 
 pub use client::Peers;
 pub use conversation::{Conversation, Part};

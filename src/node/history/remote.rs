@@ -142,13 +142,14 @@ fn believed(
 mod tests {
     use std::ops::ControlFlow;
 
-    use etcd_log::{ClusterId, Index, KeyPath, LogTime};
+    use etcd_log::{Index, KeyPath, LogTime};
     use etcd_projections::{Change, State};
 
     use super::*;
     use crate::node::history::cursor::Cursor;
     use crate::node::history::sink::{self, Replaying};
-    use crate::peers::{Connect, Connecting, Handler, Incoming, serve};
+    use crate::peers::Incoming;
+    use crate::peers::testing::{Respond, peers_with};
     use crate::state::published;
     use crate::util::limit;
 
@@ -160,16 +161,8 @@ mod tests {
         reached: Option<EventNumber>,
     }
 
-    impl Handler for Teller {
-        fn identity(&self) -> (NodeId, ClusterId) {
-            (NodeId(2), ClusterId(1))
-        }
-
-        fn listens_to(&self, _node: NodeId) -> bool {
-            true
-        }
-
-        async fn answer(
+    impl Respond for Teller {
+        async fn respond(
             &self,
             _request: Request,
             mut incoming: Incoming<'_>,
@@ -182,16 +175,6 @@ mod tests {
                 Some(reached) => Ok(Response::History { reached }),
                 None => std::future::pending().await,
             }
-        }
-    }
-
-    impl Connect for Teller {
-        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
-            Box::pin(async {
-                let (here, there) = tokio::io::duplex(1 << 20);
-                tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
-                Ok(Box::new(here) as _)
-            })
         }
     }
 
@@ -210,8 +193,7 @@ mod tests {
     }
 
     async fn tell(teller: Teller, sink: &ReplaySink) -> Result<bool, TellError> {
-        let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(teller));
-        peers.learn(NodeId(2), "teller:1");
+        let peers = peers_with(teller);
         let (_, published) = published::channel(State::new(10), None);
         let remote = RemoteHistory { me: NodeId(1), peers, published, caught: Arc::default() };
         remote.tell_from(NodeId(2), sink, UPTO).await
