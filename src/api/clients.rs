@@ -31,6 +31,7 @@ use super::http::connection::{ACCEPT_PAUSE, connection};
 use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
 use super::http::problem::Problem;
+use super::http::same_origin::{Reader, SameOrigin, is_preflight};
 use super::v1::{self, Reply};
 use crate::node::{Closing, Node};
 use crate::util::rate_limit::RateLimit;
@@ -47,16 +48,16 @@ enum Service {
     HealthOnly,
 }
 
-/// Serves clients until the machine closes; then lets the requests that are
+/// Serves clients, and the web pages that may use the port, until the machine closes; then lets the requests that are
 /// under way finish.
 ///
 /// # Panics
 ///
 /// Never: a cluster's identity can stand in a header.
-pub async fn serve_clients(listener: TcpListener, node: Node) {
+pub async fn serve_clients(listener: TcpListener, node: Node, same_origin: SameOrigin) {
     let files = Files::divide();
     let mut closing = node.closing();
-    let clients = Clients::new(node);
+    let clients = Clients::new(node, same_origin);
     let mut own = JoinSet::new();
     let mut spare = Spare::new(files.spare);
     let (full, failed) = (RateLimit::default(), RateLimit::default());
@@ -97,14 +98,15 @@ pub async fn serve_clients(listener: TcpListener, node: Node) {
 struct Clients {
     node: Node,
     cluster: HeaderValue,
+    same_origin: SameOrigin,
     crowd: Crowd,
 }
 
 impl Clients {
-    fn new(node: Node) -> Self {
+    fn new(node: Node, same_origin: SameOrigin) -> Self {
         let cluster = HeaderValue::try_from(node.cluster().to_string());
         let cluster = cluster.expect("hexadecimal digits can stand in a header");
-        Self { node, cluster, crowd: Crowd::default() }
+        Self { node, cluster, same_origin, crowd: Crowd::default() }
     }
 
     /// Serves a client until it goes; or until it has to give way, if it has asked for
@@ -116,12 +118,10 @@ impl Clients {
         closing: Closing,
         gives_way: G,
     ) -> impl Future<Output = ()> + use<G> {
-        let door = Door::new(stream, self.crowd);
-        let (node, cluster, talk) = (self.node, self.cluster, door.talk());
-        let place = KeptPlace::default();
+        let door = Door::new(stream, self.crowd.clone());
+        let (talk, place) = (door.talk(), KeptPlace::default());
         let respond = move |request: Request<Incoming>| {
-            let (node, cluster, talk) = (node.clone(), cluster.clone(), Arc::clone(&talk));
-            place.answer(respond(node, cluster, service, talk, request))
+            place.answer(respond(self.clone(), service, Arc::clone(&talk), request))
         };
         connection(door, service_fn(respond), closing, gives_way)
     }
@@ -169,43 +169,67 @@ impl Spare {
 
 /// Answers a request of a client.
 async fn respond(
-    node: Node,
-    cluster: HeaderValue,
+    Clients { node, cluster, same_origin, .. }: Clients,
     service: Service,
     talk: Arc<Talk>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Said {
     let is_limited = service == Service::HealthOnly;
     // Where a body in chunks ends, and another request begins, the door does not know.
     let is_last = is_limited || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut framing = Framing { is_last, reader: None, node: node.clone(), cluster };
     let answer = match talk.ask() {
         Some(refusal) => Err(Problem::Refused(refusal)),
         None if is_limited && !is_for_everybody(&request) => Err(Problem::NoPlace),
-        None => {
-            request.extensions_mut().insert(talk);
-            match v1::route(&node, request).await {
-                Ok(Reply::Answer(answer)) => Ok(answer),
-                Ok(Reply::Later(answer)) => {
-                    return Said::Later(Box::pin(async move {
-                        response(answer.await, is_last, &node, &cluster)
-                    }));
-                }
-                Err(problem) => Err(problem),
+        None => match same_origin.judge(&request) {
+            Ok(reader) => {
+                framing.reader = reader;
+                route(&node, request, talk, framing.reader.is_some()).await
             }
-        }
+            Err(problem) => Err(problem),
+        },
     };
-    Said::Now(response(answer, is_last, &node, &cluster))
+    match answer {
+        Ok(Reply::Answer(answer)) => Said::Now(framing.respond(Ok(answer))),
+        Ok(Reply::Later(answer)) => {
+            Said::Later(Box::pin(async move { framing.respond(answer.await) }))
+        }
+        Err(problem) => Said::Now(framing.respond(Err(problem))),
+    }
 }
 
-fn response(
-    answer: Result<Answer, Problem>,
-    is_last: bool,
+/// Answers a request that may be made; of a page of another origin, its browser asks first
+/// whether it may.
+async fn route(
     node: &Node,
-    cluster: &HeaderValue,
-) -> Response<Body> {
-    let answer = answer.unwrap_or_else(|problem| problem.explained(node).into_answer());
-    let answer = if is_last { answer.closing() } else { answer };
-    answer.into_response(node, cluster)
+    mut request: Request<Incoming>,
+    talk: Arc<Talk>,
+    is_from_elsewhere: bool,
+) -> Result<Reply, Problem> {
+    if is_from_elsewhere && is_preflight(&request) {
+        return Ok(Reply::Answer(Answer::preflight()));
+    }
+    request.extensions_mut().insert(talk);
+    v1::route(node, request).await
+}
+
+/// What an answer says besides what it is about.
+struct Framing {
+    node: Node,
+    cluster: HeaderValue,
+    /// Whether the connection ends with it.
+    is_last: bool,
+    /// The page of another origin that may read it.
+    reader: Option<Reader>,
+}
+
+impl Framing {
+    fn respond(self, answer: Result<Answer, Problem>) -> Response<Body> {
+        let Self { node, cluster, is_last, reader } = self;
+        let answer = answer.unwrap_or_else(|problem| problem.explained(&node).into_answer());
+        let answer = if is_last { answer.closing() } else { answer };
+        answer.readable_by(reader).into_response(&node, &cluster)
+    }
 }
 
 /// Returns whether a request is answered however many clients there are: who watches

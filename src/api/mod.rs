@@ -19,4 +19,5 @@ pub mod v1;
 
 pub use clients::serve_clients;
 pub use http::head::Refusal;
+pub use http::same_origin::{Origin, SameOrigin};
 pub use peer_port::serve_peers;

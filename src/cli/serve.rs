@@ -9,8 +9,9 @@ use etcd_log::{LogFormat, Retain};
 use etcd_projections::WatchRing;
 
 use super::values::{
-    parse_address, parse_election, parse_host_and_port, parse_segment_size, parse_size,
+    parse_address, parse_election, parse_host, parse_host_and_port, parse_segment_size, parse_size,
 };
+use crate::api::Origin;
 use crate::consensus::Timing;
 use crate::server::{Options, ServeError};
 use crate::storage::disk_space::Reserve;
@@ -38,15 +39,32 @@ pub(super) struct ServeArgs {
           value_parser = parse_host_and_port)]
     pub(super) join: Vec<String>,
 
-    /// Address to listen on, and to be known by
-    #[arg(short = 'a', long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST),
-          value_parser = parse_address)]
+    /// Address to listen on, and to be known by; 0.0.0.0 and :: listen on
+    /// all of them, and want both --advertise-peer and --advertise-client
+    #[arg(short = 'a', long, value_name = "IP", verbatim_doc_comment,
+          default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = parse_address)]
     address: IpAddr,
 
     /// Where the other machines reach this one, behind a proxy say
     /// [default: at -a and -s]
     #[arg(long, value_name = "HOST:PORT", verbatim_doc_comment, value_parser = parse_host_and_port)]
     advertise_peer: Option<String>,
+
+    /// Where clients reach this machine, behind a proxy say
+    /// [default: at -a and -c]
+    #[arg(long, value_name = "HOST:PORT", verbatim_doc_comment, value_parser = parse_host_and_port)]
+    advertise_client: Option<String>,
+
+    /// Web pages of other origins that may use the client port, by
+    /// scheme, host and port; * for all
+    #[arg(long, value_name = "ORIGIN,...", value_delimiter = ',', verbatim_doc_comment)]
+    cors: Vec<Origin>,
+
+    /// Names that the client port may be called by, besides addresses
+    /// and localhost [default: any, if -a is not of this computer alone]
+    #[arg(long, value_name = "HOST,...", value_delimiter = ',', verbatim_doc_comment,
+          value_parser = parse_host)]
+    allowed_hosts: Vec<String>,
 
     /// Name of this machine in the cluster, for good
     /// [default: that of the directory]
@@ -122,6 +140,10 @@ impl ServeArgs {
         if self.election.0 < 3 * heartbeat {
             return Err(ServeError::Election { heartbeat, least: self.election.0 });
         }
+        let is_advertised = self.advertise_peer.is_some() && self.advertise_client.is_some();
+        if self.address.is_unspecified() && !is_advertised {
+            return Err(ServeError::Unadvertised(self.address));
+        }
         Ok(Options {
             name,
             is_named,
@@ -130,6 +152,9 @@ impl ServeArgs {
             client_port: self.client_port,
             peer_port: self.peer_port,
             advertise_peer: self.advertise_peer,
+            advertise_client: self.advertise_client,
+            cors: self.cors,
+            allowed_hosts: self.allowed_hosts,
             join: self.join,
             ring_capacity: self.ring_size as usize,
             checkpoint_bytes: usize::try_from(self.checkpoint_bytes).unwrap_or(usize::MAX),

@@ -30,11 +30,7 @@ pub(super) fn parse_election(text: &str) -> Result<(Duration, Duration), String>
 }
 
 pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
-    let address: IpAddr = text.parse().map_err(|_| "expected an IP address".to_owned())?;
-    if address.is_unspecified() {
-        return Err("nobody could reach the machine there: give one of its addresses".to_owned());
-    }
-    Ok(address)
+    text.parse().map_err(|_| "expected an IP address".to_owned())
 }
 
 pub(super) fn parse_host_and_port(text: &str) -> Result<String, String> {
@@ -48,6 +44,11 @@ pub(super) fn parse_host_and_port(text: &str) -> Result<String, String> {
     is_host
         .then(|| text.to_owned())
         .ok_or_else(|| format!("{host:?} is no name or address of a host"))
+}
+
+pub(super) fn parse_host(text: &str) -> Result<String, String> {
+    let name = (!text.is_empty() && is_name(text)).then(|| text.to_owned());
+    name.ok_or_else(|| "expected the name of a host, without a port".to_owned())
 }
 
 /// Whether a host can be called so. An address of IPv4 is such a name, too.
@@ -96,9 +97,15 @@ mod tests {
             let refused = parse_host_and_port(text).expect_err(text);
             assert!(refused.ends_with("is no name or address of a host"), "{refused}");
         }
-        assert!(parse_address("10.0.0.1").is_ok());
-        for text in ["0.0.0.0", "::", "node1", ""] {
+        for text in ["10.0.0.1", "0.0.0.0", "::"] {
+            assert!(parse_address(text).is_ok(), "{text}");
+        }
+        for text in ["node1", "", "10.0.0.1:7001"] {
             assert!(parse_address(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_host("Node1.example").as_deref(), Ok("Node1.example"));
+        for text in ["", "node1:4001", "a/b", "*"] {
+            assert!(parse_host(text).is_err(), "{text}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! text is the last word of the process. A log that fails ends it at once.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,11 @@ pub enum ServeError {
         /// After what time without it another one is looked for.
         least: Duration,
     },
+    /// An address that means all of them is nobody's to reach.
+    #[error(
+        "-a {0} listens at every address, and is none where others reach this machine: say those with --advertise-peer and --advertise-client"
+    )]
+    Unadvertised(IpAddr),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

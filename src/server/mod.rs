@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::api;
+use crate::api::{self, SameOrigin};
 use crate::consensus::{Consensus, Oneself, Surroundings};
 use crate::node::Node;
 use crate::node::assemble::{self, Parts, StartPoint};
@@ -114,6 +114,7 @@ struct Server {
     wal: Wal,
     clients: TcpListener,
     peers: TcpListener,
+    same_origin: SameOrigin,
     identity: Identity,
     recovery: Recovery,
 }
@@ -185,7 +186,8 @@ impl Server {
         let started = Instant::now();
         let Beginning { listeners, identity, is_known, wal, recovered } =
             Beginning::find(data_dir, &options).await?;
-        let Listeners { clients, peers, addresses } = listeners;
+        listeners.warn()?;
+        let Listeners { clients, peers, addresses, same_origin } = listeners;
         let machine = describe(&identity, &addresses);
         if !is_known {
             // The log has been begun, so the directory can be somebody's.
@@ -231,7 +233,7 @@ impl Server {
             .note_checkpoints(|file| Some(file.raft_index) <= applied)
             .map_err(RecoveryError::from)?;
         let recovery = Recovery { recovered, from, started };
-        Ok(Self { node, consensus, wal, clients, peers, identity, recovery })
+        Ok(Self { node, consensus, wal, clients, peers, same_origin, identity, recovery })
     }
 
     /// Serves until told to stop, or until consensus fails. Clients of a machine that
@@ -241,7 +243,7 @@ impl Server {
         data_dir: &DataDir,
         stop: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self { node, consensus, wal, clients, peers, identity, recovery } = self;
+        let Self { node, consensus, wal, clients, peers, same_origin, identity, recovery } = self;
         let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
         let mut serving = JoinSet::new();
         let serve = async {
@@ -250,7 +252,7 @@ impl Server {
                 node.introduce().await;
                 node.until_it_votes().await;
             }
-            serving.spawn(api::serve_clients(clients, node.clone()));
+            serving.spawn(api::serve_clients(clients, node.clone(), same_origin));
             if !is_new {
                 node.introduce().await;
                 node.until_it_votes().await;

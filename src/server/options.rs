@@ -7,6 +7,7 @@ use std::sync::Arc;
 use etcd_log::{LogFormat, Retain};
 
 use super::error::ServeError;
+use crate::api::Origin;
 use crate::consensus::Timing;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::Reserve;
@@ -28,6 +29,13 @@ pub struct Options {
     pub peer_port: u16,
     /// Where the other machines reach it, if not at its address and port: `host:port`.
     pub advertise_peer: Option<String>,
+    /// Where clients reach it, if not at its address and port: `host:port`.
+    pub advertise_client: Option<String>,
+    /// Web pages that may use the client port although it is not theirs.
+    pub cors: Vec<Origin>,
+    /// The names that the client port may be called by, besides addresses and `localhost`;
+    /// any, if there are none and others than this computer reach it.
+    pub allowed_hosts: Vec<String>,
     /// Machines to join through, if the directory is new.
     pub join: Vec<String>,
     /// How many events the watch ring holds.

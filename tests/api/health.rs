@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use etcd::api;
+use etcd::api::{self, SameOrigin};
 use etcd::consensus::{Oneself, Surroundings, Timing};
 use etcd::node::Node;
 use etcd::node::assemble::{self, Parts, StartPoint};
@@ -87,7 +87,7 @@ fn machine_without_a_vote_is_not_healthy() {
         let node = start(dir.path(), log_amid_a_change(), true).await;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = clients.local_addr().unwrap();
-        tokio::spawn(api::serve_clients(clients, node.clone()));
+        tokio::spawn(api::serve_clients(clients, node.clone(), SameOrigin::default()));
         (node, address)
     });
     let ask = |path| {
@@ -115,7 +115,7 @@ fn health_is_not_waited_for_longer_than_for_anything_else() {
         let node = start(dir.path(), MemoryLog::new(), false).await;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = clients.local_addr().unwrap();
-        tokio::spawn(api::serve_clients(clients, node));
+        tokio::spawn(api::serve_clients(clients, node, SameOrigin::default()));
         address
     });
     let a_year = format!("http://{address}/health?timeout=31536000");

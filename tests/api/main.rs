@@ -13,3 +13,4 @@ mod subtrees;
 mod support;
 mod transcript;
 mod watches;
+mod web_pages;

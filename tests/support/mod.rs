@@ -145,6 +145,20 @@ impl Server {
         Reply::of(result, || format!("DELETE {url}"))
     }
 
+    /// Asks for a path with a method and headers.
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let request = ureq::http::Request::builder().method(method);
+        let request = headers
+            .iter()
+            .fold(request.uri(format!("{}{path}", self.url)), |request, (name, value)| {
+                request.header(*name, *value)
+            });
+        let agent = agent(PATIENCE);
+        let request = agent.configure_request(request.body(()).unwrap());
+        let result = agent.run(request.allow_non_standard_methods(true).build());
+        Reply::of(result, || format!("{method} {path} {headers:?}"))
+    }
+
     /// Opens a stream, and reads it line by line.
     pub fn lines(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
         let url = format!("{}{path}", self.url);

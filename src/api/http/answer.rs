@@ -13,6 +13,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio_stream::Stream;
 
+use super::same_origin::Reader;
 use crate::node::Node;
 use crate::state::published::Published;
 use crate::util::printable::Printable;
@@ -32,6 +33,19 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
+/// Which methods a page of another origin may use, if it may use any.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+
+/// Which headers it may send, besides those that any may.
+const FOR_REQUESTS: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, last-event-id");
+
+/// Which headers it may read.
+const FOR_PAGES: HeaderValue = HeaderValue::from_static(
+    "x-etcd-index, x-etcd-event, x-etcd-time, x-etcd-next, x-etcd-cluster-id, x-raft-index, x-raft-term, retry-after",
+);
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const X_ETCD_INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
 const X_ETCD_TIME: HeaderName = HeaderName::from_static("x-etcd-time");
@@ -55,6 +69,8 @@ pub struct Answer {
     /// Where the listing goes on that it is a part of.
     next: Option<HeaderValue>,
     extra: Option<(HeaderName, HeaderValue)>,
+    /// The page of another origin that may read it.
+    reader: Option<Reader>,
     closes: bool,
 }
 
@@ -69,6 +85,7 @@ impl Answer {
             read_at: None,
             next: None,
             extra: None,
+            reader: None,
             closes: false,
         }
     }
@@ -156,6 +173,16 @@ impl Answer {
         Self { extra: Some((name, value)), ..self }
     }
 
+    /// Makes an answer to a browser that asks what a page may ask for.
+    pub(in crate::api) fn preflight() -> Self {
+        Self::nothing().with(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS)
+    }
+
+    /// Adds which page of another origin may read the answer.
+    pub(in crate::api) fn readable_by(self, reader: Option<Reader>) -> Self {
+        Self { reader, ..self }
+    }
+
     /// Ends the connection with the answer.
     pub fn closing(self) -> Self {
         Self { closes: true, ..self }
@@ -180,6 +207,9 @@ impl Answer {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
+        // A value is nobody's page, and not for the pages of others.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
         if let Some(content_type) = self.content_type {
             headers.insert(header::CONTENT_TYPE, content_type);
         }
@@ -197,6 +227,12 @@ impl Answer {
         }
         if let Some((name, value)) = self.extra {
             headers.insert(name, value);
+        }
+        if let Some(reader) = self.reader {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, *reader);
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, FOR_REQUESTS);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, FOR_PAGES);
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
         }
         if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -10,3 +10,4 @@ pub(super) mod files;
 pub(super) mod head;
 pub mod problem;
 pub(super) mod request;
+pub mod same_origin;

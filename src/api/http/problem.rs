@@ -25,6 +25,10 @@ pub enum Problem {
     Rejected(Rejection),
     /// The request is refused for its form.
     Refused(Refusal),
+    /// A web page of another origin wants to write.
+    CrossSite,
+    /// The port may not be called so.
+    Host(String),
     /// All places for clients are taken.
     NoPlace,
     /// The body is over the limit.
@@ -83,6 +87,11 @@ impl Problem {
             Self::Bad(bad) => Answer::line(StatusCode::BAD_REQUEST, bad),
             Self::Rejected(rejection) => rejected(&rejection),
             Self::Refused(refusal) => refused(refusal).closing(),
+            Self::CrossSite => Answer::line(StatusCode::FORBIDDEN, "Cross-Site Request Refused"),
+            Self::Host(host) => Answer::line(
+                StatusCode::FORBIDDEN,
+                format_args!("Host Not Allowed: {host}: Name It With --allowed-hosts"),
+            ),
             Self::NoPlace => unavailable("Too Many Connections").closing(),
             Self::TooLarge => {
                 Answer::line(StatusCode::PAYLOAD_TOO_LARGE, "Body Must Be Of At Most 1 MiB")

@@ -17,6 +17,7 @@ use crate::api::http::answer::{Answer, Body};
 use crate::api::http::bad::Bad;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::{self, Fields};
+use crate::api::http::same_origin::SameOrigin;
 use crate::node::{Moment, View};
 
 /// Answers a request from a state that does not change.
@@ -32,6 +33,8 @@ fn cluster(state: &State) -> HeaderValue {
 }
 
 async fn answer<B>(state: &State, request: &Request<B>) -> Result<Answer, Problem> {
+    // Of this computer alone, and for no page.
+    SameOrigin::new(Vec::new(), Vec::new(), true).judge(request)?;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::Method("GET, HEAD"));
     }
