@@ -219,11 +219,12 @@ impl Iterator for Batches {
 }
 
 impl Entries {
-    fn open(wal: &Path, archive: &Path, lock: Option<File>) -> Result<Self, LogError> {
-        let (log, _, settled) = LogReader::open_settled(wal, archive)?;
+    /// Opens what is there; and says whether segments of a machine are.
+    fn open(wal: &Path, archive: &Path, lock: Option<File>) -> Result<(Self, bool), LogError> {
+        let (log, recovered, settled) = LogReader::open_settled(wal, archive)?;
         let last = log.state().oldest.1;
         let settled = Box::new(log.iter(settled));
-        Ok(Self { log, settled, last, _lock: lock })
+        Ok((Self { log, settled, last, _lock: lock }, recovered.node.is_some()))
     }
 
     /// Returns the next entry that carries a batch.
@@ -245,20 +246,20 @@ impl Entries {
 fn open_directory(path: &Path) -> Result<Entries, HistoryError> {
     let (wal, archive) = (path.join("wal"), path.join("archive"));
     if wal.exists() || archive.exists() {
-        let lock = lock(path)?;
-        if path.join("node.json").exists() && !wal.exists() {
+        let (entries, has_segments) = Entries::open(&wal, &archive, lock(path)?)?;
+        if !has_segments && path.join("node.json").exists() {
             // Not a copy of an archive, but a machine that has lost its segments.
             return Err(LogError::Missing(wal).into());
         }
-        return Ok(Entries::open(&wal, &archive, lock)?);
+        return if has_segments { Ok(entries) } else { something(entries, path) };
     }
     for _ in 1..LOOKS {
         match Entries::open(&wal, path, None) {
             Err(error) if is_gone(&error).is_some() => {}
-            opened => return something(opened?, path),
+            opened => return something(opened?.0, path),
         }
     }
-    something(Entries::open(&wal, path, None).map_err(dropped)?, path)
+    something(Entries::open(&wal, path, None).map_err(dropped)?.0, path)
 }
 
 /// Refuses a directory in which there is nothing to read.

@@ -7,8 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use etcd_log::{
-    End, History, HistoryError, Index, LogStorage as _, LogTime, RaftIndex, RecordedBatch,
-    RecordedEnd, Wal, WalOptions, Write,
+    End, History, HistoryError, Index, LogError, LogStorage as _, LogTime, RaftIndex,
+    RecordedBatch, RecordedEnd, Wal, WalOptions, Write,
 };
 use support::{entry, eventually, options, write};
 use tempfile::TempDir;
@@ -119,6 +119,31 @@ fn directory_is_refused_while_a_machine_runs_there() {
     assert!(lock.try_lock().is_err());
     drop((first, second));
     lock.try_lock().unwrap();
+}
+
+/// What is acknowledged lies behind what is sealed: without its segments, a machine's
+/// directory is not taken for a copy of an archive.
+#[test]
+fn machine_that_has_lost_its_segments_is_no_archive() {
+    let dir = TempDir::new().unwrap();
+    filled(dir.path()).close().unwrap();
+    fs::write(dir.path().join("node.json"), "{}").unwrap();
+    for file in fs::read_dir(dir.path().join("wal")).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let missing = |read: Result<(), HistoryError>| {
+        assert!(matches!(read, Err(HistoryError::Log(LogError::Missing(_)))), "{read:?}");
+    };
+    missing(read(dir.path()).1);
+    fs::remove_dir(dir.path().join("wal")).unwrap();
+    missing(read(dir.path()).1);
+    // What is no machine's is a copy, if there is something in it.
+    fs::remove_file(dir.path().join("node.json")).unwrap();
+    assert!(!read(dir.path()).0.is_empty());
+    for file in sealed(dir.path()) {
+        fs::remove_file(file).unwrap();
+    }
+    assert!(matches!(read(dir.path()).1, Err(HistoryError::Nothing(_))));
 }
 
 #[test]
