@@ -25,7 +25,7 @@
 //! A log of any length is folded a batch at a time, by [`State::replay`]; whoever has a
 //! projection that is further already goes on with [`Resuming`].
 
-use etcd_log::{Digest, End, Index, IndexedBatch, Recording};
+use etcd_log::{Digest, End, Index, IndexedBatch, LogTime, Recording};
 
 use crate::outcome::{Outcome, Position, Projection};
 use crate::state::{Diverged, State};
@@ -60,6 +60,14 @@ pub enum ReplayError {
         /// The one that the end names.
         expected: Digest,
     },
+    /// The log does not come to the time that it says it ends at.
+    #[error("the log ends at {found}, the file says {expected}")]
+    OtherTime {
+        /// The logged time that the commands lead to.
+        found: LogTime,
+        /// The one that the end names.
+        expected: LogTime,
+    },
     /// The log does not come by where the projection stands: it belongs to another, or is
     /// further.
     #[error("the log does not come by command {index}, where the projection stands")]
@@ -83,6 +91,7 @@ impl State {
             return Err(ReplayError::Gap { found: index, expected });
         }
         if let Some(check) = &batch.check {
+            self.note_passed(check.entry.filter(|named| Some(*named) < entry));
             self.compare(check).map_err(|source| ReplayError::Diverged { index, source })?;
         }
         Ok(match entry {
@@ -95,9 +104,12 @@ impl State {
     ///
     /// # Errors
     ///
-    /// If the end names another digest.
+    /// If the end names another time, or another digest.
     pub fn compare_end(&self, end: &End) -> Result<(), ReplayError> {
-        let (index, found) = (self.position().index, self.digest());
+        let (Position { index, time, .. }, found) = (self.position(), self.digest());
+        if time != end.time {
+            return Err(ReplayError::OtherTime { found: time, expected: end.time });
+        }
         match end.digest {
             Some(expected) if expected != found => {
                 Err(ReplayError::OtherEnd { index, found, expected })
@@ -210,7 +222,7 @@ impl Resuming {
 mod tests {
     use std::sync::Arc;
 
-    use etcd_log::{Batch, Command, KeyPath, LogTime, Ttl};
+    use etcd_log::{Batch, Check, Command, KeyPath, LogTime, RaftIndex, Ttl};
 
     use super::*;
 
@@ -265,16 +277,47 @@ mod tests {
     #[test]
     fn what_the_log_says_of_itself_is_compared() {
         let mut log = recording(3);
-        log.end = Some(end(&log));
+        let end = end(&log);
+        log.end = Some(end);
         replay_with(&log, |_| {}).unwrap();
-        log.end = Some(End { digest: Some(Digest(1)), ..end(&log) });
+        log.end = Some(End { digest: Some(Digest(1)), ..end });
         let other = replay_with(&log, |_| {}).unwrap_err();
         assert!(matches!(other, ReplayError::OtherEnd { index: Index(3), .. }), "{other}");
+        let time = log.batches[0].time;
+        log.end = Some(End { time, ..end });
+        let other = replay_with(&log, |_| {}).unwrap_err();
+        assert!(matches!(other, ReplayError::OtherTime { .. }), "{other}");
         let (at, digest) = (State::new(1).position(), Digest(1));
         let (entry, index, event, time) = (None, at.index, at.event, at.time);
-        log.batches[0].check = Some(etcd_log::Check { entry, index, event, time, digest });
+        log.batches[0].check = Some(Check { entry, index, event, time, digest });
         let diverged = replay_with(&log, |_| {}).unwrap_err();
         assert!(matches!(diverged, ReplayError::Diverged { index: Index(1), .. }), "{diverged}");
+    }
+
+    /// A leader's first check names its own blank entry, which whoever reads batches alone is
+    /// not told of.
+    #[test]
+    fn check_that_names_an_entry_without_a_batch_is_compared() {
+        let batches = recording(2).batches;
+        let replayed = |named: u64, digest: Option<Digest>| {
+            let mut state = State::new(1);
+            let next = |index, entry, batch: &Batch| {
+                let (entry, batch) = (Some(RaftIndex(entry)), Arc::new(batch.clone()));
+                IndexedBatch { index: Index(index), entry, batch }
+            };
+            state.replay(&next(1, 3, &batches[0])).unwrap();
+            let Position { index, event, time } = state.position();
+            let (entry, digest) = (Some(RaftIndex(named)), digest.unwrap_or(state.digest()));
+            let check = Some(Check { entry, index, event, time, digest });
+            state.replay(&next(2, 7, &Batch { check, ..batches[1].clone() })).map(drop)
+        };
+        for named in 3..7 {
+            assert_eq!(replayed(named, None), Ok(()));
+            let diverged = replayed(named, Some(Digest(1)));
+            assert!(matches!(diverged, Err(ReplayError::Diverged { .. })), "entry {named}");
+        }
+        // An entry from before is not remembered, and one that comes only then nobody knows.
+        assert_eq!([2, 7].map(|named| replayed(named, Some(Digest(1)))), [Ok(()), Ok(())]);
     }
 
     #[test]

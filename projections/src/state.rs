@@ -206,6 +206,15 @@ impl State {
         outcomes
     }
 
+    /// Notes that the state stands where an entry led of which nothing came: one of those that
+    /// whoever reads batches alone is not told of.
+    pub(crate) fn note_passed(&mut self, entry: Option<RaftIndex>) {
+        if let Some(entry) = entry.filter(|entry| self.trail.last() < Some(*entry)) {
+            let (position, digest) = (self.position, self.digest());
+            self.trail.note(entry, position, digest);
+        }
+    }
+
     /// Compares the state with what a proposer's was after the same entry: there, both
     /// the position and the digest must be the same. Says nothing of an entry that is
     /// no longer remembered; and of a check that names none, only if the state stands

@@ -78,7 +78,7 @@ where
         let below: Below<'a> = Box::new(AsText::new(self.directories, number, name));
         let mut below = below.peekable();
         // One that is in the way to the first key is walked already.
-        while below.next_if(|(below, _)| with_slash(below).cmp(from.bytes()).is_lt()).is_some() {}
+        while below.next_if(|(below, _)| with_slash(below).cmp(from.bytes()).is_le()).is_some() {}
         self.open.push(Open { path, files, directories: below });
     }
 }

@@ -39,9 +39,14 @@ struct Stood {
 }
 
 impl Trail {
+    /// Returns the last entry that is remembered.
+    pub(crate) fn last(&self) -> Option<RaftIndex> {
+        self.stood.back().map(|stood| stood.entry)
+    }
+
     /// Notes where an entry has led.
     pub(crate) fn note(&mut self, entry: RaftIndex, position: Position, digest: Digest) {
-        let last = self.stood.back().map(|stood| stood.entry);
+        let last = self.last();
         assert!(last < Some(entry), "entry {entry} behind {last:?}");
         if self.stood.len() == LENGTH {
             self.stood.pop_front();

@@ -350,6 +350,9 @@ proptest! {
         let first = format!("{before}{from}");
         let rest = below.iter().position(|key| key.as_str() >= &*first).unwrap_or(below.len());
         prop_assert_eq!(walked(&from.as_str()[1..]), &below[rest..], "from {}", first);
+        let first = format!("{first}/");
+        let rest = below.iter().position(|key| key.as_str() >= &*first).unwrap_or(below.len());
+        prop_assert_eq!(walked(&first[before.len() + 1..]), &below[rest..], "from {}", first);
     }
 
     /// Children from a name on are the last of all children.
