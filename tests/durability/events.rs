@@ -23,7 +23,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Whether the file is there that begins with the first command.
 fn has_first(dir: &Path) -> bool {
-    dir.join("events").join(format!("{:020}-0-0.events", 0)).exists()
+    let begins = format!("{:020}-0-", 0);
+    let names = files(dir).into_iter().filter_map(|path| Some(path.file_name()?.to_owned()));
+    names.into_iter().any(|name| name.to_string_lossy().starts_with(&begins))
 }
 
 fn old_watch(server: &Server) -> Vec<String> {

@@ -83,7 +83,8 @@ impl Head {
         }
         let head = Self::read(first, offset)?;
         if head.place.head_length() != bytes.len() {
-            return Err(format!("head has {} bytes, expected {}", head.place.filter, bytes.len()));
+            let (found, expected) = (bytes.len(), head.place.head_length());
+            return Err(format!("head and filter have {found} bytes, expected {expected}"));
         }
         Ok(head)
     }

@@ -151,6 +151,51 @@ fn what_does_not_fit_into_memory_is_a_gap() {
     assert_eq!(gap.unwrap().at, ranges[0].end);
 }
 
+/// A block of a state that was wrong is under way when that is noticed.
+#[test]
+fn what_was_begun_before_something_was_forgotten_is_not_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = some_history(12);
+    let store = record(dir.path(), &history);
+    let (file, block) = store.files().following(Position::default()).unwrap();
+    let (epoch, start) = (store.files().epoch(), block.before);
+    store.forget_behind(Index(0));
+    assert!(!store.files().add_block(epoch, start, &file, block));
+    let epoch = store.files().epoch();
+    assert!(store.files().add_block(epoch, start, &file, block));
+}
+
+/// What is in files from before, and was left out now, nobody has compared with the log.
+#[test]
+fn what_was_left_out_is_not_believed_from_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = some_history(100);
+    record(dir.path(), &history);
+    let store = open(dir.path(), &history);
+    let mut recorder = recorder(&store);
+    push(&store, &history[..20]);
+    push(&store, &history[60..]);
+    recorder.finish();
+    let (found, gap) = read_all(store.after(Position::default(), Interest::All), 300);
+    assert!(found.len() <= stored(&history[..20]).len());
+    assert!(gap.unwrap().at <= history[20].0);
+}
+
+/// Who asks for no more than there is, is not told of a gap behind it.
+#[test]
+fn what_was_passed_over_is_told_before_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = some_history(40);
+    let store = open(dir.path(), &history);
+    push(&store, &history[..20]);
+    push(&store, &history[30..]);
+    let nothing = Interest::Below(KeyPath::clean("/nothing").unwrap());
+    let mut reader = store.after(Position::default(), nothing);
+    let passed = reader.next(300).unwrap().unwrap();
+    assert_eq!((passed.stored, passed.reached), (Vec::new(), history[20].0));
+    assert_eq!(reader.next(300).unwrap_err().at, history[20].0);
+}
+
 #[test]
 fn what_lies_before_a_command_is_forgotten_a_file_at_a_time() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,18 +3,18 @@
 //! What is wrong with a file costs what lies behind: it is cut off where it stops being
 //! what was written, and what was cut off comes again from the log.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etcd_log::{ClusterId, IoError};
+use etcd_log::{ClusterId, IoError, NodeId};
 use etcd_projections::Position;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::{BlockPlace, HEAD, Head, POSITION, position_at, position_bytes, u32_at, u64_at};
 use super::filter::may_hold;
+use super::open_files::{NamedFile, OpenFiles};
 use super::record::{Interest, Stored};
 
 const MAGIC: &[u8; 8] = b"etcdevts";
@@ -32,16 +32,10 @@ const TRAILER: usize = 4 + 8 + 8;
 /// How long a block's line in the table is.
 const LINE: usize = 16 + 2 * POSITION;
 
-/// A file that is open. Cloning gives another handle.
+/// A file of events. Cloning gives another handle.
 #[derive(Clone, Debug)]
 pub(super) struct EventFile {
-    opened: Arc<Opened>,
-}
-
-#[derive(Debug)]
-struct Opened {
-    path: PathBuf,
-    file: File,
+    file: Arc<NamedFile>,
 }
 
 /// What a file was found to hold.
@@ -71,42 +65,36 @@ pub(super) enum FileFault {
     },
 }
 
-/// Returns the path of the file that begins at a position.
-pub(super) fn path(dir: &Path, before: Position) -> PathBuf {
-    let Position { index, event, time } = before;
-    dir.join(format!("{:020}-{}-{}.events", index.0, event.0, time.0))
+/// Returns a path for a file that begins at a position: of its own, for whoever reads one that
+/// was there before goes on with that.
+fn path(dir: &Path, before: Position) -> PathBuf {
+    let Position { index, event, .. } = before;
+    dir.join(format!("{:020}-{}-{:016x}.events", index.0, event.0, NodeId::random().0))
 }
 
 impl EventFile {
-    /// Begins a file for the outcomes behind a position. Whatever had its name goes.
+    /// Begins a file for the outcomes behind a position.
     pub(super) fn create(
         dir: &Path,
+        open_files: &OpenFiles,
         cluster: ClusterId,
         before: Position,
     ) -> Result<Self, IoError> {
-        let path = path(dir, before);
-        // Whoever reads the one before goes on with that.
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(IoError::at("remove", &path)(error));
-            }
-            _ => {}
-        }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
-        let file = Self::new(&path, file.map_err(IoError::at("create", &path))?);
+        let file = open_files.named(&path(dir, before));
+        file.create().map_err(IoError::at("create", file.path()))?;
+        let file = Self { file };
         file.write(&header(cluster, before), 0)?;
         Ok(file)
     }
 
-    fn new(path: &Path, file: File) -> Self {
-        Self { opened: Arc::new(Opened { path: path.to_owned(), file }) }
-    }
-
     /// Opens a file of a cluster, and finds its blocks: by its table, or by looking
     /// through it, up to where it stops being what was written.
-    pub(super) fn open(path: &Path, cluster: ClusterId) -> Result<Found, FileFault> {
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        let file = Self::new(path, file.map_err(IoError::at("open", path))?);
+    pub(super) fn open(
+        path: &Path,
+        open_files: &OpenFiles,
+        cluster: ClusterId,
+    ) -> Result<Found, FileFault> {
+        let file = Self { file: open_files.named(path) };
         let length = file.length()?;
         let start = file.read(0, HEADER.min(usize::try_from(length).unwrap_or(HEADER)))?;
         let before = check_header(&start, cluster).map_err(|what| file.damaged(0, what))?;
@@ -119,16 +107,20 @@ impl EventFile {
 
     /// Returns whether two handles are of the same file.
     pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.opened, &other.opened)
+        Arc::ptr_eq(&self.file, &other.file)
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.opened.path
+        self.file.path()
+    }
+
+    fn opened(&self) -> Result<Arc<File>, IoError> {
+        self.file.open().map_err(IoError::at("open", self.path()))
     }
 
     /// Writes bytes at an offset.
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), IoError> {
-        let written = self.opened.file.write_all_at(bytes, offset);
+        let written = self.opened()?.write_all_at(bytes, offset);
         written.map_err(IoError::at("write", self.path()))
     }
 
@@ -142,7 +134,7 @@ impl EventFile {
 
     /// Cuts off what lies behind an offset.
     pub(super) fn cut(&self, length: u64) -> Result<(), IoError> {
-        self.opened.file.set_len(length).map_err(IoError::at("cut", self.path()))
+        self.opened()?.set_len(length).map_err(IoError::at("cut", self.path()))
     }
 
     /// Takes the file away.
@@ -177,13 +169,13 @@ impl EventFile {
     }
 
     fn length(&self) -> Result<u64, IoError> {
-        let metadata = self.opened.file.metadata().map_err(IoError::at("read", self.path()))?;
+        let metadata = self.opened()?.metadata().map_err(IoError::at("read", self.path()))?;
         Ok(metadata.len())
     }
 
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, IoError> {
         let mut bytes = vec![0; length];
-        let read = self.opened.file.read_exact_at(&mut bytes, offset);
+        let read = self.opened()?.read_exact_at(&mut bytes, offset);
         read.map_err(IoError::at("read", self.path()))?;
         Ok(bytes)
     }

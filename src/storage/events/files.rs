@@ -13,6 +13,9 @@ use super::file::{EventFile, end_of};
 #[derive(Debug, Default)]
 pub(super) struct Files {
     runs: BTreeMap<Position, Run>,
+    /// How often something was forgotten because it may be wrong: a block that was begun
+    /// before that may be, too.
+    epoch: u64,
 }
 
 /// A file that holds something, and where its blocks lie.
@@ -52,14 +55,24 @@ impl Files {
         Ok(())
     }
 
-    /// Adds the next block of a file that begins at a position. Returns whether that could
-    /// be: whether the file is still as it was, and nobody else has written there.
+    /// Returns when this is, as [`Files::add_block`] wants to know it.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Adds the next block of a file that begins at a position, which was begun at some time.
+    /// Returns whether that could be: whether nothing was forgotten since, the file is still
+    /// as it was, and nobody else has written there.
     pub(super) fn add_block(
         &mut self,
+        epoch: u64,
         start: Position,
         file: &EventFile,
         block: BlockPlace,
     ) -> bool {
+        if epoch != self.epoch {
+            return false;
+        }
         let is_taken = self
             .run_before(block.after)
             .is_some_and(|(other, run)| *other > block.before || run.after() > block.before);
@@ -165,9 +178,22 @@ impl Files {
     /// Forgets every block with an outcome behind a command. Returns what is to be done to
     /// the files.
     pub(super) fn forget_behind(&mut self, index: Index) -> Vec<Mend> {
-        let behind = |block: &&BlockPlace| block.after.index > index;
-        let first =
-            |run: &Run| run.blocks.iter().find(behind).map(|block| (run.file.clone(), *block));
+        self.forget_from(|block| block.after.index > index)
+    }
+
+    /// Forgets every block with an outcome between two positions. Returns what is to be done
+    /// to the files.
+    pub(super) fn forget_between(&mut self, range: &Range<Position>) -> Vec<Mend> {
+        self.forget_from(|block| range.start < block.after && block.before < range.end)
+    }
+
+    /// Forgets the first block of each file that may be wrong, and what lies behind it there.
+    fn forget_from(&mut self, may_be_wrong: impl Fn(&BlockPlace) -> bool) -> Vec<Mend> {
+        self.epoch += 1;
+        let first = |run: &Run| {
+            let first = run.blocks.iter().find(|block| may_be_wrong(block));
+            first.map(|block| (run.file.clone(), *block))
+        };
         let cuts: Vec<_> = self.runs.values().filter_map(first).collect();
         cuts.into_iter().filter_map(|(file, block)| self.cut(&file, &block)).collect()
     }

@@ -11,6 +11,8 @@ use crate::storage::disk_space::DiskRoom;
 pub struct EventFiller {
     store: EventStore,
     recorder: Recorder,
+    /// Behind which position it began.
+    start: Position,
 }
 
 impl EventStore {
@@ -22,7 +24,7 @@ impl EventStore {
     pub fn fill(&self, position: Position, disk: DiskRoom) -> Result<EventFiller, IoError> {
         let store = self.beside(position);
         let recorder = Recorder::new(store.clone(), disk)?;
-        Ok(EventFiller { store, recorder })
+        Ok(EventFiller { store, recorder, start: position })
     }
 }
 
@@ -37,6 +39,12 @@ impl EventFiller {
         if has_block {
             self.recorder.run();
         }
+    }
+
+    /// Takes back what was brought into files: it came of a state that was not what the log
+    /// says.
+    pub fn take_back(self) {
+        self.store.forget_between(&(self.start..self.store.newest()));
     }
 
     /// Brings the rest into files.

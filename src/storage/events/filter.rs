@@ -24,8 +24,8 @@ pub(super) struct KeySet {
 impl KeySet {
     /// Adds a key.
     pub(super) fn add(&mut self, key: &KeyPath) {
-        // Above a directory that is in it, all are.
-        let _known = key.ancestors().find(|path| !self.hashes.insert(xxh3_64(path.as_bytes())));
+        // Each by itself: that a hash is known does not say that its path is.
+        self.hashes.extend(key.ancestors().map(|path| xxh3_64(path.as_bytes())));
     }
 
     /// Writes the filter: nothing, if there is no key.
@@ -75,6 +75,16 @@ mod tests {
         let mut filter = Vec::new();
         set.write(&mut filter);
         filter
+    }
+
+    /// Two paths may have one hash: what lies above one need not lie above the other.
+    #[test]
+    fn known_hash_leaves_no_directory_out() {
+        let key = KeyPath::clean("/audited/a").unwrap();
+        let mut set = KeySet::default();
+        set.hashes.insert(xxh3_64(key.as_str().as_bytes()));
+        set.add(&key);
+        assert!(set.hashes.contains(&xxh3_64(b"/audited")));
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod file;
 mod files;
 mod filler;
 mod filter;
+mod open_files;
 mod pending;
 mod reader;
 mod record;

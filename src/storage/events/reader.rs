@@ -77,9 +77,13 @@ impl EventReader {
                 break;
             }
             self.reached = self.end;
-            if !self.load()? {
-                let chunk = Chunk { stored: Vec::new(), reached: self.reached };
-                return Ok((self.reached != begun).then_some(chunk));
+            let has_come = self.reached != begun;
+            match self.load() {
+                Ok(true) => {}
+                // What was passed over is told first: it may be all that is asked for.
+                Ok(false) | Err(_) if has_come => break,
+                Ok(false) => return Ok(None),
+                Err(gap) => return Err(gap),
             }
         }
         Ok(Some(self.take(most_bytes)))

@@ -255,7 +255,8 @@ impl<'a> Records<'a> {
         let undone = self.deadline(tag & HAD_DEADLINE != 0, time)?;
         let made = if is_set && prev.is_none() { self.number()? } else { 0 };
         let made = u32::try_from(made).map_err(|_| Malformed)?;
-        if kind == EXPIRE && deadline.is_none() {
+        let is_known = matches!(kind, SET | DELETE | DELETE_DIR | EXPIRE);
+        if !is_known || (kind == EXPIRE && deadline.is_none()) {
             return Err(Malformed);
         }
         Ok(Parts { key, kind, value, prev, deadline, undo: Undo { deadline: undone, made } })

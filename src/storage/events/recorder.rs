@@ -58,13 +58,15 @@ struct Todo {
     known: Option<(EventFile, BlockPlace)>,
     /// Where the next file begins.
     limit: Option<Position>,
+    /// When all of this was so.
+    epoch: u64,
 }
 
 impl Recorder {
     /// Makes one that writes while there is room on the disk.
     pub(super) fn new(store: EventStore, disk: DiskRoom) -> Result<Self, IoError> {
         let builder = BlockBuilder::new().map_err(IoError::at("compress", &store.dir))?;
-        let (at, told) = (Position::default(), RateLimit::default());
+        let (at, told) = (store.pending().first(), RateLimit::default());
         Ok(Self { store, disk, builder, at, open: None, file_bytes: FILE_BYTES, told })
     }
 
@@ -98,19 +100,23 @@ impl Recorder {
     }
 
     fn todo(&mut self) -> Option<Todo> {
+        // First of all: what is forgotten from here on may be what is begun here.
+        let epoch = self.store.files().epoch();
         let (batches, is_block) = {
             let pending = self.store.pending();
             pending.next_block(self.at.max(pending.first()))
         };
         let at = self.at.max(batches.first()?.before);
         if at != self.at {
-            // What lies between was left out.
+            // What lies between was left out, and compared with nothing.
             self.close();
+            self.store.forget_between(&(self.at..at));
             self.at = at;
+            return self.todo();
         }
         let files = self.store.files();
         let (known, limit) = (files.following(at), files.next_start(at));
-        Some(Todo { batches, is_block, known, limit })
+        Some(Todo { batches, is_block, known, limit, epoch })
     }
 
     /// Compares outcomes with a block that should hold them. If it holds others, it goes,
@@ -153,7 +159,7 @@ impl Recorder {
                 break;
             }
         }
-        match self.append() {
+        match self.append(todo.epoch) {
             Ok(true) => {}
             // Somebody else has written here: it is looked at anew.
             Ok(false) => return,
@@ -173,24 +179,21 @@ impl Recorder {
     }
 
     /// Puts the block into the open file, or into a new one; or leaves it out, where there
-    /// is no room on the disk. Returns whether nobody else has written there meanwhile.
-    fn append(&mut self) -> Result<bool, IoError> {
+    /// is no room on the disk. Returns whether it is as it was begun, and nobody else has
+    /// written there meanwhile.
+    fn append(&mut self, epoch: u64) -> Result<bool, IoError> {
         if !self.disk.has_room_besides_reserve(MARGIN) {
             self.close();
             return Ok(true);
         }
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => Open {
-                file: EventFile::create(&self.store.dir, self.store.cluster, self.at)?,
-                start: self.at,
-                end: HEADER as u64,
-            },
+            None => Open { file: self.create()?, start: self.at, end: HEADER as u64 },
         };
         let finished = self.builder.finish(open.end);
         let (bytes, block) = finished.map_err(IoError::at("compress", open.file.path()))?;
         open.file.write(bytes, open.end)?;
-        if !self.store.files().add_block(open.start, &open.file, block) {
+        if !self.store.files().add_block(epoch, open.start, &open.file, block) {
             open.file.cut(open.end)?;
             return Ok(false);
         }
@@ -201,6 +204,11 @@ impl Recorder {
             self.close();
         }
         Ok(true)
+    }
+
+    fn create(&self) -> Result<EventFile, IoError> {
+        let EventStore { dir, open_files, cluster, .. } = &self.store;
+        EventFile::create(dir, open_files, *cluster, self.at)
     }
 
     /// Closes the open file.

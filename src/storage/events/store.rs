@@ -15,6 +15,7 @@ use etcd_projections::Position;
 use super::block::BlockPlace;
 use super::file::{EventFile, FileFault};
 use super::files::{Files, Mend, Run};
+use super::open_files::OpenFiles;
 use super::pending::{Batch, Pending};
 use super::reader::EventReader;
 use super::record::{Interest, Stored};
@@ -25,6 +26,7 @@ use crate::util::error_chain::ErrorChain;
 pub struct EventStore {
     pub(super) dir: Arc<Path>,
     pub(super) cluster: ClusterId,
+    pub(super) open_files: OpenFiles,
     files: Arc<Mutex<Files>>,
     pending: Arc<Mutex<Pending>>,
 }
@@ -50,9 +52,9 @@ impl EventStore {
     /// If the directory cannot be made or read.
     pub fn open(dir: &Path, cluster: ClusterId, newest: Position) -> Result<Self, IoError> {
         fs::create_dir_all(dir).map_err(IoError::at("create", dir))?;
-        let mut found = Vec::new();
+        let (mut found, open_files) = (Vec::new(), OpenFiles::default());
         for path in paths(dir)? {
-            match EventFile::open(&path, cluster) {
+            match EventFile::open(&path, &open_files, cluster) {
                 Ok(file) => found.push(file),
                 // It may be as good as ever: whoever starts the next time looks again.
                 Err(error @ FileFault::Io(_)) => {
@@ -70,7 +72,8 @@ impl EventStore {
             }
         }
         let (files, pending) = (Arc::new(Mutex::new(files)), Pending::new(newest));
-        Ok(Self { dir: Arc::from(dir), cluster, files, pending: Arc::new(Mutex::new(pending)) })
+        let (dir, pending) = (Arc::from(dir), Arc::new(Mutex::new(pending)));
+        Ok(Self { dir, cluster, open_files, files, pending })
     }
 
     /// Returns whether every outcome is here from an event on, up to what was applied
@@ -235,6 +238,13 @@ impl EventStore {
     pub fn forget_behind(&self, index: Index) {
         self.pending().forget_behind(index);
         let mends = self.files().forget_behind(index);
+        mends.into_iter().for_each(mend);
+    }
+
+    /// Forgets what is in files between two positions: nobody can say whether it is what the
+    /// log says. It is filled in from the log again.
+    pub(super) fn forget_between(&self, range: &Range<Position>) {
+        let mends = self.files().forget_between(range);
         mends.into_iter().for_each(mend);
     }
 
