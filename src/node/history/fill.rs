@@ -4,17 +4,18 @@
 //! So a machine whose log is older than its store, or that was stopped hard, or whose
 //! store was damaged, has all of its log in the store again after a while.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::RaftIndex;
+use etcd_log::{LogId, RaftIndex};
 use etcd_projections::{Position, State};
 use tokio::time::Instant;
 
 use super::{History, next_entry};
 use crate::node::{Closing, Node};
-use crate::state::replay::Replay;
+use crate::state::replay::{Replay, ReplayError};
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointFile};
 use crate::storage::disk_space::DiskRoom;
 use crate::storage::events::{EventFiller, EventStore};
@@ -27,12 +28,16 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How long it works until it rests for as long: it takes half a core at most.
 const STINT: Duration = Duration::from_millis(10);
 
+/// A replay began with a checkpoint that is not what the log leads to.
+#[derive(Clone, Copy, Debug)]
+struct WrongCheckpoint;
+
 impl Node {
     /// Fills in the store of events whenever something is missing from it.
     pub(in crate::node) async fn fill_gaps(self) {
         let history = Arc::clone(&self.inner.history);
         let Some(events) = history.events.clone() else { return };
-        let (mut closing, mut tried) = (self.closing(), None);
+        let (mut closing, mut tried, mut wrong) = (self.closing(), None, BTreeSet::new());
         loop {
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -44,10 +49,13 @@ impl Node {
             if tried.as_ref() == Some(&(gaps.clone(), first)) {
                 continue;
             }
+            tried = Some((gaps.clone(), first));
             for gap in gaps.iter().rev() {
-                history.fill(&events, gap, self.inner.disk.clone(), closing.clone()).await;
+                let disk = self.inner.disk.clone();
+                if history.fill(&events, gap, disk, &mut wrong, closing.clone()).await {
+                    tried = None;
+                }
             }
-            tried = Some((gaps, first));
         }
     }
 }
@@ -66,35 +74,53 @@ fn gaps(events: &EventStore) -> Vec<Range<Position>> {
 }
 
 impl History {
-    /// Fills in a gap, as far as the log is there that leads through it.
+    /// Fills in a gap, as far as the log is there that leads through it. Begins with none of
+    /// the checkpoints that are known to be wrong. Returns whether the one is that it began
+    /// with: an older one may lead through.
     async fn fill(
         &self,
         events: &EventStore,
         gap: &Range<Position>,
         disk: DiskRoom,
+        wrong: &mut BTreeSet<RaftIndex>,
         closing: Closing,
-    ) {
-        let Some(start) = self.start_of_gap(gap).await else { return };
+    ) -> bool {
+        let Some(start) = self.start_of_gap(gap, wrong.clone()).await else { return false };
         let filler = match events.fill(start.state.position(), disk) {
             Ok(filler) => filler,
-            Err(error) => return tracing::debug!("events stay away: {}", ErrorChain(&error)),
+            Err(error) => {
+                tracing::debug!("events stay away: {}", ErrorChain(&error));
+                return false;
+            }
         };
-        let (history, end) = (self.clone(), gap.end);
+        let (history, end, began) = (self.clone(), gap.end, start.applied);
         let (sender, done) = tokio::sync::oneshot::channel();
         spawn_busy(async move {
-            history.replay_into(filler, start, end, closing).await;
-            let _told = sender.send(());
+            let _told = sender.send(history.replay_into(filler, start, end, closing).await);
         });
         // It fails if the runtime ends.
-        let _done = done.await;
+        let is_wrong = done.await.is_ok_and(|filled| filled.is_err());
+        let began = began.filter(|_| is_wrong);
+        if let Some(LogId { index, .. }) = began {
+            tracing::warn!(
+                "the log does not lead to the checkpoint at entry {index}, which is passed over"
+            );
+            wrong.insert(index);
+        }
+        began.is_some()
     }
 
     /// Returns what a replay through a gap begins with: the newest checkpoint before it;
     /// or else the first one within.
-    async fn start_of_gap(&self, gap: &Range<Position>) -> Option<Checkpoint> {
+    async fn start_of_gap(
+        &self,
+        gap: &Range<Position>,
+        wrong: BTreeSet<RaftIndex>,
+    ) -> Option<Checkpoint> {
         let (first, applied) = (self.log.first(), self.applied().map(|id| id.index));
         let leads = move |file: &CheckpointFile| {
-            Some(file.raft_index) <= applied && checkpoint::leads_into(file, first)
+            let is_usable = Some(file.raft_index) <= applied && !wrong.contains(&file.raft_index);
+            is_usable && checkpoint::leads_into(file, first)
         };
         let (start, end) = (gap.start, gap.end);
         let before = move |file: &CheckpointFile, position: Position| {
@@ -103,10 +129,17 @@ impl History {
         let checkpoints = self.checkpoints.clone();
         let is_whole = first == RaftIndex(0);
         let find = move || {
-            let newest = checkpoints.newest(|file| leads(file) && before(file, start));
+            let newest = |is_before: &dyn Fn(&CheckpointFile) -> bool| {
+                let newest = checkpoints.newest(|file| leads(file) && is_before(file));
+                newest.ok().flatten().map(|(checkpoint, _)| checkpoint)
+            };
             let oldest = || checkpoints.oldest(|file| leads(file) && before(file, end));
-            let newest = newest.ok().flatten().map(|(checkpoint, _)| checkpoint);
-            newest.or_else(|| if is_whole { None } else { oldest().ok().flatten() })
+            // The clock alone may have led to one from where the gap begins: its name does not
+            // say so.
+            newest(&|file| before(file, start))
+                .filter(|newest| newest.state.position() <= start)
+                .or_else(|| newest(&|file| (file.index, file.event) < (start.index, start.event)))
+                .or_else(|| if is_whole { None } else { oldest().ok().flatten() })
         };
         let found = blocking(find).await;
         let empty = || Checkpoint::empty(State::new(self.ring_capacity));
@@ -120,7 +153,7 @@ impl History {
         start: Checkpoint,
         end: Position,
         mut closing: Closing,
-    ) {
+    ) -> Result<(), WrongCheckpoint> {
         let range = next_entry(start.applied)..next_entry(self.applied());
         let mut replay = Replay::new(start.state, self.log.read(range));
         let mut begun = Instant::now();
@@ -129,6 +162,10 @@ impl History {
             match replay.next().await {
                 Ok(Some(step)) => filler.push(before, step.outcomes),
                 Ok(None) => break,
+                Err(ReplayError::Diverged { .. }) => {
+                    filler.take_back();
+                    return Err(WrongCheckpoint);
+                }
                 Err(error) => {
                     tracing::debug!("events stay away: {}", ErrorChain(&error));
                     break;
@@ -145,5 +182,6 @@ impl History {
             }
         }
         filler.finish();
+        Ok(())
     }
 }

@@ -52,6 +52,7 @@ impl PastViews {
     /// Keeps a view.
     pub(super) fn keep(&self, position: Position, key: &KeyPath, tree: &KeyTree) {
         let mut kept = self.lock();
+        let is_first = kept.is_empty();
         kept.retain(|kept| !(kept.position == position && key.covers(&kept.key)));
         let covers = |kept: &Kept| kept.position == position && kept.key.covers(key);
         if kept.iter().any(covers) {
@@ -61,9 +62,7 @@ impl PastViews {
         if kept.len() == MOST {
             kept.remove(0);
         }
-        if kept.is_empty()
-            && let Ok(runtime) = Handle::try_current()
-        {
+        if is_first && let Ok(runtime) = Handle::try_current() {
             runtime.spawn(self.clone().let_go_in_time());
         }
         let used = Instant::now();
@@ -141,5 +140,18 @@ mod tests {
         views.keep(at(50), &KeyPath::root(), &KeyTree::default());
         views.keep(at(50), &key("/b"), &KeyTree::default());
         assert_eq!(views.lock().len(), 2);
+    }
+
+    /// Whoever looks at one moment again and again makes no task each time.
+    #[tokio::test]
+    async fn one_task_lets_go_of_all() {
+        limit::begin();
+        let views = PastViews::default();
+        let tasks = || Handle::current().metrics().num_alive_tasks();
+        let before = tasks();
+        for _ in 0..10 {
+            views.keep(at(1), &KeyPath::root(), &KeyTree::default());
+        }
+        assert_eq!(tasks(), before + 1);
     }
 }
