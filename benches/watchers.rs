@@ -58,15 +58,15 @@ fn main() {
     println!("{:<28} {:>12} {:>8} {puts:>12.0} {cost:>9.1} µs {:>12}", "nobody", "", "", "");
     machine.stop();
     for (name, request) in [
-        ("long polls", "GET /v1/watch/w HTTP/1.1\r\nHost: x\r\n\r\n"),
-        ("lines of JSON", "GET /v1/watch/w?stream=true HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("long polls", "GET /v1/watch/w HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("lines of JSON", "GET /v1/watch/w?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         (
             "server-sent events",
-            "GET /v1/watch/w HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n",
+            "GET /v1/watch/w HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n",
         ),
         (
             "a subtree, followed",
-            "GET /v1/keys/w/?recursive=true&stream=true HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET /v1/keys/w/?recursive=true&stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ),
     ] {
         let machine = Machine::start(&dir.path().join(name));
@@ -188,8 +188,10 @@ impl Clients {
 /// Sets a key to 256 bytes.
 async fn put(stream: &mut TcpStream, key: &str) {
     let body = format!("value={}", "v".repeat(256));
-    let head =
-        format!("PUT /v1/keys/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "PUT /v1/keys/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all((head + &body).as_bytes()).await.unwrap();
     read_until(stream, b"}\n").await;
 }

@@ -28,7 +28,7 @@ impl Asked {
         let begun = Instant::now();
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         Self { stream, buffer: vec![0; 64 << 10], begun, lines: 0, last: 0 }
     }
@@ -108,7 +108,8 @@ impl Writers {
 
 fn put(stream: &mut TcpStream, key: &str) {
     let value = "v".repeat(64);
-    let head = format!("PUT /v1/keys/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: 70\r\n\r\n");
+    let head =
+        format!("PUT /v1/keys/{key} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 70\r\n\r\n");
     stream.write_all(format!("{head}value={value}").as_bytes()).unwrap();
 }
 

@@ -30,7 +30,7 @@ fn raw(server: &Server, bytes: &[u8]) -> String {
 fn ask(server: &Server, method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     );
     raw(server, request.as_bytes())
 }
@@ -258,7 +258,7 @@ fn other_methods_are_told_which_ones_go() {
         ("GET", "/v1/machines/nobody", "DELETE"),
     ] {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         );
         let reply = raw(&server, request.as_bytes()).to_lowercase();
         assert!(reply.starts_with("http/1.1 405"), "{method} {path}: {reply}");
@@ -275,7 +275,7 @@ fn value_and_key_may_be_any_text() {
     let line: serde_json::Value =
         serde_json::from_str(&server.get("/v1/keys/w%C3%B6rter/a%20b%3F").body).unwrap();
     assert_eq!(line["value"], value);
-    let bad = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nConnection: close\r\n\r\nvalue=%FF";
+    let bad = "POST /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nConnection: close\r\n\r\nvalue=%FF";
     assert!(raw(&server, bad.as_bytes()).ends_with("Value Must Be UTF-8\n"));
 }
 
@@ -310,7 +310,8 @@ fn body_over_the_limit_is_refused_cleanly() {
     assert_eq!(reply.header("connection"), "close");
     // Of a body in pieces the length is known only in the end.
     let mut chunked =
-        b"POST /v1/keys/big HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        b"POST /v1/keys/big HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_vec();
     for _ in 0..3 {
         chunked.extend_from_slice(b"80000\r\n");
         chunked.extend_from_slice(&vec![b'v'; 0x80000]);
@@ -319,14 +320,15 @@ fn body_over_the_limit_is_refused_cleanly() {
     chunked.extend_from_slice(b"0\r\n\r\n");
     assert!(raw(&server, &chunked).starts_with("HTTP/1.1 413"));
     // Who asks first is told before sending anything.
-    let asks = "POST /v1/keys/big HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n";
+    let asks = "POST /v1/keys/big HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n";
     assert!(raw(&server, asks.as_bytes()).starts_with("HTTP/1.1 413"));
 }
 
 #[test]
 fn head_over_the_limit_is_refused() {
     let (_dir, server) = fresh();
-    let head = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20 << 10));
+    let head =
+        format!("GET /version HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(20 << 10));
     let refused = raw(&server, head.as_bytes());
     assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
     assert!(refused.ends_with("\r\n\r\nHead Must Be Of At Most 16 KiB And 100 Fields\n"));
@@ -386,7 +388,7 @@ fn fields_that_mean_nothing_take_no_memory() {
     let (_dir, server) = fresh();
     let body = "a&".repeat(1 << 19);
     let head = format!(
-        "POST /v1/watch/x?timeout=60 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/watch/x?timeout=60 HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let watches: Vec<_> = (0..20)

@@ -95,20 +95,20 @@ fn request_that_can_be_read_in_two_ways_is_refused() {
     let body = "7\r\nvalue=a\r\n0\r\n\r\n";
     for (fields, line) in [
         ("Transfer-Encoding: chunked\r\n", HOST),
-        ("Host: x\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", HOST),
-        ("Host: x\r\nContent-Length: 17\r\nTransfer-Encoding: chunked\r\n", BOTH),
-        ("Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 17\r\n", BOTH),
-        ("Host: x\r\nTransfer-Encoding: gzip, chunked\r\n", CODING),
-        ("Host: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", CODING),
-        ("Host: x\r\nTransfer-Encoding: identity\r\n", CODING),
-        ("Host: x\r\nContent-Length: 17\r\nContent-Length: 17\r\n", LENGTH),
-        ("Host: x\r\nContent-Length: 17, 17\r\n", LENGTH),
-        ("Host: x\r\nContent-Length: +17\r\n", LENGTH),
-        ("Host: x\nTransfer-Encoding: chunked\r\n", LINE_END),
-        ("Host: x\r\nTransfer-Encoding: chunked\n", LINE_END),
-        ("Host: x\r\nX: y\r Transfer-Encoding: chunked\r\n", "Malformed Request"),
-        ("Host: x\r\nX: a\r\n b\r\nTransfer-Encoding: chunked\r\n", "Malformed Request"),
-        ("Host: x\r\nTransfer-Encoding : chunked\r\n", "Malformed Request"),
+        ("Host: localhost\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n", HOST),
+        ("Host: localhost\r\nContent-Length: 17\r\nTransfer-Encoding: chunked\r\n", BOTH),
+        ("Host: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 17\r\n", BOTH),
+        ("Host: localhost\r\nTransfer-Encoding: gzip, chunked\r\n", CODING),
+        ("Host: localhost\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", CODING),
+        ("Host: localhost\r\nTransfer-Encoding: identity\r\n", CODING),
+        ("Host: localhost\r\nContent-Length: 17\r\nContent-Length: 17\r\n", LENGTH),
+        ("Host: localhost\r\nContent-Length: 17, 17\r\n", LENGTH),
+        ("Host: localhost\r\nContent-Length: +17\r\n", LENGTH),
+        ("Host: localhost\nTransfer-Encoding: chunked\r\n", LINE_END),
+        ("Host: localhost\r\nTransfer-Encoding: chunked\n", LINE_END),
+        ("Host: localhost\r\nX: y\r Transfer-Encoding: chunked\r\n", "Malformed Request"),
+        ("Host: localhost\r\nX: a\r\n b\r\nTransfer-Encoding: chunked\r\n", "Malformed Request"),
+        ("Host: localhost\r\nTransfer-Encoding : chunked\r\n", "Malformed Request"),
     ] {
         let request = format!("POST /v1/keys/a HTTP/1.1\r\n{fields}\r\n{body}");
         assert_refused(&raw(&server, request.as_bytes()), "400", line);
@@ -122,15 +122,15 @@ fn what_is_not_http_1_is_told_so() {
     let version = "HTTP Version Not Supported: Use HTTP/1.1";
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
     assert_refused(&raw(&server, preface.as_bytes()), "505", version);
-    assert_refused(&raw(&server, b"GET / HTTP/3.0\r\nHost: x\r\n\r\n"), "505", version);
+    assert_refused(&raw(&server, b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n"), "505", version);
     for bytes in [
         "GET /version\r\n",
         "nonsense\r\n\r\n",
         "\u{0}\u{1}\u{2} nonsense",
         // As TLS greets, which says nothing more until it is answered.
         "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0",
-        "GET /a\u{7f}b HTTP/1.1\r\nHost: x\r\n\r\n",
-        "G(T / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /a\u{7f}b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "G(T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ] {
         assert_refused(&raw(&server, bytes.as_bytes()), "400", "Malformed Request");
     }
@@ -142,15 +142,19 @@ fn head_over_the_limit_is_told_so() {
     let (_dir, server) = fresh();
     let line = "Head Must Be Of At Most 16 KiB And 100 Fields";
     for length in [16 << 10, 20 << 10, 300 << 10] {
-        let long = format!("GET /version HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(length));
+        let long = format!(
+            "GET /version HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+            "x".repeat(length)
+        );
         assert_refused(&raw(&server, long.as_bytes()), "431", line);
     }
-    let path = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(20 << 10));
+    let path = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(20 << 10));
     assert_refused(&raw(&server, path.as_bytes()), "431", line);
-    let many = format!("GET /version HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100));
+    let many =
+        format!("GET /version HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(100));
     assert_refused(&raw(&server, many.as_bytes()), "431", line);
     let most = format!(
-        "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}\r\n",
+        "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{}\r\n",
         "X: y\r\n".repeat(98)
     );
     assert!(raw(&server, most.as_bytes()).starts_with("HTTP/1.1 200"));
@@ -162,9 +166,9 @@ fn head_that_does_not_come_is_given_up() {
     let (_dir, server) = fresh();
     let mut silent = connect(&server);
     let begun = send(&server, b"GET /version HTTP/1.1\r\nHost:");
-    let body = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nvalue";
+    let body = "POST /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nvalue";
     let without_body = send(&server, body.as_bytes());
-    let mut used = send(&server, b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut used = send(&server, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(answer(&mut used).0.starts_with("HTTP/1.1 200"));
     assert_refused(&rest(without_body), "408", "Body Did Not Come In Time");
     assert_refused(&rest(begun), "408", "Head Did Not Come In Time");
@@ -181,10 +185,11 @@ fn requests_are_told_apart_however_they_are_cut() {
     let (_dir, server) = fresh();
     let fake = "value=\nGET /v1/keys/fake HTTP/1.1\n\nHost";
     let requests = [
-        "\r\nPUT /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nvalue=1".to_owned(),
-        "GET /v1/keys/a?stale=true HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        "\r\nPUT /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nvalue=1"
+            .to_owned(),
+        "GET /v1/keys/a?stale=true HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
         format!("PUT /v1/keys/b HTTP/1.1\r\nhost:\r\ncontent-length: {}\r\n\r\n{fake}", fake.len()),
-        "DELETE /v1/keys/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_owned(),
+        "DELETE /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(),
     ];
     let bytes = requests.concat().into_bytes();
     let check = |reply: String| {
@@ -213,12 +218,12 @@ fn requests_are_told_apart_however_they_are_cut() {
 #[test]
 fn request_behind_another_one_is_looked_at() {
     let (_dir, server) = fresh();
-    let first = "PUT /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nvalue=1";
+    let first = "PUT /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nvalue=1";
     let reply = raw(&server, format!("{first}GET /v1/keys/a HTTP/1.1\r\n\r\n").as_bytes());
     let (answered, refused) = reply.split_at(reply.rfind("HTTP/1.1 ").unwrap());
     assert!(answered.starts_with("HTTP/1.1 200") && answered.ends_with("}\n"), "{reply}");
     assert_refused(refused, "400", HOST);
-    let chunks = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+    let chunks = "POST /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
         7\r\nvalue=2\r\n0\r\n\r\n";
     let reply = raw(&server, format!("{chunks}DELETE /v1/keys/a HTTP/1.1\r\n\r\n").as_bytes());
     assert_eq!(reply.matches("HTTP/1.1 ").count(), 1, "{reply}");
@@ -231,7 +236,8 @@ fn head_is_get_without_a_body() {
     let (_dir, server) = fresh();
     server.post("/v1/keys/dir/a", &[("value", "x")]);
     let ask = |method: &str, path: &str| {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let reply = raw(&server, request.as_bytes());
         let (head, body) = reply.split_once("\r\n\r\n").unwrap();
         let is_clock = |line: &&str| line.starts_with("date: ");
@@ -276,12 +282,12 @@ fn client_that_closes_its_sending_side_gets_its_answer() {
         stream.shutdown(Shutdown::Write).unwrap();
         stream
     };
-    let set = "POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\nvalue=1";
+    let set = "POST /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\nvalue=1";
     assert!(rest(half_closed(set)).ends_with("\"index\":3}\n"));
-    let get = "GET /v1/keys/a HTTP/1.1\r\nHost: x\r\n\r\n";
+    let get = "GET /v1/keys/a HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert!(rest(half_closed(&get.repeat(2))).matches("\"value\":\"1\"").count() == 2);
-    let watch = half_closed("GET /v1/watch/b HTTP/1.1\r\nHost: x\r\n\r\n");
-    let stream = half_closed("GET /v1/watch/b?stream=true HTTP/1.1\r\nHost: x\r\n\r\n");
+    let watch = half_closed("GET /v1/watch/b HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let stream = half_closed("GET /v1/watch/b?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n");
     eventually("the watches have begun, and seen something", || {
         server.post("/v1/keys/b", &[("value", "x")]);
         has_answer(&watch)
@@ -290,8 +296,9 @@ fn client_that_closes_its_sending_side_gets_its_answer() {
     let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains(r#""key":"/b""#)));
     // A body that is cut short is not waited for.
-    let short =
-        half_closed("POST /v1/keys/a HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nvalue");
+    let short = half_closed(
+        "POST /v1/keys/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nvalue",
+    );
     assert!(rest(short).ends_with("Body Incomplete\n"));
     assert_eq!(rest(half_closed("GET /v1/keys/a HTTP/1.1\r\n")), "");
 }
@@ -303,7 +310,7 @@ fn client_that_is_gone_does_not_hold_its_watch() {
     let (_dir, server) = fresh();
     let sockets = || server.open_files().iter().filter(|name| name.starts_with("socket:")).count();
     let before = sockets();
-    let ask = b"GET /v1/watch/quiet HTTP/1.1\r\nHost: x\r\n\r\n";
+    let ask = b"GET /v1/watch/quiet HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let [gone, half_gone, half_closed] = [(); 3].map(|()| send(&server, ask));
     eventually("all are served", || sockets() == before + 3);
     for stream in [&half_gone, &half_closed] {
@@ -327,7 +334,7 @@ fn client_that_is_gone_does_not_hold_its_watch() {
 
 /// Opens watches until the places for clients are all taken, and returns who has one.
 fn take_all_places(server: &Server) -> Vec<TcpStream> {
-    let ask = b"GET /v1/watch/x HTTP/1.1\r\nHost: x\r\n\r\n";
+    let ask = b"GET /v1/watch/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut watches: Vec<_> = (0..100).map(|_| send(server, ask)).collect();
     let mut said = Vec::new();
     eventually("it is said that all places are taken", || {

@@ -151,7 +151,7 @@ fn sleeper(server: &Server) -> TcpStream {
     socket.set_recv_buffer_size(1 << 16).unwrap();
     socket.connect(&address.into()).unwrap();
     let mut stream = TcpStream::from(socket);
-    let request = "GET /v1/watch/k?stream=true&index=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    let request = "GET /v1/watch/k?stream=true&index=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     stream
 }
@@ -204,7 +204,7 @@ fn write_many(server: &Server, count: usize) {
                     let key = (writer + number * WRITERS) % 100;
                     let length = body.len();
                     let head = format!(
-                        "PUT /v1/keys/k/{key}?timeout=50 HTTP/1.1\r\nHost: x\r\n\
+                        "PUT /v1/keys/k/{key}?timeout=50 HTTP/1.1\r\nHost: localhost\r\n\
                          Content-Length: {length}\r\n\r\n"
                     );
                     stream.write_all((head + body).as_bytes()).unwrap();
