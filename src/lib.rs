@@ -55,6 +55,7 @@
 //! | [`state`] | the fold, as it is seen: applying never waits for a reader |
 //! | [`storage`] | checkpoints and the directory: a cache of the log, and whose it is |
 //! | [`peers`] | what machines say to each other: bounded, hashed, within its time |
+//! | [`tls`] | who is on the other side of a connection, for as long as that can be believed |
 //! | [`util`] | what everything else may use |
 //!
 //! # Twelve words
@@ -135,5 +136,6 @@ pub mod peers;
 pub mod server;
 pub mod state;
 pub mod storage;
+pub mod tls;
 pub mod tools;
 pub mod util;

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use etcd::cli::Cli;
 
 fn main() -> ExitCode {
     stop_on_panic();
-    let cli = Cli::parse();
+    let cli = Cli::read();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -17,7 +16,7 @@ fn main() -> ExitCode {
                 return ExitCode::from(2);
             }
             etcd::cli::complain(&*error);
-            ExitCode::FAILURE
+            ExitCode::from(etcd::cli::status(&*error))
         }
     }
 }

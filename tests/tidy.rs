@@ -18,6 +18,7 @@ use imports::Order;
 /// The folders of `src/`, the lowest first.
 const FOLDERS: Order<'_> = &[
     &["util"],
+    &["tls"],
     &["peers"],
     &["storage"],
     &["state"],

@@ -17,6 +17,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
@@ -32,8 +33,11 @@ use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
 use super::http::problem::Problem;
 use super::http::same_origin::{Reader, SameOrigin, is_preflight};
+use super::http::socket::Socket;
+use super::http::wrong_door::{HANDSHAKE, first_byte, tell_to_use_tls};
 use super::v1::{self, Reply};
 use crate::node::{Closing, Node};
+use crate::tls::LiveTls;
 use crate::util::rate_limit::RateLimit;
 
 /// How long a head may take to come on a spare place.
@@ -54,10 +58,10 @@ enum Service {
 /// # Panics
 ///
 /// Never: a cluster's identity can stand in a header.
-pub async fn serve_clients(listener: TcpListener, node: Node, same_origin: SameOrigin) {
+pub async fn serve_clients(listener: TcpListener, node: Node, port: ClientPort) {
     let files = Files::divide();
     let mut closing = node.closing();
-    let clients = Clients::new(node, same_origin);
+    let clients = Clients::new(node, port);
     let mut own = JoinSet::new();
     let mut spare = Spare::new(files.spare);
     let (full, failed) = (RateLimit::default(), RateLimit::default());
@@ -99,31 +103,101 @@ struct Clients {
     node: Node,
     cluster: HeaderValue,
     same_origin: SameOrigin,
+    tls: Option<LiveTls>,
     crowd: Crowd,
 }
 
+/// How a port serves clients.
+#[derive(Clone, Debug, Default)]
+pub struct ClientPort {
+    /// Which web pages may use it.
+    pub same_origin: SameOrigin,
+    /// Its TLS; none, if it speaks plainly.
+    pub tls: Option<LiveTls>,
+}
+
 impl Clients {
-    fn new(node: Node, same_origin: SameOrigin) -> Self {
+    fn new(node: Node, ClientPort { same_origin, tls }: ClientPort) -> Self {
         let cluster = HeaderValue::try_from(node.cluster().to_string());
         let cluster = cluster.expect("hexadecimal digits can stand in a header");
-        Self { node, cluster, same_origin, crowd: Crowd::default() }
+        Self { node, cluster, same_origin, tls, crowd: Crowd::default() }
     }
 
     /// Serves a client until it goes; or until it has to give way, if it has asked for
     /// nothing by then.
-    fn serve<G: Future<Output = ()>>(
+    fn serve<G: Future<Output = ()> + Send>(
         self,
         service: Service,
         stream: TcpStream,
         closing: Closing,
         gives_way: G,
     ) -> impl Future<Output = ()> + use<G> {
-        let door = Door::new(stream, self.crowd.clone());
+        match self.tls.clone() {
+            None => Either::Left(self.talk(
+                service,
+                Socket::Plain(stream),
+                closing,
+                gives_way,
+                pending(),
+            )),
+            // On the heap: without TLS, all would have room for it.
+            Some(tls) => {
+                Either::Right(Box::pin(self.shake_hands(tls, service, stream, closing, gives_way)))
+            }
+        }
+    }
+
+    /// Serves a client that speaks TLS, and tells any other one to.
+    async fn shake_hands(
+        self,
+        tls: LiveTls,
+        service: Service,
+        mut stream: TcpStream,
+        mut closing: Closing,
+        gives_way: impl Future<Output = ()> + Send,
+    ) {
+        let mut gives_way = Box::pin(gives_way);
+        let shaking = async {
+            match first_byte(&stream).await {
+                Some(HANDSHAKE) => tls.accept(stream).await.map(Some),
+                Some(_) => tell_to_use_tls(&mut stream).await.map(|()| None),
+                None => Ok(None),
+            }
+        };
+        let shaken = tokio::select! {
+            shaken = shaking => shaken,
+            () = gives_way.as_mut() => return,
+            () = closing.begun() => return,
+        };
+        match shaken {
+            Ok(Some((stream, session))) => {
+                let is_void = async {
+                    match session {
+                        Some(session) => session.until_void().await,
+                        None => pending().await,
+                    }
+                };
+                self.talk(service, Socket::Tls(stream), closing, gives_way, is_void).await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!("no TLS came of a connection: {error}"),
+        }
+    }
+
+    fn talk<G: Future<Output = ()>, V: Future<Output = ()>>(
+        self,
+        service: Service,
+        socket: Socket,
+        closing: Closing,
+        gives_way: G,
+        is_void: V,
+    ) -> impl Future<Output = ()> + use<G, V> {
+        let door = Door::new(socket, self.crowd.clone());
         let (talk, place) = (door.talk(), KeptPlace::default());
         let respond = move |request: Request<Incoming>| {
             place.answer(respond(self.clone(), service, Arc::clone(&talk), request))
         };
-        connection(door, service_fn(respond), closing, gives_way)
+        connection(door, service_fn(respond), closing, gives_way, is_void)
     }
 }
 

@@ -17,7 +17,7 @@ pub mod http;
 mod peer_port;
 pub mod v1;
 
-pub use clients::serve_clients;
+pub use clients::{ClientPort, serve_clients};
 pub use http::head::Refusal;
 pub use http::same_origin::{Origin, SameOrigin};
-pub use peer_port::serve_peers;
+pub use peer_port::{PeerPort, serve_peers};

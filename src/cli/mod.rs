@@ -2,12 +2,14 @@
 //! each; and the tools for the log.
 
 mod advice;
+mod cert;
 mod log;
 mod log_args;
 mod machine;
 mod output;
 mod recover;
 mod serve;
+mod tls_args;
 mod values;
 
 use std::error::Error;
@@ -15,14 +17,16 @@ use std::io::{self, Write as _};
 
 use clap::{Parser, Subcommand};
 
-use crate::server;
+use crate::server::{self, ServeError};
 use crate::util::error_chain;
 use crate::util::printable::Printable;
+use cert::CertCommand;
 use log::LogCommand;
 use machine::MachineCommand;
 use output::start_logging;
 use recover::RecoverArgs;
 use serve::ServeArgs;
+use tls_args::with_two_dashes;
 
 /// A replicated key-value store that keeps every change in a log
 #[derive(Debug, Parser)]
@@ -51,11 +55,21 @@ enum Command {
     /// List the machines of a running cluster, or remove one
     #[command(subcommand)]
     Machine(MachineCommand),
+    /// Make certificates, for TLS on both ports
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Make a cluster of one machine out of the directory of one that survived
     Recover(RecoverArgs),
 }
 
 impl Cli {
+    /// Reads the command line. Flags of 2013 with one dash are understood.
+    ///
+    /// Ends the process if it makes no sense, or asks for help.
+    pub fn read() -> Self {
+        Self::parse_from(std::env::args_os().map(with_two_dashes))
+    }
+
     /// Does what the command line asks for.
     ///
     /// # Errors
@@ -66,10 +80,20 @@ impl Cli {
         start_logging(verbose);
         match self.command {
             None => Ok(server::run(self.serve.into_options()?)?),
+            Some(Command::Cert(command)) => command.run(),
             Some(Command::Log(command)) => command.run(),
             Some(Command::Machine(command)) => command.run(),
             Some(Command::Recover(args)) => args.run(),
         }
+    }
+}
+
+/// Returns the status with which the program ends because of an error: 2 where what was asked
+/// for makes no sense, files that it names included, and 1 where it failed.
+pub fn status(error: &(dyn Error + 'static)) -> u8 {
+    match error.downcast_ref() {
+        Some(ServeError::Tls(_)) => 2,
+        _ => 1,
     }
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use etcd_log::{LogFormat, Retain};
 use etcd_projections::WatchRing;
 
+use super::tls_args::TlsArgs;
 use super::values::{
     parse_address, parse_election, parse_host, parse_host_and_port, parse_segment_size, parse_size,
 };
@@ -19,7 +20,7 @@ use crate::storage::disk_space::Reserve;
 /// How to run a machine.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// Port for the other machines; 0 for any free one
+    /// Port for other machines; 0 for any free one
     #[arg(short = 's', long, value_name = "PORT", default_value_t = 7001)]
     pub(super) peer_port: u16,
 
@@ -39,8 +40,8 @@ pub(super) struct ServeArgs {
           value_parser = parse_host_and_port)]
     pub(super) join: Vec<String>,
 
-    /// Address to listen on, and to be known by; 0.0.0.0 and :: listen on
-    /// all of them, and want both --advertise-peer and --advertise-client
+    /// Address to listen on, and to be known by; 0.0.0.0 and :: are
+    /// all of them, and want the two below
     #[arg(short = 'a', long, value_name = "IP", verbatim_doc_comment,
           default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_parser = parse_address)]
     address: IpAddr,
@@ -60,8 +61,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ORIGIN,...", value_delimiter = ',', verbatim_doc_comment)]
     cors: Vec<Origin>,
 
-    /// Names that the client port may be called by, besides addresses
-    /// and localhost [default: any, if -a is not of this computer alone]
+    /// Names that the client port may be called by, besides
+    /// addresses and localhost [default: any, where -a is reached by
+    /// others than this computer]
     #[arg(long, value_name = "HOST,...", value_delimiter = ',', verbatim_doc_comment,
           value_parser = parse_host)]
     allowed_hosts: Vec<String>,
@@ -71,8 +73,8 @@ pub(super) struct ServeArgs {
     #[arg(short = 'n', long, value_name = "NAME", verbatim_doc_comment)]
     name: Option<String>,
 
-    /// How many events are kept at hand for watches, 64 MiB of them at
-    /// most; older ones are read from the log
+    /// How many events are kept at hand for watches, 64 MiB of them
+    /// at most; older ones are read from the log
     #[arg(short = 'm', long, value_name = "N", verbatim_doc_comment,
           default_value_t = WatchRing::DEFAULT_CAPACITY as u32,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -124,6 +126,9 @@ pub(super) struct ServeArgs {
     /// Say more on the standard error
     #[arg(short = 'v', long)]
     pub(super) verbose: bool,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 impl ServeArgs {
@@ -155,6 +160,7 @@ impl ServeArgs {
             advertise_client: self.advertise_client,
             cors: self.cors,
             allowed_hosts: self.allowed_hosts,
+            tls: self.tls.into_options(),
             join: self.join,
             ring_capacity: self.ring_size as usize,
             checkpoint_bytes: usize::try_from(self.checkpoint_bytes).unwrap_or(usize::MAX),

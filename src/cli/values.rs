@@ -51,6 +51,14 @@ pub(super) fn parse_host(text: &str) -> Result<String, String> {
     name.ok_or_else(|| "expected the name of a host, without a port".to_owned())
 }
 
+/// A name or an address of a host; one of IPv6 has no brackets.
+pub(super) fn parse_own_host(text: &str) -> Result<String, String> {
+    let is_host = text.parse::<IpAddr>().is_ok() || (!text.is_empty() && is_name(text));
+    is_host
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected a name or address of a host".to_owned())
+}
+
 /// Whether a host can be called so. An address of IPv4 is such a name, too.
 fn is_name(host: &str) -> bool {
     let is_part_of_name = |byte| matches!(byte, b'.' | b'-' | b'_') || byte.is_ascii_alphanumeric();

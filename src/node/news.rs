@@ -88,9 +88,14 @@ impl Node {
 
     /// Returns a machine's name; its id, as long as it is not known here.
     fn name_of(&self, node: NodeId) -> Arc<str> {
+        self.known_name(node).unwrap_or_else(|| node.to_string().into())
+    }
+
+    /// Returns a machine's name, as far as the log has told it here.
+    pub fn known_name(&self, node: NodeId) -> Option<Arc<str>> {
         let machines = self.inner.published.machines();
         let found = machines.iter().find(|machine| machine.node == node);
-        found.map_or_else(|| node.to_string().into(), |machine| Arc::clone(&machine.name))
+        found.map(|machine| Arc::clone(&machine.name))
     }
 }
 

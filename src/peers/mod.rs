@@ -32,6 +32,6 @@ pub use message::{
     Appended, HistoryRequest, LeaderHint, LogPosition, ProposalError, Refusal, Request, Response,
     Status, decode_entries, encode_entries, split_entries,
 };
-pub use network::{Connect, Connecting, Stream, Tcp, travel};
+pub use network::{Connect, Connecting, Sockets, Stream, travel};
 pub use places::{Place, Places};
 pub use server::{Handler, Incoming, serve, serve_at};

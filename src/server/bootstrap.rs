@@ -11,7 +11,7 @@ use super::error::{ServeError, system};
 use super::join;
 use super::listen::{Addresses, describe};
 use super::options::Options;
-use crate::peers::Tcp;
+use crate::peers::Connect;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::recovery::RecoveryError;
@@ -21,6 +21,7 @@ pub(crate) async fn bootstrap(
     data_dir: &DataDir,
     options: &Options,
     addresses: &Addresses,
+    network: Arc<dyn Connect>,
 ) -> Result<Identity, ServeError> {
     clear_beginning(data_dir)?;
     let joining = data_dir.joining()?;
@@ -40,7 +41,7 @@ pub(crate) async fn bootstrap(
     data_dir.begin_joining(&identity)?;
     let machine = describe(&identity, addresses);
     tracing::info!("machine {} joins through {}", machine.name, options.join.join(", "));
-    match join::join(&machine, options.log_format, &options.join, Arc::new(Tcp)).await {
+    match join::join(&machine, options.log_format, &options.join, network).await {
         Ok(cluster) => Ok(Identity { cluster, ..identity }),
         Err(refused) => {
             // The next try may be under another name.

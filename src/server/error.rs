@@ -15,6 +15,7 @@ use super::join::JoinRefused;
 use crate::consensus::ConsensusError;
 use crate::storage::data_dir::DataDirError;
 use crate::storage::recovery::RecoveryError;
+use crate::tls::{CertError, TlsFileError};
 use crate::util::error_chain::complain;
 
 /// Why a machine cannot run.
@@ -57,6 +58,12 @@ pub enum ServeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// What a port's TLS takes is not there, or not what it should be.
+    #[error("no TLS")]
+    Tls(#[from] TlsFileError),
+    /// It cannot make a certificate of its own.
+    #[error("no certificate of its own")]
+    Certificate(#[from] CertError),
     /// A port cannot be used.
     #[error("cannot listen on {address}")]
     Listen {

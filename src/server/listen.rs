@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 
 use super::error::{ServeError, system};
 use super::options::Options;
-use crate::api::SameOrigin;
+use super::security::Security;
+use crate::api::{ClientPort, PeerPort};
 use crate::storage::data_dir::Identity;
 
 /// Where a machine listens, and how it is reached there.
@@ -16,33 +17,39 @@ pub(super) struct Listeners {
     pub(super) clients: TcpListener,
     pub(super) peers: TcpListener,
     pub(super) addresses: Addresses,
-    /// Which web pages may use the client port.
-    pub(super) same_origin: SameOrigin,
+    /// How clients are served.
+    pub(super) client_port: ClientPort,
+    /// How other machines are.
+    pub(super) peer_port: PeerPort,
 }
 
 impl Listeners {
-    pub(super) async fn open(options: &Options) -> Result<Self, ServeError> {
+    pub(super) async fn open(options: &Options, security: &Security) -> Result<Self, ServeError> {
         let clients = listen(options.address, options.client_port).await?;
         let peers = listen(options.address, options.peer_port).await?;
-        let addresses = Addresses {
-            peers: url(&peers, options.advertise_peer.as_deref())?,
-            clients: url(&clients, options.advertise_client.as_deref())?,
-        };
         let is_loopback = local(&clients)?.ip().is_loopback();
-        let (cors, hosts) = (options.cors.clone(), options.allowed_hosts.clone());
-        let same_origin = SameOrigin::new(cors, hosts, is_loopback);
-        Ok(Self { clients, peers, addresses, same_origin })
+        let client_port = security.client_port(options, is_loopback);
+        let peer_port = security.peer_port();
+        let (has_tls, advertised) = (client_port.tls.is_some(), &options.advertise_client);
+        // While machines may speak plainly, not all others have TLS.
+        let wants_tls = matches!(peer_port, PeerPort::Tls(_));
+        let addresses = Addresses {
+            peers: url(&peers, wants_tls, options.advertise_peer.as_deref())?,
+            clients: url(&clients, has_tls, advertised.as_deref())?,
+        };
+        Ok(Self { clients, peers, addresses, client_port, peer_port })
     }
 
     /// Says which ports others than this computer reach, though nothing protects them.
     pub(super) fn warn(&self) -> Result<(), ServeError> {
+        let has_tls = (self.client_port.tls.is_some(), matches!(self.peer_port, PeerPort::Tls(_)));
         let ports = [
-            ("clients", &self.clients, "read and write every key"),
-            ("peers", &self.peers, "act as a machine of the cluster"),
+            ("clients", &self.clients, has_tls.0, "read and write every key"),
+            ("peers", &self.peers, has_tls.1, "act as a machine of the cluster"),
         ];
-        for (of, listener, harm) in ports {
+        for (of, listener, has_tls, harm) in ports {
             let address = local(listener)?;
-            if !address.ip().is_loopback() {
+            if !has_tls && !address.ip().is_loopback() {
                 tracing::warn!(
                     "the port of {of} is open beyond this computer, at {address}, without TLS: whoever reaches it can {harm}"
                 );
@@ -78,9 +85,14 @@ async fn listen(address: IpAddr, port: u16) -> Result<TcpListener, ServeError> {
 }
 
 /// Returns how a port is known: as somebody has said, or by its own address.
-fn url(listener: &TcpListener, advertised: Option<&str>) -> Result<Arc<str>, ServeError> {
-    let own = local(listener)?;
-    Ok(advertised.map_or_else(|| format!("http://{own}"), |it| format!("http://{it}")).into())
+fn url(
+    listener: &TcpListener,
+    has_tls: bool,
+    advertised: Option<&str>,
+) -> Result<Arc<str>, ServeError> {
+    let scheme = if has_tls { "https" } else { "http" };
+    let own = local(listener)?.to_string();
+    Ok(format!("{scheme}://{}", advertised.unwrap_or(&own)).into())
 }
 
 /// Returns where a port listens.

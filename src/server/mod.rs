@@ -8,12 +8,14 @@
 //!
 //! A disk that fails ends the process at once: see `end_process`.
 
+mod auto_tls;
 mod bootstrap;
 mod error;
 pub mod join;
 mod listen;
 mod options;
 mod recovery;
+mod security;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,11 +30,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::api::{self, SameOrigin};
+use crate::api::{self, ClientPort, PeerPort};
 use crate::consensus::{Consensus, Oneself, Surroundings};
 use crate::node::Node;
 use crate::node::assemble::{self, Parts, StartPoint};
-use crate::peers::Tcp;
+use crate::peers::Connect;
 use crate::storage::backfill::BackfillSource;
 use crate::storage::checkpoint::CheckpointStore;
 use crate::storage::data_dir::{DataDir, Identity};
@@ -48,10 +50,11 @@ use error::system;
 use join::say_if_elsewhere;
 use listen::{Addresses, Listeners, describe};
 use recovery::{Recovery, open_log};
+use security::Security;
 
 pub use error::ServeError;
 pub(crate) use error::end_process;
-pub use options::Options;
+pub use options::{Options, TlsOptions};
 
 /// How long requests may take to finish when the machine stops.
 const FINISH_LIMIT: Duration = Duration::from_millis(2500);
@@ -114,7 +117,7 @@ struct Server {
     wal: Wal,
     clients: TcpListener,
     peers: TcpListener,
-    same_origin: SameOrigin,
+    ports: (ClientPort, PeerPort),
     identity: Identity,
     recovery: Recovery,
 }
@@ -122,6 +125,7 @@ struct Server {
 /// What a machine has of its own before it meets others.
 struct Beginning {
     listeners: Listeners,
+    security: Security,
     identity: Identity,
     /// Whether the directory was its own before.
     is_known: bool,
@@ -150,18 +154,20 @@ impl Beginning {
         options: &Options,
         aside: &mut Option<PathBuf>,
     ) -> Result<Self, ServeError> {
-        let listeners = Listeners::open(options).await?;
+        let security = Security::open(options)?;
+        let listeners = Listeners::open(options, &security).await?;
         if options.start_anew {
             *aside = data_dir.set_aside()?;
             if let Some(aside) = &aside {
                 tracing::info!("what was there is set aside in {}", aside.display());
             }
         }
-        let (identity, is_known) = identify(data_dir, options, &listeners.addresses).await?;
+        let (network, addresses) = (Arc::new(security.sockets()), &listeners.addresses);
+        let (identity, is_known) = identify(data_dir, options, addresses, network).await?;
         *aside = None;
         announce(&identity, &describe(&identity, &listeners.addresses), data_dir);
         let (wal, recovered) = open_log(data_dir, &identity, options, is_known)?;
-        Ok(Self { listeners, identity, is_known, wal, recovered })
+        Ok(Self { listeners, security, identity, is_known, wal, recovered })
     }
 }
 
@@ -170,6 +176,7 @@ async fn identify(
     data_dir: &DataDir,
     options: &Options,
     addresses: &Addresses,
+    network: Arc<dyn Connect>,
 ) -> Result<(Identity, bool), ServeError> {
     match data_dir.identity()? {
         Some(known) if known.removed => Err(ServeError::WasRemoved(data_dir.path().to_owned())),
@@ -177,17 +184,21 @@ async fn identify(
             options.insist_on_name(&known, data_dir)?;
             Ok((known, true))
         }
-        None => Ok((bootstrap(data_dir, options, addresses).await?, false)),
+        None => Ok((bootstrap(data_dir, options, addresses, network).await?, false)),
     }
 }
 
 impl Server {
     async fn start(data_dir: &DataDir, options: Options) -> Result<Self, ServeError> {
         let started = Instant::now();
-        let Beginning { listeners, identity, is_known, wal, recovered } =
+        let Beginning { listeners, security, identity, is_known, wal, recovered } =
             Beginning::find(data_dir, &options).await?;
         listeners.warn()?;
-        let Listeners { clients, peers, addresses, same_origin } = listeners;
+        security.keep_up();
+        let Listeners { clients, peers, addresses, client_port, peer_port } = listeners;
+        security.tell(&addresses.clients);
+        let ports = (client_port, peer_port);
+        let network = Arc::new(security.sockets());
         let machine = describe(&identity, &addresses);
         if !is_known {
             // The log has been begun, so the directory can be somebody's.
@@ -195,7 +206,7 @@ impl Server {
         } else if !options.join.is_empty() {
             // Nobody waits for it: those machines may be down.
             let (me, through) = ((identity.node, identity.cluster), options.join.clone());
-            tokio::spawn(say_if_elsewhere(me, through, Arc::new(Tcp)));
+            tokio::spawn(say_if_elsewhere(me, through, Arc::clone(&network) as _));
         }
         let checkpoints = CheckpointStore::new(data_dir.checkpoints(), options.ring_capacity);
         let (checkpoint, file) = start_state(data_dir, &checkpoints, &wal, options.ring_capacity)?;
@@ -213,7 +224,7 @@ impl Server {
                 founds: !identity.joined,
             },
             surroundings: Surroundings {
-                network: Arc::new(Tcp),
+                network,
                 hints: options.join,
                 timing: options.timing,
                 clock: Clock::default(),
@@ -233,7 +244,7 @@ impl Server {
             .note_checkpoints(|file| Some(file.raft_index) <= applied)
             .map_err(RecoveryError::from)?;
         let recovery = Recovery { recovered, from, started };
-        Ok(Self { node, consensus, wal, clients, peers, same_origin, identity, recovery })
+        Ok(Self { node, consensus, wal, clients, peers, ports, identity, recovery })
     }
 
     /// Serves until told to stop, or until consensus fails. Clients of a machine that
@@ -243,8 +254,9 @@ impl Server {
         data_dir: &DataDir,
         stop: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self { node, consensus, wal, clients, peers, same_origin, identity, recovery } = self;
-        let peers = tokio::spawn(api::serve_peers(peers, node.clone()));
+        let Self { node, consensus, wal, clients, peers, ports, identity, recovery } = self;
+        let (client_port, peer_port) = ports;
+        let peers = tokio::spawn(api::serve_peers(peers, node.clone(), peer_port));
         let mut serving = JoinSet::new();
         let serve = async {
             let is_new = node.now().state.position().index == Index(0);
@@ -252,7 +264,7 @@ impl Server {
                 node.introduce().await;
                 node.until_it_votes().await;
             }
-            serving.spawn(api::serve_clients(clients, node.clone(), same_origin));
+            serving.spawn(api::serve_clients(clients, node.clone(), client_port));
             if !is_new {
                 node.introduce().await;
                 node.until_it_votes().await;

@@ -11,6 +11,24 @@ use crate::api::Origin;
 use crate::consensus::Timing;
 use crate::storage::data_dir::{DataDir, Identity};
 use crate::storage::disk_space::Reserve;
+use crate::tls::{TlsFiles, TlsVersion};
+
+/// Which ports speak TLS, and with what.
+#[derive(Clone, Debug, Default)]
+pub struct TlsOptions {
+    /// The client port's files; none, if it speaks plainly.
+    pub clients: Option<TlsFiles>,
+    /// Whether the client port speaks TLS with a certificate of the machine's own making.
+    pub auto: bool,
+    /// The earliest version that clients may speak.
+    pub least: TlsVersion,
+    /// The peer port's files; none, if it speaks plainly.
+    pub peers: Option<TlsFiles>,
+    /// Whether a machine is only believed if its certificate names it.
+    pub strict: bool,
+    /// Whether machines may speak plainly, too.
+    pub plain_too: bool,
+}
 
 /// How to run a machine.
 #[derive(Clone, Debug)]
@@ -36,6 +54,8 @@ pub struct Options {
     /// The names that the client port may be called by, besides addresses and `localhost`;
     /// any, if there are none and others than this computer reach it.
     pub allowed_hosts: Vec<String>,
+    /// Which ports speak TLS, and with what.
+    pub tls: TlsOptions,
     /// Machines to join through, if the directory is new.
     pub join: Vec<String>,
     /// How many events the watch ring holds.

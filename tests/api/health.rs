@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use etcd::api::{self, SameOrigin};
+use etcd::api::{self, ClientPort};
 use etcd::consensus::{Oneself, Surroundings, Timing};
 use etcd::node::Node;
 use etcd::node::assemble::{self, Parts, StartPoint};
-use etcd::peers::Tcp;
+use etcd::peers::Sockets;
 use etcd::storage::backfill::BackfillSource;
 use etcd::storage::checkpoint::{Checkpoint, CheckpointStore};
 use etcd::storage::disk_space::DiskRoom;
@@ -57,7 +57,7 @@ async fn start(dir: &Path, log: MemoryLog, founds: bool) -> Node {
     let parts = Parts {
         oneself: Oneself { cluster: ClusterId(1), machine, reads: LogFormat::NEWEST, founds },
         surroundings: Surroundings {
-            network: Arc::new(Tcp),
+            network: Arc::new(Sockets::Plain),
             hints: Vec::new(),
             timing: Timing::default(),
             clock: Clock::default(),
@@ -87,7 +87,7 @@ fn machine_without_a_vote_is_not_healthy() {
         let node = start(dir.path(), log_amid_a_change(), true).await;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = clients.local_addr().unwrap();
-        tokio::spawn(api::serve_clients(clients, node.clone(), SameOrigin::default()));
+        tokio::spawn(api::serve_clients(clients, node.clone(), ClientPort::default()));
         (node, address)
     });
     let ask = |path| {
@@ -115,7 +115,7 @@ fn health_is_not_waited_for_longer_than_for_anything_else() {
         let node = start(dir.path(), MemoryLog::new(), false).await;
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = clients.local_addr().unwrap();
-        tokio::spawn(api::serve_clients(clients, node, SameOrigin::default()));
+        tokio::spawn(api::serve_clients(clients, node, ClientPort::default()));
         address
     });
     let a_year = format!("http://{address}/health?timeout=31536000");

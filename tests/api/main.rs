@@ -11,6 +11,7 @@ mod streams;
 mod subtrees;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod transcript;
 mod watches;
 mod web_pages;

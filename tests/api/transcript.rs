@@ -26,6 +26,11 @@ fn without_expiration(line: &str) -> String {
 #[test]
 fn every_line_of_the_transcript() {
     let (_dir, server) = fresh();
+    assert_transcript(&server);
+}
+
+/// Goes through the transcript with a fresh machine.
+pub(crate) fn assert_transcript(server: &Server) {
     let message = "/v1/keys/message";
     assert_eq!(
         server.post(message, &[("value", "Hello world")]).body,
@@ -65,7 +70,7 @@ fn every_line_of_the_transcript() {
         assert_eq!(watch.join().unwrap(), barbar);
     });
     assert_eq!(server.post("/v1/watch/foo", &[("index", "7")]).body, barbar);
-    locks_and_listings(&server);
+    locks_and_listings(server);
 }
 
 fn locks_and_listings(server: &Server) {

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etcd::peers::{CallError, Peers, Refusal, Request, Tcp};
+use etcd::peers::{CallError, Peers, Refusal, Request, Sockets};
 use etcd_log::{ClusterId, NodeId};
 
 use crate::support::cluster::Cluster;
@@ -311,7 +311,7 @@ fn strangers_are_refused() {
 
 /// Why a machine does not answer one of this cluster, which takes it for this node.
 fn refusal(cluster: ClusterId, node: Option<NodeId>, address: &str) -> Refusal {
-    let peers = Peers::new(NodeId(7), cluster, Arc::new(Tcp));
+    let peers = Peers::new(NodeId(7), cluster, Arc::new(Sockets::Plain));
     let asking = async {
         let (request, limit) = (Request::Status, Duration::from_mins(1));
         match node {

@@ -11,8 +11,10 @@ mod following;
 mod lasting_faults;
 #[path = "../support/linearizability/mod.rs"]
 mod linearizability;
+mod load;
 mod past;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod upgrade;

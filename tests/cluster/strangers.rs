@@ -9,7 +9,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd::peers::{CallError, Peers, Refusal, Request, Response, Tcp, encode_entries};
+use etcd::peers::{CallError, Peers, Refusal, Request, Response, Sockets, encode_entries};
 use etcd_log::{
     Batch, ClusterId, Command, Entry, KeyPath, LogFormat, LogId, LogTime, Machine, NodeId, Payload,
     RaftIndex, Term, Vote,
@@ -33,7 +33,7 @@ impl Liar {
     fn new(cluster: &Cluster, to: usize, from: NodeId) -> Self {
         let server = cluster.server(to);
         let of = cluster.server(0).cluster().parse::<ClusterId>().unwrap();
-        let (peers, to) = (Peers::new(from, of, Arc::new(Tcp)), NodeId(cluster.id(to)));
+        let (peers, to) = (Peers::new(from, of, Arc::new(Sockets::Plain)), NodeId(cluster.id(to)));
         peers.learn(to, server.peer_url.trim_start_matches("http://"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { peers, to, runtime }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tempfile::TempDir;
+use ureq::tls::TlsConfig;
 
 use super::proxy::{Cut, Network};
 use super::{Server, etcd, eventually};
@@ -20,6 +21,10 @@ pub struct Cluster {
     ports: Vec<(Port, Port)>,
     /// What else each is started with.
     args: Vec<String>,
+    /// What one of them is started with, besides.
+    own_args: Box<dyn Fn(usize) -> Vec<String> + Send + Sync>,
+    /// How clients are to speak TLS, if they do.
+    pub trust: Option<TlsConfig>,
     /// What stands between them, if they can be cut off.
     network: Option<Network>,
 }
@@ -27,7 +32,17 @@ pub struct Cluster {
 impl Cluster {
     /// Starts so many machines, all of which have a vote by then.
     pub fn start(machines: usize, args: &[&str]) -> Self {
-        Self::start_on(None, machines, args)
+        Self::new(None, args).with(machines)
+    }
+
+    /// The same, and each with arguments of its own.
+    pub fn start_each(
+        machines: usize,
+        own_args: impl Fn(usize) -> Vec<String> + Send + Sync + 'static,
+        trust: Option<TlsConfig>,
+    ) -> Self {
+        let own_args = Box::new(own_args);
+        Self { own_args, trust, ..Self::new(None, &[]) }.with(machines)
     }
 
     /// The same, and each machine is started with further arguments the first time.
@@ -39,19 +54,31 @@ impl Cluster {
 
     /// The same, and each machine can be cut off from the others.
     pub fn start_behind_proxies(machines: usize, args: &[&str]) -> Self {
-        Self::start_on(Some(Network::default()), machines, args)
+        Self::new(Some(Network::default()), args).with(machines)
     }
 
-    fn start_on(network: Option<Network>, machines: usize, args: &[&str]) -> Self {
+    fn new(network: Option<Network>, args: &[&str]) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let (dir, own_args) = (TempDir::new().unwrap(), Box::new(|_| Vec::new()));
         let (servers, ports) = (Vec::new(), Vec::new());
-        let mut cluster = Self { dir: TempDir::new().unwrap(), servers, ports, args, network };
-        (0..machines).for_each(|_| cluster.add());
+        Self { dir, servers, ports, args, own_args, trust: None, network }
+    }
+
+    fn with(mut self, machines: usize) -> Self {
+        (0..machines).for_each(|_| self.add());
         eventually("all have a vote", || {
-            let list = cluster.list();
+            let list = self.list();
             list.matches("\"role\":\"follower\"").count() == machines - 1
         });
-        cluster
+        self
+    }
+
+    /// Gives machines other arguments of their own when they are started the next time.
+    pub fn change_own_args(
+        &mut self,
+        own_args: impl Fn(usize) -> Vec<String> + Send + Sync + 'static,
+    ) {
+        self.own_args = Box::new(own_args);
     }
 
     /// Adds a machine.
@@ -66,14 +93,16 @@ impl Cluster {
     pub fn launch(&mut self, at: usize, args: &[&str]) {
         let (clients, peers) = &self.ports[at];
         let mut command = etcd(&["-c", &clients.number(), "-s", &peers.number()]);
-        command.arg("-d").arg(self.dir(at)).args(&self.args).args(args);
+        command.arg("-d").arg(self.dir(at)).args(&self.args).args((self.own_args)(at)).args(args);
         if let Some(network) = &self.network {
             command.args(["--advertise-peer", network.address(at)]);
         }
         if at > 0 {
             command.arg("-C").arg(self.peer_address(0));
         }
-        self.servers[at] = Some(Server::launch(&mut command));
+        let mut server = Server::launch(&mut command);
+        server.trust.clone_from(&self.trust);
+        self.servers[at] = Some(server);
     }
 
     /// Starts one more machine, and waits for nothing.
@@ -170,7 +199,7 @@ impl Cluster {
     /// Which machine another one takes for the leader.
     fn followed_by(&self, at: usize) -> Option<usize> {
         let reply = self.server(at).try_get("/leader").filter(|reply| reply.status == 200)?;
-        let address = reply.body.trim_end().strip_prefix("http://")?;
+        let (_scheme, address) = reply.body.trim_end().split_once("://")?;
         (0..self.servers.len()).find(|at| self.peer_address(*at) == address)
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(unreachable_pub, reason = "these are the words of a library of its own")]
 
+pub mod certs;
 pub mod cluster;
 pub mod limit;
 pub mod proxy;
@@ -29,6 +30,8 @@ pub struct Server {
     pub url: String,
     /// Where other machines would.
     pub peer_url: String,
+    /// How its client is to speak TLS, if it does.
+    pub trust: Option<ureq::tls::TlsConfig>,
     /// What it said at its start.
     pub announced: Vec<String>,
 }
@@ -98,6 +101,7 @@ impl Server {
             lines: Mutex::new(lines),
             url: String::new(),
             peer_url: String::new(),
+            trust: None,
             announced: Vec::new(),
         }
     }
@@ -110,7 +114,7 @@ impl Server {
 
     /// Asks for a path; nothing, if there is no answer.
     pub fn try_get(&self, path: &str) -> Option<Reply> {
-        Reply::read(agent(PATIENCE).get(format!("{}{path}", self.url)).call()).ok()
+        Reply::read(self.agent(PATIENCE).get(format!("{}{path}", self.url)).call()).ok()
     }
 
     /// Takes in one line of what a process says at its start.
@@ -127,21 +131,21 @@ impl Server {
     /// Asks for a path.
     pub fn get(&self, path: &str) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent(PATIENCE).get(&url).call();
+        let result = self.agent(PATIENCE).get(&url).call();
         Reply::of(result, || format!("GET {url}"))
     }
 
     /// Sends a form.
     pub fn post(&self, path: &str, form: &[(&str, &str)]) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent(PATIENCE).post(&url).send_form(form.iter().copied());
+        let result = self.agent(PATIENCE).post(&url).send_form(form.iter().copied());
         Reply::of(result, || format!("POST {url} {form:?}"))
     }
 
     /// Deletes.
     pub fn delete(&self, path: &str) -> Reply {
         let url = format!("{}{path}", self.url);
-        let result = agent(PATIENCE).delete(&url).call();
+        let result = self.agent(PATIENCE).delete(&url).call();
         Reply::of(result, || format!("DELETE {url}"))
     }
 
@@ -153,7 +157,7 @@ impl Server {
             .fold(request.uri(format!("{}{path}", self.url)), |request, (name, value)| {
                 request.header(*name, *value)
             });
-        let agent = agent(PATIENCE);
+        let agent = self.agent(PATIENCE);
         let request = agent.configure_request(request.body(()).unwrap());
         let result = agent.run(request.allow_non_standard_methods(true).build());
         Reply::of(result, || format!("{method} {path} {headers:?}"))
@@ -162,13 +166,22 @@ impl Server {
     /// Opens a stream, and reads it line by line.
     pub fn lines(&self, path: &str, headers: &[(&str, &str)]) -> Lines {
         let url = format!("{}{path}", self.url);
-        let mut request = agent(PATIENCE).get(&url);
+        let mut request = self.agent(PATIENCE).get(&url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let reply = request.call().unwrap_or_else(|error| panic!("GET {url}: {error}"));
         assert_eq!(reply.status(), 200, "GET {url}");
         Lines { lines: BufReader::new(Box::new(reply.into_body().into_reader())) }
+    }
+
+    /// A client of this machine, that waits so long for an answer.
+    pub fn agent(&self, limit: Duration) -> ureq::Agent {
+        let config = config(limit);
+        match &self.trust {
+            Some(trust) => config.tls_config(trust.clone()).build().new_agent(),
+            None => config.build().new_agent(),
+        }
     }
 
     /// The ports for clients and for other machines.
@@ -191,7 +204,7 @@ impl Server {
     /// Sends a form, and gives it so long; nothing, if there is no answer.
     pub fn try_post(&self, path: &str, form: &[(&str, &str)], limit: Duration) -> Option<Reply> {
         let url = format!("{}{path}", self.url);
-        Reply::read(agent(limit).post(&url).send_form(form.iter().copied())).ok()
+        Reply::read(self.agent(limit).post(&url).send_form(form.iter().copied())).ok()
     }
 
     /// How much memory the process has, in KiB.
@@ -231,6 +244,11 @@ impl Server {
     /// What a process that has ended had said since its start.
     pub fn last_words(&self) -> Vec<String> {
         self.lines.lock().unwrap().iter().collect()
+    }
+
+    /// Whether the process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Waits until the process ends by itself.
@@ -302,6 +320,13 @@ pub struct Lines {
     lines: BufReader<Box<dyn Read + Send>>,
 }
 
+impl Lines {
+    /// Whether the stream ends as one that was cut off.
+    pub fn ends_in_failure(mut self) -> bool {
+        self.lines.read_to_end(&mut Vec::new()).is_err()
+    }
+}
+
 impl Iterator for Lines {
     type Item = String;
 
@@ -314,8 +339,12 @@ impl Iterator for Lines {
 
 /// A client of HTTP that takes any status for an answer, and waits so long for it.
 pub fn agent(limit: Duration) -> ureq::Agent {
+    config(limit).build().new_agent()
+}
+
+fn config(limit: Duration) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
     let config = ureq::Agent::config_builder().http_status_as_error(false);
-    config.timeout_global(Some(limit)).build().new_agent()
+    config.timeout_global(Some(limit))
 }
 
 /// How long the threads of a process have waited for a core, all in all.

@@ -6,6 +6,8 @@
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -13,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::HttpService;
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::door::Door;
@@ -36,22 +39,25 @@ const SEND_LIMIT: Duration = Duration::from_mins(2);
 pub(in crate::api) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves one connection, until it ends or the machine closes; or until it has to give
-/// way, if no request has come by then. Its socket is set up at once.
-pub(in crate::api) fn connection<S, B, G>(
+/// way, if no request has come by then; or until whoever is there is believed no longer. Its
+/// socket is set up at once.
+pub(in crate::api) fn connection<S, B, G, V>(
     door: Door,
     service: S,
     mut closing: Closing,
     gives_way: G,
-) -> impl Future<Output = ()> + use<S, B, G>
+    is_void: V,
+) -> impl Future<Output = ()> + use<S, B, G, V>
 where
     G: Future<Output = ()>,
+    V: Future<Output = ()>,
     S: HttpService<Incoming, ResBody = B> + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: hyper::body::Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     // Outside of the future, which would have room for the parts, too.
-    let (prepared, talk) = (prepare(door.stream()), door.talk());
+    let (prepared, talk) = (prepare(door.tcp()), door.talk());
     let mut served = http1::Builder::new()
         .half_close(true)
         .max_buf_size(HEAD_BYTES)
@@ -63,14 +69,18 @@ where
         }
         let ended = tokio::select! {
             ended = &mut served => ended,
-            () = talk.broken() => return reset(served.into_parts().io.inner().stream()),
+            () = talk.broken() => return reset(served.into_parts().io.inner().tcp()),
             () = closing.begun() => {
-                std::pin::Pin::new(&mut served).graceful_shutdown();
+                Pin::new(&mut served).graceful_shutdown();
                 return note_end((&mut served).await);
+            }
+            () = is_void => {
+                tracing::debug!("a client is believed no longer");
+                return reset(served.into_parts().io.inner().tcp());
             }
             () = gives_way => {
                 if !talk.is_asked() {
-                    return send_away(served.into_parts().io.inner().stream());
+                    return send_away(&mut served.into_parts().io.into_inner());
                 }
                 (&mut served).await
             }
@@ -78,7 +88,7 @@ where
         note_end(ended);
         let door = served.into_parts().io.into_inner();
         if talk.is_broken() {
-            return reset(door.stream());
+            return reset(door.tcp());
         }
         // On the heap: few connections ever come here, and all would have room for it.
         Box::pin(door.linger()).await;
@@ -100,14 +110,16 @@ fn note_end(ended: hyper::Result<()>) {
 }
 
 /// Tells a client that there is no place for it, and waits for nothing.
-fn send_away(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
+fn send_away(door: &mut Door) {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut socket = Pin::new(door.socket_mut());
     // The socket is new, and has room for a few bytes; if not, nobody reads there.
-    let _sent = socket.send(SENT_AWAY);
+    let _sent = socket.as_mut().poll_write(&mut context, SENT_AWAY);
+    let _flushed = socket.poll_flush(&mut context);
     // What it has asked is read, and not looked at: a connection that is closed with
     // something unread is reset, and the answer may be lost.
     let mut asked = [MaybeUninit::uninit(); HEAD_BYTES];
-    let _read = socket.recv(&mut asked);
+    let _read = SockRef::from(door.tcp()).recv(&mut asked);
 }
 
 /// Sets up the socket of a connection.

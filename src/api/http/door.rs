@@ -41,6 +41,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use super::head::{self, Body, Refusal};
+use super::socket::Socket;
+use super::wrong_door::{HANDSHAKE, NO_TLS};
 
 /// How long a head may take to come, and how long a connection may be idle.
 pub(in crate::api) const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -130,7 +132,7 @@ impl Crowd {
 /// The door of one connection.
 #[derive(Debug)]
 pub(in crate::api) struct Door {
-    stream: TcpStream,
+    socket: Socket,
     talk: Arc<Talk>,
     crowd: Crowd,
     /// What has come, and has not been passed on yet.
@@ -148,9 +150,9 @@ pub(in crate::api) struct Door {
 
 impl Door {
     /// Opens the door of a connection.
-    pub(in crate::api) fn new(stream: TcpStream, crowd: Crowd) -> Self {
+    pub(in crate::api) fn new(socket: Socket, crowd: Crowd) -> Self {
         Self {
-            stream,
+            socket,
             talk: Arc::default(),
             crowd,
             held: Vec::new(),
@@ -166,8 +168,12 @@ impl Door {
         Arc::clone(&self.talk)
     }
 
-    pub(in crate::api) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(in crate::api) fn tcp(&self) -> &TcpStream {
+        self.socket.tcp()
+    }
+
+    pub(in crate::api) fn socket_mut(&mut self) -> &mut Socket {
+        &mut self.socket
     }
 
     /// Reads on for a while, so that a client that still sends gets to read the answer.
@@ -178,7 +184,7 @@ impl Door {
             let mut length = 0;
             while length < LINGER_BYTES {
                 let mut read = ReadBuf::new(&mut scratch);
-                let next = poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut read));
+                let next = poll_fn(|cx| Pin::new(&mut self.socket).poll_read(cx, &mut read));
                 if next.await.is_err() || read.filled().is_empty() {
                     break;
                 }
@@ -315,7 +321,7 @@ impl Door {
     /// Returns whether the socket will wake the connection if nobody is there any more.
     /// Where it has told already that something came, it tells no more.
     fn is_told_of_end(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.stream.poll_read_ready(cx).is_ready() {
+        if self.tcp().poll_read_ready(cx).is_ready() {
             return false;
         }
         if self.until.is_none() {
@@ -328,11 +334,11 @@ impl Door {
     /// Fails once nobody is there any more; or, where there is no place for others,
     /// once nothing more can come from there.
     fn look(&self) -> io::Result<()> {
-        if let Some(error) = self.stream.take_error()? {
+        if let Some(error) = self.tcp().take_error()? {
             return Err(error);
         }
         if self.crowd.is_full() {
-            let next = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+            let next = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
             if next.is_ok_and(|length| length == 0) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
@@ -343,9 +349,23 @@ impl Door {
     /// Writes a word in place of an answer without one.
     fn word(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
         // On a connection that has nothing else to send, it fits in whole.
-        ready!(Pin::new(&mut self.stream).poll_write(cx, WORDED))?;
+        ready!(Pin::new(&mut self.socket).poll_write(cx, WORDED))?;
         self.is_shut = true;
         Poll::Ready(Ok(length))
+    }
+
+    /// Returns whether somebody speaks TLS where nobody does.
+    fn is_tls(&self, fresh: &[u8]) -> bool {
+        let begins = self.passes == 0 && self.held.is_empty() && !self.is_shut;
+        begins && fresh.first() == Some(&HANDSHAKE) && matches!(self.socket, Socket::Plain(_))
+    }
+
+    /// Says so in the words of TLS, and lets nothing in.
+    fn alert(&mut self, cx: &mut Context<'_>) {
+        tracing::debug!("a client spoke TLS where none is spoken");
+        // On a connection that has nothing else to send, it fits in whole.
+        let _written = Pin::new(&mut self.socket).poll_write(cx, &NO_TLS);
+        self.is_shut = true;
     }
 
     fn is_wordless(&self, bytes: &[u8]) -> bool {
@@ -365,7 +385,7 @@ impl AsyncRead for Door {
                 return Poll::Ready(Ok(()));
             }
             let before = buffer.filled().len();
-            if Pin::new(&mut door.stream).poll_read(cx, buffer)?.is_pending() {
+            if Pin::new(&mut door.socket).poll_read(cx, buffer)?.is_pending() {
                 if !door.is_late(cx) {
                     return Poll::Pending;
                 }
@@ -374,6 +394,11 @@ impl AsyncRead for Door {
                     return Poll::Ready(Ok(()));
                 }
                 door.refuse(Refusal::Slow);
+                continue;
+            }
+            if door.is_tls(&buffer.filled()[before..]) {
+                buffer.set_filled(before);
+                door.alert(cx);
                 continue;
             }
             let has_ended = buffer.filled().len() == before;
@@ -393,7 +418,7 @@ impl AsyncWrite for Door {
         if self.is_wordless(bytes) {
             return self.word(cx, bytes.len());
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -404,11 +429,11 @@ impl AsyncWrite for Door {
         if slices.first().is_some_and(|bytes| self.is_wordless(bytes)) {
             return self.word(cx, slices.iter().map(|slice| slice.len()).sum());
         }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 
     /// hyper calls this whenever it is woken.
@@ -416,11 +441,11 @@ impl AsyncWrite for Door {
         if !self.is_told_of_end(cx) && self.rings(cx) {
             self.look()?;
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -463,7 +488,8 @@ mod tests {
         limit::begin();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut door = Door::new(listener.accept().await.unwrap().0, Crowd::default());
+        let socket = Socket::Plain(listener.accept().await.unwrap().0);
+        let mut door = Door::new(socket, Crowd::default());
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         assert!(door.read(&mut [0; 1024]).await.unwrap() > 0);
         let woken = Arc::new(Woken::default());

@@ -11,3 +11,5 @@ pub(super) mod head;
 pub mod problem;
 pub(super) mod request;
 pub mod same_origin;
+pub(super) mod socket;
+pub(super) mod wrong_door;

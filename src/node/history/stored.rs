@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::node::history::remote::RemoteHistory;
-    use crate::peers::{Peers, Tcp};
+    use crate::peers::{Peers, Sockets};
     use crate::state::published;
     use crate::storage::checkpoint::CheckpointStore;
     use crate::storage::disk_space::DiskRoom;
@@ -156,7 +156,7 @@ mod tests {
         let (_, published) = published::channel(state, None);
         let remote = RemoteHistory {
             me: NodeId(1),
-            peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Tcp)),
+            peers: Peers::new(NodeId(1), ClusterId(1), Arc::new(Sockets::Plain)),
             published: published.clone(),
             caught: Arc::default(),
         };

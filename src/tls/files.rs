@@ -1,0 +1,207 @@
+//! Certificates, keys, authorities and revocations, as they lie in files (PEM, RFC 7468).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::identity::{Identity, written};
+use super::provider;
+
+/// Where a port's TLS comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Its certificate, and those between it and an authority.
+    pub cert: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// The authorities that others must have a certificate of; none, if they need none.
+    pub ca: Option<PathBuf>,
+    /// Which certificates are revoked.
+    pub crl: Option<PathBuf>,
+    /// The authorities of another port: what has a certificate of both is told apart by name.
+    pub ca_of_others: Option<PathBuf>,
+}
+
+/// A file is not what TLS needs.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", path.display())]
+pub struct TlsFileError {
+    /// Which one.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub fault: TlsFault,
+}
+
+/// Why a file is not what TLS needs.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFault {
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Something in it is not PEM.
+    #[error("it is not PEM: {0}")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    /// It holds none of what it should hold.
+    #[error("it holds no {0}")]
+    Nothing(&'static str),
+    /// A certificate in it cannot be read.
+    #[error("it holds a certificate that cannot be read")]
+    Certificate,
+    /// The certificate is no longer good.
+    #[error("its certificate was good until {0}")]
+    Expired(String),
+    /// The certificate is not good yet.
+    #[error("its certificate is good from {0} on")]
+    NotYet(String),
+    /// TLS does not take it.
+    #[error("it is refused")]
+    Refused(#[from] rustls::Error),
+    /// Others cannot be checked with it.
+    #[error("it is refused")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// The key is another one's.
+    #[error("it is not the key of {}", .0.display())]
+    OtherKey(PathBuf),
+}
+
+/// What the files held when they were read last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Option<Vec<u8>>,
+    crl: Option<Vec<u8>>,
+    ca_of_others: Option<Vec<u8>>,
+}
+
+/// What the files say.
+#[derive(Debug)]
+pub(super) struct Material {
+    pub(super) own: Arc<CertifiedKey>,
+    /// Until when the own certificate is good.
+    pub(super) until: SystemTime,
+    pub(super) authorities: Option<Authorities>,
+    /// Whether a certificate for another port would be one for this port, too.
+    pub(super) is_shared: bool,
+}
+
+/// Whose certificates are believed.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    pub(super) fn read(&self) -> Result<Contents, TlsFileError> {
+        let read = |path: &PathBuf| {
+            let failed = |error| TlsFileError { path: path.clone(), fault: TlsFault::Io(error) };
+            std::fs::read(path).map_err(failed)
+        };
+        Ok(Contents {
+            cert: read(&self.cert)?,
+            key: read(&self.key)?,
+            ca: self.ca.as_ref().map(read).transpose()?,
+            crl: self.crl.as_ref().map(read).transpose()?,
+            ca_of_others: self.ca_of_others.as_ref().map(read).transpose()?,
+        })
+    }
+
+    /// Makes of their contents what TLS needs, at a time.
+    pub(super) fn parse(
+        &self,
+        contents: &Contents,
+        now: SystemTime,
+    ) -> Result<Material, TlsFileError> {
+        let own = at(&self.key, self.own(contents))?;
+        let until = at(&self.cert, good_until(&own, now))?;
+        let authorities = match (&self.ca, &contents.ca) {
+            (Some(path), Some(ca)) => {
+                let roots = at(path, roots(ca))?;
+                let revoked = match (&self.crl, &contents.crl) {
+                    (Some(path), Some(crl)) => at(path, revoked(crl))?,
+                    _ => Vec::new(),
+                };
+                Some(Authorities { roots, revoked })
+            }
+            _ => None,
+        };
+        let is_shared = match (&self.ca_of_others, &contents.ca, &contents.ca_of_others) {
+            (Some(path), Some(ca), Some(others)) => {
+                let (own, others) = (certificates(ca), at(path, certificates(others))?);
+                own.is_ok_and(|own| own.iter().any(|own| others.contains(own)))
+            }
+            _ => false,
+        };
+        Ok(Material { own: Arc::new(own), until, authorities, is_shared })
+    }
+
+    /// Puts the certificate and its key together.
+    fn own(&self, contents: &Contents) -> Result<CertifiedKey, TlsFault> {
+        let chain = certificates(&contents.cert)?;
+        let key = match PrivateKeyDer::from_pem_slice(&contents.key) {
+            Err(rustls::pki_types::pem::Error::NoItemsFound) => {
+                return Err(TlsFault::Nothing("key"));
+            }
+            key => key?,
+        };
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => TlsFault::OtherKey(self.cert.clone()),
+            error => error.into(),
+        })
+    }
+}
+
+/// Says which file something is about.
+fn at<T>(path: &Path, result: Result<T, TlsFault>) -> Result<T, TlsFileError> {
+    result.map_err(|fault| TlsFileError { path: path.to_owned(), fault })
+}
+
+/// Returns all certificates of a file, of which there must be one.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    if found.is_empty() { Err(TlsFault::Nothing("certificate")) } else { Ok(found) }
+}
+
+/// Returns all authorities of a file: of a bundle each one counts.
+fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, TlsFault> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// Returns all lists of revoked certificates of a file.
+fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsFault> {
+    let found = CertificateRevocationListDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
+    if found.is_empty() {
+        Err(TlsFault::Nothing("list of revoked certificates"))
+    } else {
+        Ok(found)
+    }
+}
+
+/// Returns until when a chain is good, which has to be so now.
+fn good_until(own: &CertifiedKey, now: SystemTime) -> Result<SystemTime, TlsFault> {
+    let identities = own.cert.iter().map(|certificate| Identity::of(certificate));
+    let identities = identities.collect::<Option<Vec<_>>>().ok_or(TlsFault::Certificate)?;
+    for identity in &identities {
+        if identity.until < now {
+            return Err(TlsFault::Expired(written(identity.until)));
+        }
+        if identity.from > now {
+            return Err(TlsFault::NotYet(written(identity.from)));
+        }
+    }
+    let until = identities.iter().map(|identity| identity.until).min();
+    until.ok_or(TlsFault::Nothing("certificate"))
+}

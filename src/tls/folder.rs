@@ -1,0 +1,166 @@
+//! A folder of certificates: an authority, and what it has signed.
+//!
+//! ```text
+//! certs/ca.crt      the authority: machines and clients are given it
+//!       ca.key      its key: whoever has it can sign for anybody
+//!       node1.crt   a machine, or a client
+//!       node1.key
+//! ```
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::mint::{Authority, MintError, Minted};
+
+/// What the authority is called there.
+const AUTHORITY: &str = "ca";
+
+/// A folder of certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertFolder(PathBuf);
+
+/// Why a folder has not got a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// The authority itself is called so.
+    #[error("{AUTHORITY} is what the authority is called")]
+    Reserved,
+    /// A file is there already: nothing is written over.
+    #[error("{} is there already: nothing was changed", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It cannot be minted.
+    #[error(transparent)]
+    Mint(#[from] MintError),
+}
+
+impl CertFolder {
+    /// Names a folder, which need not be there.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the files of a certificate and of its key.
+    pub fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.0.join(format!("{name}.crt")), self.0.join(format!("{name}.key")))
+    }
+
+    /// Returns the files of the authority.
+    pub fn authority_paths(&self) -> (PathBuf, PathBuf) {
+        self.paths(AUTHORITY)
+    }
+
+    /// Returns the authority; nothing, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn authority(&self) -> Result<Option<Authority>, CertError> {
+        let (certificate, key) = self.authority_paths();
+        let (Some(certificate), Some(key)) = (read(&certificate)?, read(&key)?) else {
+            return Ok(None);
+        };
+        Ok(Some(Authority::read(&Minted { certificate, key })?))
+    }
+
+    /// Returns the authority, which is made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::authority`] and [`Self::found`].
+    ///
+    /// # Panics
+    ///
+    /// If somebody takes it away as soon as it is made.
+    pub fn authority_or_found(&self) -> Result<Authority, CertError> {
+        if let Some(authority) = self.authority()? {
+            return Ok(authority);
+        }
+        self.found()?;
+        Ok(self.authority()?.expect("it has just been made"))
+    }
+
+    /// Makes an authority, and the folder.
+    ///
+    /// # Errors
+    ///
+    /// If there is one already, or it cannot be written.
+    pub fn found(&self) -> Result<(), CertError> {
+        self.refuse_existing(AUTHORITY)?;
+        fs::create_dir_all(&self.0).map_err(failed("create", &self.0))?;
+        self.write(AUTHORITY, &Authority::found()?)
+    }
+
+    /// Refuses what cannot be the name of a certificate that an authority signs.
+    ///
+    /// # Errors
+    ///
+    /// If it is its own.
+    pub fn refuse_reserved(name: &str) -> Result<(), CertError> {
+        if name == AUTHORITY { Err(CertError::Reserved) } else { Ok(()) }
+    }
+
+    /// Refuses to write over a certificate or its key.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is there.
+    pub fn refuse_existing(&self, name: &str) -> Result<(), CertError> {
+        let (certificate, key) = self.paths(name);
+        let existing = [certificate, key].into_iter().find(|path| path.exists());
+        existing.map_or(Ok(()), |path| Err(CertError::Exists(path)))
+    }
+
+    /// Writes a key, for its owner alone, and then the certificate. Whoever reads one of them
+    /// meanwhile gets it as it was before or as it is now, whole.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written.
+    pub fn write(&self, name: &str, minted: &Minted) -> Result<(), CertError> {
+        let (certificate, key) = self.paths(name);
+        replace(&key, &minted.key, 0o600)?;
+        replace(&certificate, &minted.certificate, 0o644)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, CertError> {
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(failed("read", path)),
+    }
+}
+
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), CertError> {
+    let beside = path.with_added_extension("new");
+    // It would keep the rights that it has.
+    let _removed = fs::remove_file(&beside);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside);
+    let written = opened.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(failed("write", &beside))?;
+    fs::rename(&beside, path).map_err(failed("replace", path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CertError {
+    let path = path.to_owned();
+    move |source| CertError::Io { action, path, source }
+}

@@ -1,0 +1,69 @@
+//! What a certificate says: of whom it is, and for how long it is good.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer as _;
+
+/// What stands before a machine's name in a certificate's URI.
+const SCHEME: &str = "etcd:";
+
+/// What a URI needs not have encoded.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Of whom a certificate is, and for how long it is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The machines that it is of: each URI `etcd:NAME` of its alternative names.
+    pub machines: Vec<String>,
+    /// The common name of its subject: the user, where clients show certificates.
+    pub common_name: Option<String>,
+    /// From when on it is good.
+    pub from: SystemTime,
+    /// Until when it is.
+    pub until: SystemTime,
+}
+
+impl Identity {
+    /// Reads a certificate, in DER; nothing, if it is none.
+    pub fn of(certificate: &[u8]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        let names = certificate.subject_alternative_name().ok()?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        let machines = names.filter_map(|name| match name {
+            GeneralName::URI(uri) => {
+                let name = percent_decode_str(uri.strip_prefix(SCHEME)?).decode_utf8();
+                name.ok().map(Cow::into_owned)
+            }
+            _ => None,
+        });
+        let common_name = certificate.subject().iter_common_name().next();
+        let common_name = common_name.and_then(|name| name.as_str().ok()).map(str::to_owned);
+        let validity = certificate.validity();
+        Some(Self {
+            machines: machines.collect(),
+            common_name,
+            from: time(validity.not_before.timestamp()),
+            until: time(validity.not_after.timestamp()),
+        })
+    }
+
+    /// Returns the URI that a machine's certificate has (RFC 3986).
+    pub fn uri(machine: &str) -> String {
+        format!("{SCHEME}{}", utf8_percent_encode(machine, UNRESERVED))
+    }
+}
+
+/// Returns a time that is so many seconds after 1970. What is before it is long past, too.
+fn time(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// Writes a time as people read it: RFC 3339, to the second.
+pub fn written(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,37 @@
+//! TLS: who may speak at a port, and who is spoken to.
+//!
+//! ```text
+//! certificate, key, authorities, revocations ─▶ files ─▶ live: what a port's TLS is made of
+//!           looked at every 10 s, swapped whole              │             │
+//!                                                        handshake      changed
+//!                                                            ▼             ▼
+//!                                      session: who is on the other side, and as long as
+//!                                               that can be believed
+//! ```
+//!
+//! Each port has one [`LiveTls`], and all of its connections are made by that: so none
+//! forgets an authority or a revocation. Who dials checks the host that it has dialled; who
+//! answers looks at no address. A machine is told by a name in its certificate: the URI
+//! `etcd:NAME` ([`identity`]).
+
+mod files;
+mod folder;
+mod identity;
+mod live;
+pub mod mint;
+mod session;
+
+pub use files::{TlsFault, TlsFileError, TlsFiles};
+pub use folder::{CertError, CertFolder};
+pub use identity::{Identity, written};
+pub use live::{LiveTls, Purpose, TlsVersion};
+pub use session::{Dialled, Session};
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+/// Returns the cryptography that TLS here is made of.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

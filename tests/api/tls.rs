@@ -1,0 +1,283 @@
+//! TLS of the client port: the same answers, certificates that are good and such that are
+//! not, and files that change while clients are there.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use tempfile::TempDir;
+use ureq::tls::TlsConfig;
+
+use super::support::certs::{Ca, Says, Signed};
+use super::support::{PATIENCE, Server, etcd, eventually};
+use super::transcript::assert_transcript;
+
+/// Starts a machine whose client port speaks TLS.
+fn start(dir: &TempDir, own: &Signed, more: &[&str], trust: TlsConfig) -> Server {
+    let mut command = etcd(&["-c", "0", "-s", "0"]);
+    command.arg("-d").arg(dir.path().join("node")).arg("-clientCert").arg(&own.cert);
+    command.arg("-clientKey").arg(&own.key).args(more);
+    let mut server = Server::hear_out(&mut command);
+    server.trust = Some(trust);
+    server
+}
+
+fn text(path: &std::path::Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Asks for the version; nothing, if there is no answer.
+fn version(server: &Server, trust: TlsConfig) -> Option<u16> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).tls_config(trust);
+    let asked = config.build().new_agent().get(format!("{}/version", server.url)).call();
+    asked.ok().map(|reply| reply.status().as_u16())
+}
+
+#[test]
+fn transcript_is_the_same_over_tls() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let server = start(&dir, &own, &[], ca.trust(None));
+    assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
+    assert_transcript(&server);
+    assert_eq!(server.get("/v1/machines").body, server.url);
+}
+
+#[test]
+fn client_needs_a_certificate_that_is_good() {
+    let (ca, foreign, dir) = (Ca::new(), Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let (ca_file, crl) = (ca.file(), ca.revoke(&[66]));
+    let more = ["--client-ca-file", text(&ca_file), "--client-crl", text(&crl)];
+    let client = Says { name: "alice", usages: &[ClientAuth], ..Says::default() };
+    let good = ca.sign("good", &client);
+    let server = start(&dir, &own, &more, ca.trust(Some(&good)));
+    let foreigner = foreign.sign("foreign", &client);
+    let expired = ca.sign("expired", &Says { good: (-9, -1), ..client.clone() });
+    let future = ca.sign("future", &Says { good: (1, 9), ..client.clone() });
+    let revoked = ca.sign("revoked", &Says { serial: 66, ..client.clone() });
+    let for_servers = ca.sign("server", &Says { usages: &[ServerAuth], ..client.clone() });
+    let elsewhere = ca.sign("elsewhere", &Says { address: "10.9.9.9", ..client.clone() });
+    let machine = ca.sign("machine", &Says { uri: Some("etcd:node9"), ..client });
+    for (what, shown, is_let_in) in [
+        ("none", None, false),
+        ("good", Some(&good), true),
+        ("foreign", Some(&foreigner), false),
+        ("expired", Some(&expired), false),
+        ("future", Some(&future), false),
+        ("revoked", Some(&revoked), false),
+        ("for servers", Some(&for_servers), false),
+        // Who answers looks at no address.
+        ("of another host", Some(&elsewhere), true),
+        ("of a machine", Some(&machine), true),
+    ] {
+        let expected = is_let_in.then_some(200);
+        assert_eq!(version(&server, ca.trust(shown)), expected, "a certificate: {what}");
+    }
+    assert_eq!(version(&server, foreign.trust(Some(&good))), None, "it is not whom one trusts");
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn whoever_comes_to_the_wrong_door_is_told() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let server = start(&dir, &own, &[], ca.trust(None));
+    let plain = server.url.replace("https://", "http://");
+    let told = super::support::agent(PATIENCE).get(format!("{plain}/v1/keys/a")).call();
+    let mut told = told.unwrap();
+    assert_eq!(told.status(), 400);
+    let body = told.body_mut().read_to_string().unwrap();
+    assert_eq!(body, "This Port Speaks TLS: Use https://\n");
+
+    let dir = TempDir::new().unwrap();
+    let plain = Server::start(dir.path());
+    for url in [&plain.url, &plain.peer_url] {
+        let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        assert_eq!(said, [0x15, 3, 3, 0, 2, 2, 40], "an alert, at {url}");
+    }
+}
+
+/// They have places as all others do, and each has its own time.
+#[test]
+fn silent_handshakes_delay_nobody() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let server = start(&dir, &own, &[], ca.trust(None));
+    let address = server.url.trim_start_matches("https://").to_owned();
+    let hello = [0x16, 3, 1, 2, 0, 1];
+    let mut silent: Vec<_> = (0..1000)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            stream.write_all(&hello[..number % 2 * hello.len()]).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(version(&server, ca.trust(None)), Some(200));
+    }
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // An alert, an end, or a reset: it is not left to be silent for ever.
+        let _said = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
+fn files_are_replaced_while_clients_ask() {
+    let (ca, next, dir) = (Ca::new(), Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let bundle = dir.path().join("clients.crt");
+    std::fs::write(&bundle, ca.pem()).unwrap();
+    let client = Says { name: "alice", usages: &[ClientAuth], ..Says::default() };
+    let (old, new) = (ca.sign("alice", &client), next.sign("alice", &client));
+    let more = ["--client-ca-file", text(&bundle)];
+    let server = start(&dir, &own, &more, ca.trust(Some(&old)));
+    server.post("/v1/keys/a", &[("value", "1")]);
+    let told_again = |word: &str| {
+        server.signal("-HUP");
+        eventually("the files are looked at", || {
+            server.said().iter().any(|line| line.contains(word))
+        });
+    };
+    // A connection from before, whose watch outlives what keeps its certificate good.
+    let mut watch = server.lines("/v1/watch/a?stream=true&index=1", &[]);
+    assert!(watch.next().is_some());
+
+    own.replace(&ca.sign("another", &Says { serial: 2, ..Says::default() }));
+    told_again("TLS of clients: certificates, keys and authorities are new");
+    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
+
+    std::fs::write(&bundle, format!("{}{}", ca.pem(), next.pem())).unwrap();
+    told_again("are new");
+    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
+    server.post("/v1/keys/a", &[("value", "2")]);
+    assert!(watch.next().is_some_and(|line| line.contains("\"value\":\"2\"")));
+
+    // What is no set of files leaves all as it was, and is told.
+    std::fs::write(&bundle, "nonsense").unwrap();
+    told_again("TLS of clients stays as it was");
+    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
+
+    std::fs::write(&bundle, next.pem()).unwrap();
+    told_again("are new");
+    assert_eq!(version(&server, ca.trust(Some(&old))), None);
+    assert_eq!(version(&server, shown_to(&ca, &new)), Some(200));
+    assert!(watch.ends_in_failure(), "nobody believes its certificate any more");
+}
+
+/// Trusts one authority, and shows a certificate of another one.
+fn shown_to(ca: &Ca, shown: &Signed) -> TlsConfig {
+    ca.trust(Some(shown))
+}
+
+#[test]
+fn files_that_are_wrong_are_named_and_nothing_starts() {
+    let (ca, other, dir) = (Ca::new(), Ca::new(), TempDir::new().unwrap());
+    let good = ca.sign("good", &Says::default());
+    let expired = ca.sign("expired", &Says { good: (-9, -1), ..Says::default() });
+    let future = ca.sign("future", &Says { good: (1, 9), ..Says::default() });
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    let broken = dir.path().join("broken");
+    std::fs::write(&broken, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        .unwrap();
+    let missing = dir.path().join("missing");
+    let other_key = other.sign("good", &Says::default()).key;
+    let refused = |cert: &std::path::Path, key: &std::path::Path, more: &[&str]| {
+        let mut command = etcd(&["-c", "0", "-s", "0", "-d"]);
+        command.arg(dir.path().join("node")).arg("--client-cert").arg(cert);
+        command.arg("--client-key").arg(key).args(more);
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said.lines().last().unwrap().to_owned()
+    };
+    for (cert, key, named, why) in [
+        (&missing, &good.key, &missing, "No such file or directory"),
+        (&good.cert, &missing, &missing, "No such file or directory"),
+        (&empty, &good.key, &good.key, "no certificate"),
+        (&good.cert, &empty, &empty, "it holds no key"),
+        (&good.cert, &other_key, &other_key, "it is not the key of"),
+        (&expired.cert, &expired.key, &expired.cert, "its certificate was good until"),
+        (&future.cert, &future.key, &future.cert, "its certificate is good from"),
+    ] {
+        let said = refused(cert, key, &[]);
+        assert!(said.contains(text(named)) && said.contains(why), "{said}");
+    }
+    for (file, why) in [(&empty, "no certificate"), (&broken, ""), (&missing, "No such file")] {
+        let said = refused(&good.cert, &good.key, &["--client-ca-file", text(file)]);
+        assert!(said.contains(text(file)) && said.contains(why), "{said}");
+    }
+    let crl = ["--client-ca-file", text(&good.cert), "--client-crl", text(&empty)];
+    let said = refused(&good.cert, &good.key, &crl);
+    assert!(said.contains("it holds no list of revoked certificates"), "{said}");
+    // One without the other is no TLS, and no plain port either.
+    let alone = etcd(&["--client-cert", text(&good.cert)]).output().unwrap();
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(!dir.path().join("node/wal").exists(), "nothing was begun");
+}
+
+#[test]
+fn machine_makes_its_own_certificate() {
+    let dir = TempDir::new().unwrap();
+    let mut server = Server::start_with(dir.path(), &["-c", "0", "-s", "0", "--auto-tls"]);
+    let authority = dir.path().join("tls/ca.crt");
+    let hint = format!("try: curl --cacert {} {}/version", authority.display(), server.url);
+    assert!(server.announced.iter().any(|line| line.ends_with(&hint)), "{:#?}", server.announced);
+    let pem = std::fs::read(&authority).unwrap();
+    server.trust = Some(super::support::certs::trust(&pem, None));
+    assert_eq!(server.get("/health").status, 200);
+    let key = std::fs::metadata(dir.path().join("tls/client.key")).unwrap();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777, 0o600);
+    // Whoever has been given the authority needs nothing new after a start.
+    server.stop("-TERM");
+    let mut server = Server::start_with(dir.path(), &["-c", "0", "-s", "0", "--auto-tls"]);
+    server.trust = Some(super::support::certs::trust(&pem, None));
+    assert_eq!(server.get("/health").status, 200);
+}
+
+/// The three commands of the help, and a machine and a client that use what they make.
+#[test]
+fn three_commands_make_certificates_that_work() {
+    let dir = TempDir::new().unwrap();
+    let cert = |args: &[&str]| -> (Option<i32>, String) {
+        let mut command: Command = etcd(&["cert"]);
+        let output = command.args(args).current_dir(dir.path()).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (status, said) = cert(&["machine", "node1", "--host", "127.0.0.1"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("certs is no authority yet: etcd cert init makes one there"), "{said}");
+    let (status, said) = cert(&["init"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("certs/ca.crt  the authority"), "{said}");
+    let (status, said) = cert(&["machine", "node1", "--host", "127.0.0.1,localhost"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("certs/node1.crt  machine node1 at 127.0.0.1, localhost, until "));
+    let (status, said) = cert(&["client", "alice"]);
+    assert_eq!(status, Some(0), "{said}");
+    let (status, said) = cert(&["client", "alice"]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("certs/alice.crt is there already"), "{said}");
+    assert!(said.contains("--renew replaces it"), "{said}");
+    assert_eq!(cert(&["client", "alice", "--renew"]).0, Some(0));
+    assert_eq!(cert(&["machine", "a/b", "--host", "x"]).0, Some(2));
+    assert_eq!(cert(&["init"]).0, Some(1));
+
+    let file = |name: &str| dir.path().join("certs").join(name);
+    let own = Signed { cert: file("node1.crt"), key: file("node1.key") };
+    let (alice, ca) = (Signed { cert: file("alice.crt"), key: file("alice.key") }, file("ca.crt"));
+    let pem = std::fs::read(&ca).unwrap();
+    let trust = super::support::certs::trust(&pem, Some(&alice));
+    let server = start(&dir, &own, &["--client-ca-file", text(&ca)], trust);
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(version(&server, super::support::certs::trust(&pem, None)), None);
+}

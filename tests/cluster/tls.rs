@@ -1,0 +1,181 @@
+//! TLS between machines: who is let in, who is not and is told why, and how a cluster changes
+//! to it while clients write.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
+use tempfile::TempDir;
+
+use crate::load::{assert_kept, while_writing};
+use crate::support::certs::{Ca, Says, Signed};
+use crate::support::cluster::Cluster;
+use crate::support::{Server, etcd, eventually};
+
+/// The certificates of machines, `node1` first.
+fn machines(ca: &Ca, count: u64) -> Vec<Signed> {
+    let sign = |number: u64| {
+        let name = format!("node{number}");
+        let uri = format!("etcd:{name}");
+        let says = Says { name: &name, uri: Some(&uri), serial: number, ..Says::default() };
+        ca.sign(&name, &says)
+    };
+    (1..=count).map(sign).collect()
+}
+
+fn args(own: &Signed, ca: &Path) -> Vec<String> {
+    let file = |path: &Path| path.to_str().unwrap().to_owned();
+    let (cert, key) = (file(&own.cert), file(&own.key));
+    ["-serverCert", &cert, "-serverKey", &key, "-serverCAFile", &file(ca)]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Tries to join with these arguments; returns how that ends.
+fn join(cluster: &Cluster, name: &str, args: &[String]) -> (Option<i32>, String) {
+    let through = cluster.server(0).peer_url.split_once("://").unwrap().1.to_owned();
+    let dir = TempDir::new().unwrap();
+    let mut command = etcd(&["-c", "0", "-s", "0", "-n", name, "-C", &through]);
+    let mut server = Server::launch(command.arg("-d").arg(dir.path()).args(args));
+    let mut said = Vec::new();
+    eventually("it joins, or says why not", || {
+        said.extend(server.said());
+        let all = said.join("\n");
+        server.has_ended() || all.contains("ready in") || all.contains("not joined yet")
+    });
+    let status = if server.has_ended() {
+        said.extend(server.last_words());
+        server.wait().code()
+    } else {
+        None
+    };
+    (status, said.join("\n"))
+}
+
+#[test]
+fn machine_is_let_in_by_a_certificate_that_names_it() {
+    let (ca, foreign) = (Ca::new(), Ca::new());
+    let (certs, file) = (machines(&ca, 4), ca.file());
+    let crl = ca.revoke(&[66]);
+    let own = {
+        let (certs, file, crl) = (certs.clone(), file.clone(), crl.clone());
+        move |at: usize| {
+            let mut own = args(&certs[at], &file);
+            own.extend(["--server-crl".to_owned(), crl.to_str().unwrap().to_owned()]);
+            own
+        }
+    };
+    let cluster = Cluster::start_each(3, own, None);
+    let peers = cluster.server(0).get("/v1/leader").body;
+    assert!(peers.starts_with("https://"), "{peers}");
+    for at in 0..3 {
+        cluster.server(at).post("/v1/keys/a", &[("value", &at.to_string())]);
+        assert!(cluster.server((at + 1) % 3).get("/v1/keys/a").body.contains(&at.to_string()));
+    }
+    let node4 = Says { name: "node4", uri: Some("etcd:node4"), ..Says::default() };
+    let foreigner = foreign.sign("foreign", &node4);
+    let expired = ca.sign("expired", &Says { good: (-9, -1), ..node4.clone() });
+    let revoked = ca.sign("revoked", &Says { serial: 66, ..node4.clone() });
+    let for_servers = ca.sign("server", &Says { usages: &[ServerAuth], ..node4.clone() });
+    let (plain, tls) = (Vec::new(), |own: &Signed| args(own, &file));
+    for (what, args, status, why) in [
+        ("none", plain, Some(1), "it speaks TLS: give --server-cert, --server-key and"),
+        ("another's", tls(&certs[1]), Some(1), "its certificate is of node2"),
+        ("foreign", tls(&foreigner), None, "not joined yet"),
+        ("expired", tls(&expired), Some(2), "its certificate was good until"),
+        ("revoked", tls(&revoked), None, "Revoked"),
+        ("for servers", tls(&for_servers), None, "not joined yet"),
+        ("which does not trust", args(&certs[3], &foreign.file()), None, "UnknownIssuer"),
+    ] {
+        let (ended, said) = join(&cluster, "node4", &args);
+        assert_eq!(ended, status, "{what}: {said}");
+        assert!(said.contains(why) && !said.contains("ready in"), "{what}: {said}");
+    }
+    assert_eq!(cluster.server(2).post("/v1/keys/a", &[("value", "still")]).status, 200);
+}
+
+/// The same authority for both ports would let any client act as a machine.
+#[test]
+fn client_is_no_machine_where_both_ports_have_one_authority() {
+    let ca = Ca::new();
+    let (certs, file) = (machines(&ca, 3), ca.file());
+    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
+    let own = {
+        let (certs, file) = (certs.clone(), file.clone());
+        move |at: usize| {
+            let mut own = args(&certs[at], &file);
+            let path = |path: &Path| path.to_str().unwrap().to_owned();
+            own.extend(["--client-cert".to_owned(), path(&certs[at].cert)]);
+            own.extend(["--client-key".to_owned(), path(&certs[at].key)]);
+            own.extend(["--client-ca-file".to_owned(), path(&file)]);
+            own
+        }
+    };
+    let cluster = Cluster::start_each(3, own, Some(ca.trust(Some(&alice))));
+    assert_eq!(cluster.server(1).post("/v1/keys/a", &[("value", "1")]).status, 200);
+    let (status, said) = join(&cluster, "alice", &args(&alice, &file));
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("its certificate names no machine, as etcd:NAME would"), "{said}");
+}
+
+/// Two rounds: in the first, each machine learns to speak TLS; in the second, it says so.
+#[test]
+fn cluster_changes_to_tls_while_clients_write() {
+    let ca = Ca::new();
+    let (certs, file) = (Arc::new(machines(&ca, 3)), ca.file());
+    let mut cluster = Cluster::start(3, &[]);
+    let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
+    let acknowledged = while_writing(&urls, || {
+        for more in [&["--peer-plain-too"][..], &[]] {
+            let (certs, file) = (Arc::clone(&certs), file.clone());
+            cluster.change_own_args(move |at| {
+                let mut own = args(&certs[at], &file);
+                own.extend(more.iter().map(|&flag| flag.to_owned()));
+                own
+            });
+            for at in 0..3 {
+                cluster.kill(at);
+                cluster.launch(at, &[]);
+                cluster.wait(at);
+                eventually("all have a vote again", || {
+                    cluster.list().matches("\"role\":\"follower\"").count() == 2
+                });
+            }
+        }
+    });
+    assert_kept(cluster.server(0), &acknowledged);
+    eventually("all say that they speak TLS", || {
+        cluster.list().matches("\"peerUrl\":\"https://").count() == 3
+    });
+}
+
+/// A machine that is revoked is cut off at once, and the others go on.
+#[test]
+fn revoked_machine_is_cut_off() {
+    let ca = Ca::new();
+    let (certs, file, crl) = (machines(&ca, 3), ca.file(), ca.revoke(&[66]));
+    let own = {
+        let crl = crl.to_str().unwrap().to_owned();
+        move |at: usize| {
+            let mut own = args(&certs[at], &file);
+            own.extend(["--server-crl".to_owned(), crl.clone()]);
+            own
+        }
+    };
+    let cluster = Cluster::start_each(3, own, None);
+    let leader = cluster.leader();
+    let outcast = (leader + 1) % 3;
+    ca.revoke(&[66, outcast as u64 + 1]);
+    for at in (0..3).filter(|at| *at != outcast) {
+        cluster.server(at).signal("-HUP");
+    }
+    eventually("nothing comes from it any more", || {
+        let value = [("value", "x"), ("timeout", "1")];
+        let written = cluster.server(outcast).post("/v1/keys/outcast", &value);
+        written.status == 503
+    });
+    for at in (0..3).filter(|at| *at != outcast) {
+        assert_eq!(cluster.server(at).post("/v1/keys/a", &[("value", "x")]).status, 200);
+    }
+}
