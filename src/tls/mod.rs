@@ -12,7 +12,7 @@
 //! Each port has one [`LiveTls`], and all of its connections are made by that: so none
 //! forgets an authority or a revocation. Who dials checks the host that it has dialled; who
 //! answers looks at no address. A machine is told by a name in its certificate: the URI
-//! `etcd:NAME` ([`identity`]).
+//! `etcd:NAME` (see [`Identity`]).
 
 mod files;
 mod folder;
