@@ -43,6 +43,14 @@ pub(super) enum CertCommand {
         #[command(flatten)]
         issued: IssuedArgs,
     },
+    /// Make the certificate of a machine or a client count no longer
+    Revoke {
+        /// The machine, or the user
+        #[arg(value_name = "NAME", value_parser = parse_name)]
+        name: String,
+        #[command(flatten)]
+        dir: DirArg,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +80,9 @@ impl CertCommand {
             Self::Init { dir } => certificates::init(&CertFolder::new(dir.dir), out),
             Self::Machine { name, hosts, issued } => {
                 issued.issue(&Holder::Machine { name, hosts }, out)
+            }
+            Self::Revoke { name, dir } => {
+                certificates::revoke(&CertFolder::new(dir.dir), &name, out)
             }
             Self::Client { user, issued } => issued.issue(&Holder::Client { user }, out),
         };

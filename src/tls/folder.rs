@@ -5,6 +5,7 @@
 //!       ca.key      its key: whoever has it can sign for anybody
 //!       node1.crt   a machine, or a client
 //!       node1.key
+//!       revoked.crl which of them count no longer
 //! ```
 
 use std::fs::{self, OpenOptions};
@@ -12,6 +13,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::identity::{Identity, revoked};
 use super::mint::{Authority, MintError, Minted};
 
 /// What the authority is called there.
@@ -105,6 +110,34 @@ impl CertFolder {
         self.refuse_existing(AUTHORITY)?;
         fs::create_dir_all(&self.0).map_err(failed("create", &self.0))?;
         self.write(AUTHORITY, &Authority::found()?)
+    }
+
+    /// Revokes a certificate, besides those that are revoked already. Returns the list's file.
+    ///
+    /// # Errors
+    ///
+    /// If the certificate or the list cannot be read, or the list cannot be written.
+    pub fn revoke(&self, authority: &Authority, name: &str) -> Result<PathBuf, CertError> {
+        let ((certificate, _), list) = (self.paths(name), self.0.join("revoked.crl"));
+        let unreadable = |path: &Path| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "it cannot be understood");
+            CertError::Io { action: "read", path: path.to_owned(), source }
+        };
+        let der = CertificateDer::from_pem_file(&certificate);
+        let identity = der.ok().and_then(|der| Identity::of(&der));
+        let serial = identity.ok_or_else(|| unreadable(&certificate))?.serial;
+        let mut serials = match read(&list)? {
+            None => Vec::new(),
+            Some(pem) => {
+                let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes());
+                der.ok().and_then(|der| revoked(&der)).ok_or_else(|| unreadable(&list))?
+            }
+        };
+        if !serials.contains(&serial) {
+            serials.push(serial);
+        }
+        replace(&list, &authority.revoke(&serials)?, 0o644)?;
+        Ok(list)
     }
 
     /// Refuses what cannot be the name of a certificate that an authority signs.

@@ -8,6 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 /// What stands before a machine's name in a certificate's URI.
 const SCHEME: &str = "etcd:";
@@ -22,10 +23,20 @@ pub struct Identity {
     pub machines: Vec<String>,
     /// The common name of its subject: the user, where clients show certificates.
     pub common_name: Option<String>,
+    /// Its number, of those that its authority has signed.
+    pub serial: Vec<u8>,
     /// From when on it is good.
     pub from: SystemTime,
     /// Until when it is.
     pub until: SystemTime,
+}
+
+/// Returns the numbers of the certificates that a list names as revoked, in DER; nothing, if it
+/// is none.
+pub(super) fn revoked(list: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (_, list) = CertificateRevocationList::from_der(list).ok()?;
+    let serials = list.iter_revoked_certificates().map(|revoked| revoked.raw_serial().to_vec());
+    Some(serials.collect())
 }
 
 impl Identity {
@@ -47,6 +58,7 @@ impl Identity {
         Some(Self {
             machines: machines.collect(),
             common_name,
+            serial: certificate.raw_serial().to_vec(),
             from: time(validity.not_before.timestamp()),
             until: time(validity.not_after.timestamp()),
         })

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::tls::mint::MintError;
+use crate::tls::mint::{Authority, MintError};
 use crate::tls::{CertError, CertFolder, written};
 
 /// Why there is no certificate.
@@ -71,9 +71,7 @@ pub fn issue(
     out: &mut dyn Write,
 ) -> Result<(), CertificateError> {
     CertFolder::refuse_reserved(holder.name()).map_err(CertificateError::Folder)?;
-    let authority = folder.authority().map_err(CertificateError::Folder)?;
-    let no_authority = || CertificateError::NoAuthority(folder.path().to_owned());
-    let authority = authority.ok_or_else(no_authority)?;
+    let authority = authority(folder)?;
     if !renew {
         folder.refuse_existing(holder.name()).map_err(CertificateError::Exists)?;
     }
@@ -84,6 +82,28 @@ pub fn issue(
     folder.write(holder.name(), &minted).map_err(CertificateError::Folder)?;
     tell(folder, holder, life, out)?;
     Ok(())
+}
+
+/// Revokes a certificate that the authority of a folder has signed.
+///
+/// # Errors
+///
+/// If there is no authority, or no such certificate.
+pub fn revoke(
+    folder: &CertFolder,
+    name: &str,
+    out: &mut dyn Write,
+) -> Result<(), CertificateError> {
+    let list = folder.revoke(&authority(folder)?, name).map_err(CertificateError::Folder)?;
+    let list = list.display();
+    writeln!(out, "{list}  {name} counts no longer")?;
+    writeln!(out, "machines look at it: --client-crl {list}, --server-crl {list}")?;
+    Ok(())
+}
+
+fn authority(folder: &CertFolder) -> Result<Authority, CertificateError> {
+    let authority = folder.authority().map_err(CertificateError::Folder)?;
+    authority.ok_or_else(|| CertificateError::NoAuthority(folder.path().to_owned()))
 }
 
 /// Says what was made, and how it is used.

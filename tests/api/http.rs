@@ -127,8 +127,6 @@ fn what_is_not_http_1_is_told_so() {
         "GET /version\r\n",
         "nonsense\r\n\r\n",
         "\u{0}\u{1}\u{2} nonsense",
-        // As TLS greets, which says nothing more until it is answered.
-        "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0",
         "GET /a\u{7f}b HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "G(T / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ] {

@@ -277,7 +277,25 @@ fn three_commands_make_certificates_that_work() {
     let (alice, ca) = (Signed { cert: file("alice.crt"), key: file("alice.key") }, file("ca.crt"));
     let pem = std::fs::read(&ca).unwrap();
     let trust = super::support::certs::trust(&pem, Some(&alice));
-    let server = start(&dir, &own, &["--client-ca-file", text(&ca)], trust);
+    assert_eq!(cert(&["client", "bob"]).0, Some(0));
+    assert_eq!(cert(&["client", "carol"]).0, Some(0));
+    let (status, said) = cert(&["revoke", "bob"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("certs/revoked.crl  bob counts no longer"), "{said}");
+    let crl = file("revoked.crl");
+    let more = ["--client-ca-file", text(&ca), "--client-crl", text(&crl)];
+    let server = start(&dir, &own, &more, trust);
     assert_eq!(server.get("/health").status, 200);
+    let shown = |name: &str| {
+        let shown =
+            Signed { cert: file(&format!("{name}.crt")), key: file(&format!("{name}.key")) };
+        version(&server, super::support::certs::trust(&pem, Some(&shown)))
+    };
+    assert_eq!([shown("bob"), shown("carol")], [None, Some(200)]);
+    assert_eq!(cert(&["revoke", "carol"]).0, Some(0));
+    server.signal("-HUP");
+    eventually("the list is looked at", || shown("carol").is_none());
+    assert_eq!([shown("bob"), shown("alice")], [None, Some(200)]);
+    assert_eq!(cert(&["revoke", "nobody"]).0, Some(1));
     assert_eq!(version(&server, super::support::certs::trust(&pem, None)), None);
 }
