@@ -5,6 +5,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use tempfile::TempDir;
@@ -146,35 +147,55 @@ fn files_are_replaced_while_clients_ask() {
             server.said().iter().any(|line| line.contains(word))
         });
     };
+    // Those who ask all the while, on new connections and on old ones, notice nothing.
+    let is_over = AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| {
+        let over = Over(&is_over);
+        let asking = scope.spawn(|| ask_until(&server, &is_over, &ca.trust(Some(&old))));
+        own.replace(&ca.sign("another", &Says { serial: 2, ..Says::default() }));
+        told_again("TLS of clients: certificates, keys and authorities are new");
+        std::fs::write(&bundle, format!("{}{}", ca.pem(), next.pem())).unwrap();
+        told_again("are new");
+        std::fs::write(&bundle, "nonsense").unwrap();
+        told_again("TLS of clients stays as it was");
+        drop(over);
+        asking.join().unwrap()
+    });
+    assert!(asked > 0);
+    std::fs::write(&bundle, format!("{}{}", ca.pem(), next.pem())).unwrap();
+    server.signal("-HUP");
     // A connection from before, whose watch outlives what keeps its certificate good.
     let mut watch = server.lines("/v1/watch/a?stream=true&index=1", &[]);
     assert!(watch.next().is_some());
 
-    own.replace(&ca.sign("another", &Says { serial: 2, ..Says::default() }));
-    told_again("TLS of clients: certificates, keys and authorities are new");
-    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
-
-    std::fs::write(&bundle, format!("{}{}", ca.pem(), next.pem())).unwrap();
-    told_again("are new");
-    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
     server.post("/v1/keys/a", &[("value", "2")]);
     assert!(watch.next().is_some_and(|line| line.contains("\"value\":\"2\"")));
-
-    // What is no set of files leaves all as it was, and is told.
-    std::fs::write(&bundle, "nonsense").unwrap();
-    told_again("TLS of clients stays as it was");
-    assert_eq!(version(&server, ca.trust(Some(&old))), Some(200));
 
     std::fs::write(&bundle, next.pem()).unwrap();
     told_again("are new");
     assert_eq!(version(&server, ca.trust(Some(&old))), None);
-    assert_eq!(version(&server, shown_to(&ca, &new)), Some(200));
+    assert_eq!(version(&server, ca.trust(Some(&new))), Some(200));
     assert!(watch.ends_in_failure(), "nobody believes its certificate any more");
 }
 
-/// Trusts one authority, and shows a certificate of another one.
-fn shown_to(ca: &Ca, shown: &Signed) -> TlsConfig {
-    ca.trust(Some(shown))
+/// Asks until it is over, and returns how often. Each time there is an answer.
+fn ask_until(server: &Server, is_over: &AtomicBool, trust: &TlsConfig) -> usize {
+    let mut asked = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        assert_eq!(server.get("/v1/keys/a").status, 200);
+        assert_eq!(version(server, trust.clone()), Some(200));
+        asked += 1;
+    }
+    asked
+}
+
+/// Ends whoever asks, also if the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ const BACK_LIMIT: Duration = Duration::from_secs(15);
 const LONG_LIMIT: u64 = 60;
 
 /// What all clients share.
-struct Shared {
+pub(crate) struct Shared {
     urls: Vec<String>,
     clock: AtomicU64,
     values: AtomicU64,
@@ -237,7 +237,21 @@ fn event_number(line: &str) -> Option<u64> {
 fn history_under_faults_is_linearizable() {
     let args = ["--checkpoint-bytes", "200kB", "--segment-bytes", "128KiB", "-m", "50"];
     let mut cluster = Cluster::start_behind_proxies(3, &args);
-    let shared = Shared::of(&cluster);
+    assert_linearizable_while(&mut cluster, |cluster, shared| {
+        for fault in FAULTS {
+            suffer(cluster, shared, fault);
+        }
+        wait_until_well(cluster);
+    });
+}
+
+/// Has clients write, read and watch while something happens to a cluster of three, and
+/// asserts that they were told what is linearizable, and all of it.
+pub(crate) fn assert_linearizable_while(
+    cluster: &mut Cluster,
+    happens: impl FnOnce(&mut Cluster, &Shared),
+) {
+    let shared = Shared::of(cluster);
     let start = |run: fn(&Shared, usize), number| {
         let shared = Arc::clone(&shared);
         thread::spawn(move || run(&shared, number))
@@ -246,10 +260,7 @@ fn history_under_faults_is_linearizable() {
     let watching = Arc::clone(&shared);
     let watching = thread::spawn(move || watch(&watching));
 
-    for fault in FAULTS {
-        suffer(&mut cluster, &shared, fault);
-    }
-    wait_until_well(&cluster);
+    happens(cluster, &shared);
     eventually("the clients have done a lot", || {
         let history = shared.history.lock().unwrap();
         history.iter().filter(|operation| operation.answer != Answer::Unknown).count() > 500
@@ -263,7 +274,7 @@ fn history_under_faults_is_linearizable() {
     let last = cluster.server(0).post(&path, &[("value", "end")]).number("x-etcd-event");
     shared.last_event.store(last, Ordering::SeqCst);
     let seen: Vec<_> = watching.join().unwrap().into_values().collect();
-    check_events(&cluster, &seen);
+    check_events(cluster, &seen);
     check_writes(&shared, &seen);
     linearizability::check(&shared.history.lock().unwrap()).unwrap();
 }

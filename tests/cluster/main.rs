@@ -11,7 +11,6 @@ mod following;
 mod lasting_faults;
 #[path = "../support/linearizability/mod.rs"]
 mod linearizability;
-mod load;
 mod past;
 mod strangers;
 #[path = "../support/mod.rs"]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use tempfile::TempDir;
 
-use crate::load::{assert_kept, while_writing};
+use crate::cluster_faults::assert_linearizable_while;
 use crate::support::certs::{Ca, Says, Signed};
 use crate::support::cluster::Cluster;
 use crate::support::{Server, etcd, eventually};
@@ -125,8 +125,7 @@ fn cluster_changes_to_tls_while_clients_write() {
     let ca = Ca::new();
     let (certs, file) = (Arc::new(machines(&ca, 3)), ca.file());
     let mut cluster = Cluster::start(3, &[]);
-    let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
-    let acknowledged = while_writing(&urls, || {
+    assert_linearizable_while(&mut cluster, |cluster, _| {
         for more in [&["--peer-plain-too"][..], &[]] {
             let (certs, file) = (Arc::clone(&certs), file.clone());
             cluster.change_own_args(move |at| {
@@ -144,7 +143,6 @@ fn cluster_changes_to_tls_while_clients_write() {
             }
         }
     });
-    assert_kept(cluster.server(0), &acknowledged);
     eventually("all say that they speak TLS", || {
         cluster.list().matches("\"peerUrl\":\"https://").count() == 3
     });

@@ -2,11 +2,15 @@
 //! while clients write.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
+
 use tempfile::TempDir;
 
-use crate::load::{assert_kept, while_writing};
 use crate::support::cluster::Cluster;
-use crate::support::{Reply, Server, etcd, eventually, last_fault};
+use crate::support::{PATIENCE, Reply, Server, agent, etcd, eventually, last_fault};
 
 /// Plays a version that reads the first format alone.
 const OLD: [&str; 2] = ["--log-format", "1"];
@@ -22,13 +26,56 @@ fn format(server: &Server) -> u32 {
     format.map_or(1, |format| format.parse().unwrap())
 }
 
+/// Writes to the machines in turn, each value once; returns what was acknowledged, by key.
+fn write(urls: &[String], writer: usize, ends: &AtomicBool) -> BTreeMap<String, String> {
+    let mut acknowledged = BTreeMap::new();
+    for number in 0.. {
+        if ends.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, value) = (format!("/w{writer}/{}", number % 50), format!("{writer}-{number}"));
+        let url = format!("{}/v1/keys{key}", urls[number % urls.len()]);
+        let form = [("value", value.as_str()), ("timeout", "60")];
+        match agent(PATIENCE).post(&url).send_form(form) {
+            Ok(reply) if reply.status() == 200 => {
+                acknowledged.insert(key, value);
+            }
+            // It may have been written, and then is what counts; or one that comes is.
+            Ok(_) | Err(_) => {
+                acknowledged.remove(&key);
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+    acknowledged
+}
+
+/// Ends the writers, also if the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a word of a later format is answered while one machine cannot read it, and that it
 /// works once all can. Nothing that was acknowledged meanwhile is lost.
 #[test]
 fn cluster_is_upgraded_one_machine_at_a_time() {
     let mut cluster = Cluster::start_playing(3, &OLD);
     let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
-    let acknowledged = while_writing(&urls, || {
+    let ends = AtomicBool::new(false);
+    let acknowledged: Vec<_> = thread::scope(|scope| {
+        let writing = Ends(&ends);
+        let writers: Vec<ScopedJoinHandle<'_, _>> = (0..3)
+            .map(|writer| {
+                scope.spawn({
+                    let (urls, ends) = (&urls, &ends);
+                    move || write(urls, writer, ends)
+                })
+            })
+            .collect();
         for at in 0..3 {
             let refused = create(cluster.server((at + 1) % 3), "lock");
             assert_eq!(refused.status, 409, "{}", refused.body);
@@ -48,8 +95,14 @@ fn cluster_is_upgraded_one_machine_at_a_time() {
         eventually("the new format is in force", || {
             cluster.running().all(|server| format(server) == 2)
         });
+        drop(writing);
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
-    assert_kept(cluster.server(0), &acknowledged);
+    for (key, value) in acknowledged.iter().flatten() {
+        let read = cluster.server(0).get(&format!("/v1/keys{key}"));
+        assert!(read.body.contains(&format!("\"value\":\"{value}\"")), "{key}: {}", read.body);
+    }
+    assert!(acknowledged.iter().all(|written| written.len() > 2), "{acknowledged:?}");
     assert_eq!(create(cluster.server(1), "lock").status, 200);
     assert_eq!(create(cluster.server(2), "lock").body, "Key Already Exists: /lock\n");
 }
