@@ -44,12 +44,13 @@ impl Node {
                 () = closing.begun() => return,
             }
             let (gaps, first) = (gaps(&events), history.log.first());
-            // What could not be filled in cannot now, unless something else was, or older
-            // history has come from another machine.
-            if tried.as_ref() == Some(&(gaps.clone(), first)) {
+            // What could not be filled in cannot now, unless something else was, older history
+            // has come from another machine, or something was forgotten again.
+            let found = (gaps.clone(), first, events.epoch());
+            if tried.as_ref() == Some(&found) {
                 continue;
             }
-            tried = Some((gaps.clone(), first));
+            tried = Some(found);
             for gap in gaps.iter().rev() {
                 let disk = self.inner.disk.clone();
                 if history.fill(&events, gap, disk, &mut wrong, closing.clone()).await {

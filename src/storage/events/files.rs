@@ -181,6 +181,12 @@ impl Files {
         self.forget_from(|block| block.after.index > index)
     }
 
+    /// Forgets every block with an outcome behind a position. Returns what is to be done to
+    /// the files.
+    pub(super) fn forget_after(&mut self, position: Position) -> Vec<Mend> {
+        self.forget_from(|block| block.after > position)
+    }
+
     /// Forgets every block with an outcome between two positions. Returns what is to be done
     /// to the files.
     pub(super) fn forget_between(&mut self, range: &Range<Position>) -> Vec<Mend> {

@@ -31,11 +31,7 @@ impl EventStore {
 impl EventFiller {
     /// Takes outcomes that follow a position. It may wait for the disk.
     pub fn push(&mut self, before: Position, outcomes: Vec<Outcome>) {
-        let has_block = {
-            let mut pending = self.store.pending();
-            pending.push(before, outcomes);
-            pending.has_block()
-        };
+        let (_has_room, has_block) = self.store.push(before, outcomes);
         if has_block {
             self.recorder.run();
         }

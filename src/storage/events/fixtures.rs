@@ -92,7 +92,7 @@ pub(super) fn recorder(store: &EventStore) -> Recorder {
 
 pub(crate) fn push(store: &EventStore, history: &[(Position, Vec<Outcome>)]) {
     for (before, outcomes) in history {
-        store.pending().push(*before, outcomes.clone());
+        store.push(*before, outcomes.clone());
     }
 }
 

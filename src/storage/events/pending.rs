@@ -95,6 +95,11 @@ impl Pending {
         true
     }
 
+    /// Returns whether what has come last was left out.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
     /// Notes that the state has come to a position without outcomes.
     pub(super) fn jump(&mut self, position: Position) {
         self.newest = position;

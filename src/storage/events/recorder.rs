@@ -66,7 +66,7 @@ impl Recorder {
     /// Makes one that writes while there is room on the disk.
     pub(super) fn new(store: EventStore, disk: DiskRoom) -> Result<Self, IoError> {
         let builder = BlockBuilder::new().map_err(IoError::at("compress", &store.dir))?;
-        let (at, told) = (store.pending().first(), RateLimit::default());
+        let (at, told) = (Position::default(), RateLimit::default());
         Ok(Self { store, disk, builder, at, open: None, file_bytes: FILE_BYTES, told })
     }
 
@@ -108,11 +108,9 @@ impl Recorder {
         };
         let at = self.at.max(batches.first()?.before);
         if at != self.at {
-            // What lies between was left out, and compared with nothing.
+            // What lies between was left out.
             self.close();
-            self.store.forget_between(&(self.at..at));
             self.at = at;
-            return self.todo();
         }
         let files = self.store.files();
         let (known, limit) = (files.following(at), files.next_start(at));

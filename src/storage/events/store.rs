@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_log::{ClusterId, EventNumber, Index, IoError, LogTime};
-use etcd_projections::Position;
+use etcd_projections::{Outcome, Position};
 
 use super::block::BlockPlace;
 use super::file::{EventFile, FileFault};
@@ -239,6 +239,26 @@ impl EventStore {
         self.pending().forget_behind(index);
         let mends = self.files().forget_behind(index);
         mends.into_iter().for_each(mend);
+    }
+
+    /// Takes outcomes that follow a position. Returns whether there was room for them; and
+    /// whether there is enough for a block.
+    pub(super) fn push(&self, before: Position, outcomes: Vec<Outcome>) -> (bool, bool) {
+        let (was_full, has_room, has_block) = {
+            let pending = &mut self.pending();
+            (pending.is_full(), pending.push(before, outcomes), pending.has_block())
+        };
+        if !has_room && !was_full {
+            // What lies there in files is from before a start, and is compared with nothing.
+            let mends = self.files().forget_after(before);
+            mends.into_iter().for_each(mend);
+        }
+        (has_room, has_block)
+    }
+
+    /// Returns how often something was forgotten because it may have been wrong.
+    pub fn epoch(&self) -> u64 {
+        self.files().epoch()
     }
 
     /// Forgets what is in files between two positions: nobody can say whether it is what the

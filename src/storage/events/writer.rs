@@ -47,10 +47,7 @@ impl EventWriter {
     /// Takes outcomes that follow a position. Never waits: if there is no room for them,
     /// they are left out, and said to be.
     pub fn push(&self, before: Position, outcomes: Vec<Outcome>) {
-        let (has_room, has_block) = {
-            let pending = &mut self.store.pending();
-            (pending.push(before, outcomes), pending.has_block())
-        };
+        let (has_room, has_block) = self.store.push(before, outcomes);
         if has_block || !has_room {
             self.wake();
         }
