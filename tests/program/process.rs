@@ -244,3 +244,22 @@ fn deep_keys_take_no_more_memory_than_was_sent() {
     let taken = server.resident_kib() - before;
     assert!(taken < 64 << 10, "{taken} KiB");
 }
+
+/// What was to be done is done, whoever hears of it.
+#[test]
+fn recovery_is_done_though_nobody_hears_of_it() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a", &[("value", "x")]);
+    let cluster = server.cluster().to_owned();
+    server.stop("-TERM");
+    let mut recover = etcd(&["recover", "--force-new-cluster", "-d", text(dir.path())]);
+    let mut recover = recover.spawn().unwrap();
+    drop(recover.stdout.take());
+    let output = recover.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !said.contains("etcd: "), "{said}");
+    let server = Server::start(dir.path());
+    assert_ne!(server.cluster(), cluster);
+    assert_eq!(server.get("/v1/keys/a").status, 200);
+}
