@@ -20,7 +20,7 @@ use crate::util::error_chain;
 use crate::util::printable::Printable;
 use log::LogCommand;
 use machine::MachineCommand;
-use output::start_logging;
+use output::{start_logging, wrong_usage};
 use recover::RecoverArgs;
 use serve::ServeArgs;
 
@@ -65,7 +65,7 @@ impl Cli {
         let verbose = self.serve.verbose;
         start_logging(verbose);
         match self.command {
-            None => Ok(server::run(self.serve.into_options()?)?),
+            None => Ok(server::run(self.serve.into_options().map_err(wrong_usage)?)?),
             Some(Command::Log(command)) => command.run(),
             Some(Command::Machine(command)) => command.run(),
             Some(Command::Recover(args)) => args.run(),

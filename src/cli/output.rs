@@ -1,7 +1,9 @@
 //! What the program says, and to whom.
 
+use std::error::Error;
 use std::io;
 
+use clap::error::ErrorKind;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::Targets;
@@ -9,11 +11,23 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::server::ServeError;
 use crate::util::printable::Printable;
 
 /// Whether whoever read our output wants no more of it.
 pub(super) fn has_seen_enough(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Tells a command line that makes no sense, which clap cannot see, from what is wrong with the
+/// machine: the program ends with another status.
+pub(super) fn wrong_usage(error: ServeError) -> Box<dyn Error> {
+    match error {
+        ServeError::Name(_) | ServeError::Election { .. } | ServeError::Unadvertised(_) => {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("{error}\n")).into()
+        }
+        error => error.into(),
+    }
 }
 
 /// Begins to say what happens, on the standard error.

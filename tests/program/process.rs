@@ -90,14 +90,28 @@ fn joining_waits_for_somebody_to_answer() {
     assert!(!dir.path().join("node.json").exists(), "it has not joined");
 }
 
+/// What cannot be meant is told from what is wrong with the machine: by the status, too.
 #[test]
-fn name_that_is_no_part_of_a_key_is_refused() {
+fn command_line_that_makes_no_sense_is_wrong_usage() {
     let dir = TempDir::new().unwrap();
-    let line = last_fault(&["-d", text(dir.path()), "-n", "a/b"]);
-    assert_eq!(
-        line,
-        r#"etcd: "a/b" cannot be the name of a machine: it must be one part of a key"#
-    );
+    for (args, expected) in [
+        (
+            ["-n", "a/b"],
+            r#"error: "a/b" cannot be the name of a machine: it must be one part of a key"#,
+        ),
+        (
+            ["--election", "100-200"],
+            "error: --election must begin with three times --heartbeat, 300 ms, at least, not with 100 ms",
+        ),
+        (["--election", "soon"], "expected two times like 600-1200"),
+        (["-a", "0.0.0.0"], "say those with --advertise-peer and --advertise-client"),
+    ] {
+        let output = etcd(&["-d", text(dir.path()), args[0], args[1]]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
