@@ -286,8 +286,14 @@ fn recording_that_was_cut_off_is_refused() {
         assert!(is_named || (last == Index(0) && text.contains("holds no command")), "{text}");
         assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "{text}");
     }
-    // Whoever knows why it has no end can have it.
     let batches = &exported[..exported.find("{\"end\"").unwrap()];
+    fs::write(&file, batches).unwrap();
+    for verb in [&["show"][..], &["verify"], &["stats"], &["diff", "3"], &["replay"], &["export"]] {
+        let text = refused(&[&["log"], verb].concat(), &file);
+        let expected = "recorded.jsonl: breaks off after command #8, without a line that says that this is the end: cut off, or made by an earlier version; --without-end takes it as it is\n";
+        assert!(text.ends_with(expected), "{verb:?}: {text}");
+    }
+    // Whoever knows why it has no end can have it.
     import(batches.as_bytes(), true).unwrap();
     assert!(tool(&["verify"], empty.path()).contains(" 10 commands, "));
 }

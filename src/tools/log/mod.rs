@@ -74,7 +74,7 @@ pub enum ToolError {
     InUse(PathBuf),
     /// The log cannot be opened.
     #[error(transparent)]
-    History(#[from] HistoryError),
+    History(HistoryError),
     /// The log does not add up.
     #[error(transparent)]
     Replay(#[from] etcd_projections::ReplayError),
@@ -215,4 +215,14 @@ pub enum ToolError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+}
+
+impl From<HistoryError> for ToolError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            // The tools can be told to take it all the same, and say how.
+            HistoryError::NoEnd { path, last } => Self::NoEnd { path, last },
+            error => Self::History(error),
+        }
+    }
 }
