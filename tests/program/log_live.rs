@@ -102,6 +102,36 @@ fn running_machine_tells_what_its_log_says() {
     }
 }
 
+/// An expiry has the index of the command before it, and is no part of the state right behind
+/// that: whoever is asked, and whether the command is the last one or not.
+#[test]
+fn what_expired_behind_a_command_is_told_alike() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    for key in ["a", "b"] {
+        let set = server.post(&format!("/v1/keys/{key}"), &[("value", "x"), ("ttl", "1")]);
+        server.get(&format!("/v1/watch/{key}?after={}", set.number("x-etcd-event")));
+    }
+    let history = ["history", "/", "-r", "--from"];
+    let verbs: [(&[&str], usize); 8] = [
+        (&[&history[..], &["3", "--to", "3"]].concat(), 2),
+        (&[&history[..], &["4", "--to", "4"]].concat(), 2),
+        (&["diff", "3", "3"], 0),
+        (&["diff", "3", "4"], 2),
+        (&["diff", "4", "4"], 0),
+        (&["diff", "2", "4"], 1),
+        (&["diff", "4"], 1),
+        (&["diff", "2"], 0),
+    ];
+    let url = server.url.clone();
+    let told = verbs.map(|(verb, _)| log(&[verb, &["-u", &url][..]].concat()));
+    assert!(server.stop("-TERM").0.success());
+    for ((verb, lines), told) in verbs.iter().zip(told) {
+        assert_eq!(told.lines().count(), *lines, "{verb:?}: {told}");
+        assert_eq!(log(&[verb, &["-d", text(dir.path())][..]].concat()), told, "{verb:?}");
+    }
+}
+
 /// The past, and what happens from then on, without a gap; and in a pipe that ends, quietly.
 #[test]
 fn what_happens_is_followed() {

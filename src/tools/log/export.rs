@@ -2,7 +2,7 @@
 //! that it is the last.
 //!
 //! A part that does not begin with the first command has a first line that says so: nobody
-//! can fold it, and `import` refuses it.
+//! can fold it, and `import` refuses it. One that goes up to a command ends right behind it.
 
 use std::io::Write;
 
@@ -50,7 +50,7 @@ pub fn export(
 
 /// Writes a log from its beginning on. Returns the digest at the end.
 fn whole(source: &Source, to: Option<Moment>, lines: &mut Lines<'_>) -> Result<Digest, ToolError> {
-    let bound = span::end(source, to)?;
+    let bound = span::up_to(source, to)?;
     let mut walk = source.walk(1)?.shown(Progress::of("export", source));
     while let Some(step) = walk.next(bound)? {
         if let Payload::Batch(batch) = &step.payload {
