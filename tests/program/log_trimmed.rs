@@ -40,6 +40,13 @@ impl Logs {
     fn trimmed(&self) -> PathBuf {
         self.dir.path().join("trimmed")
     }
+
+    /// The command behind which the trimmed log begins, for whoever folds it.
+    fn start(&self) -> u64 {
+        let refused = refusal(&["log", "show", "--from", "1", "-d", text(&self.trimmed())]);
+        let (_, oldest) = refused.trim_end().rsplit_once('#').unwrap();
+        oldest.parse::<u64>().unwrap() - 1
+    }
 }
 
 fn start(dir: &Path, retain: &str) -> Server {
@@ -88,4 +95,33 @@ fn checkpoint_with_which_a_log_begins_is_verified() {
         assert!(damaged.lines().last().unwrap().contains(text(path)), "{damaged}");
         fs::write(path, bytes).unwrap();
     }
+}
+
+/// A part of a log begins where it is wanted, or is refused: as what is shown.
+#[test]
+fn part_that_is_no_longer_kept_is_not_exported() {
+    let logs = Logs::make();
+    let trimmed = logs.trimmed();
+    for verb in ["show", "export"] {
+        let refused =
+            |args: &[&str]| refusal(&[&["log", verb], args, &["-d", text(&trimmed)]].concat());
+        for (args, moment) in [
+            (&["--from", "1"][..], "1"),
+            (&["--from", "3"], "3"),
+            (&["--from", "3", "--to", "9"], "3"),
+            (&["--to", "9"], "9"),
+            (&["--from", "2013-01-01T00:00:00Z"], "2013-01-01T00:00:00.000000000Z"),
+        ] {
+            let said = refused(args);
+            let expected = format!("etcd: {moment} is no longer kept, the oldest is #");
+            assert!(said.lines().last().unwrap().starts_with(&expected), "{verb} {args:?}: {said}");
+        }
+        let said = refused(&["--to", "2099-01-01T00:00:00Z"]);
+        assert!(said.contains(" is not reached, the newest is #"), "{verb}: {said}");
+    }
+    let kept = log(&["export", "-d", text(&trimmed)]);
+    assert!(kept.starts_with(r#"{"part":{"from":"#), "{kept}");
+    let from = (logs.start() + 1).to_string();
+    let part = log(&["export", "--from", &from, "-d", text(&trimmed)]);
+    assert!(part.starts_with(&format!(r#"{{"part":{{"from":{from}}}}}"#)), "{part}");
 }
