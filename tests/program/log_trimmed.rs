@@ -15,7 +15,7 @@ const OFTEN: [&str; 10] =
 /// How many keys are set before anything is dropped.
 const KEYS: usize = 150;
 
-/// A log without its beginning.
+/// A log without its beginning, and a copy from when it had one.
 struct Logs {
     dir: TempDir,
 }
@@ -26,6 +26,7 @@ impl Logs {
         let server = start(&logs.trimmed(), "forever");
         (0..KEYS).for_each(|key| set(&server, key));
         assert!(server.stop("-TERM").0.success());
+        copy(&logs.trimmed(), &logs.whole());
         let server = start(&logs.trimmed(), "2000B");
         let mut key = KEYS;
         eventually("the beginning is dropped", || {
@@ -39,6 +40,17 @@ impl Logs {
 
     fn trimmed(&self) -> PathBuf {
         self.dir.path().join("trimmed")
+    }
+
+    fn whole(&self) -> PathBuf {
+        self.dir.path().join("whole")
+    }
+
+    /// A cluster of its own that has the history of the whole up to a command.
+    fn fork(&self, at: &str) -> PathBuf {
+        let into = self.dir.path().join(format!("fork-{at}"));
+        log(&["fork", text(&self.whole()), "--at", at, "-d", text(&into)]);
+        into
     }
 
     /// The command behind which the trimmed log begins, for whoever folds it.
@@ -68,6 +80,19 @@ fn log(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let into = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &into);
+        } else {
+            fs::copy(&path, into).unwrap();
+        }
+    }
+}
+
 /// The checkpoint with which the log begins, and those before it, can be compared with nothing;
 /// they are read all the same, and a good one does not stand in for them.
 #[test]
@@ -95,6 +120,54 @@ fn checkpoint_with_which_a_log_begins_is_verified() {
         assert!(damaged.lines().last().unwrap().contains(text(path)), "{damaged}");
         fs::write(path, bytes).unwrap();
     }
+}
+
+/// Two logs are compared where both are known, and nowhere else.
+#[test]
+fn what_no_log_keeps_is_not_compared() {
+    let logs = Logs::make();
+    let (whole, trimmed) = (logs.whole(), logs.trimmed());
+    let bisect = |left: &Path, right: &Path| log(&["bisect", text(left), text(right)]);
+    let again = logs.dir.path().join("again");
+    copy(&trimmed, &again);
+    let same = bisect(&trimmed, &again);
+    assert!(same.starts_with("the same up to command #"), "{same}");
+    let last = format!("the same up to command #{}\n", KEYS + 2);
+    for same in [bisect(&whole, &trimmed), bisect(&trimmed, &whole)] {
+        assert!(same.starts_with(&last), "{same}");
+        assert!(same.contains(&format!("\n{} goes on to command #", trimmed.display())), "{same}");
+    }
+    let start = logs.start();
+    assert!(start > 20, "{start}");
+    // It ends before the other begins.
+    let short = logs.fork("10");
+    for args in [[&short, &trimmed], [&trimmed, &short]] {
+        let apart = refusal(&["log", "bisect", text(args[0]), text(args[1])]);
+        let expected = format!(
+            "etcd: {}: ends with command #12, which {} no longer keeps: the oldest there is #{}\n",
+            short.display(),
+            trimmed.display(),
+            start + 1
+        );
+        assert!(apart.ends_with(&expected), "{apart}");
+    }
+    // It has gone another way long before the other begins.
+    let server = start_fork(&short, start);
+    assert!(server.stop("-TERM").0.success());
+    let parting = bisect(&short, &trimmed);
+    let expected =
+        format!("they part at command #{}, the first that both keep, or before\n", start + 1);
+    assert!(parting.starts_with(&expected), "{parting}");
+    let parting = log(&["bisect", "--json", text(&short), text(&trimmed)]);
+    let parting: serde_json::Value = serde_json::from_str(&parting).unwrap();
+    assert_eq!((&parting["index"], &parting["orBefore"]), (&(start + 1).into(), &true.into()));
+}
+
+/// A fork that goes on to well behind a command.
+fn start_fork(dir: &Path, command: u64) -> Server {
+    let server = start(dir, "forever");
+    (0..=usize::try_from(command).unwrap()).for_each(|key| set(&server, key));
+    server
 }
 
 /// A part of a log begins where it is wanted, or is refused: as what is shown.

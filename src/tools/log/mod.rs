@@ -97,6 +97,18 @@ pub enum ToolError {
         /// The last command.
         newest: Index,
     },
+    /// Two logs have no command behind which both are known.
+    #[error("{}: ends with command {last}, which {} no longer keeps: the oldest there is {oldest}", short.display(), trimmed.display())]
+    Apart {
+        /// The log that ends too soon.
+        short: PathBuf,
+        /// Its last command.
+        last: Index,
+        /// The log that has lost its beginning.
+        trimmed: PathBuf,
+        /// The oldest command that it keeps.
+        oldest: Index,
+    },
     /// The end lies before the beginning.
     #[error("{from} is after {to}")]
     Backwards {
