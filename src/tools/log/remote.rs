@@ -13,7 +13,7 @@ use std::io::Write;
 use etcd_follow::{Follower, Start, read_event};
 use etcd_log::{EventNumber, KeyPath};
 use etcd_projections::Event;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use tokio_stream::StreamExt as _;
 
@@ -24,11 +24,8 @@ use super::history::HistoryQuery;
 use super::show::Selection;
 use crate::tools::client;
 use crate::util::error_chain::ErrorChain;
+use crate::util::in_path::ENCODED;
 use crate::util::moment::Moment;
-
-/// What is encoded of a key in a path.
-const ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Machines of a cluster that runs, by their addresses for clients.
 #[derive(Clone, Debug)]
