@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::Bytes;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -14,6 +14,9 @@ use crate::util::printable::Printable;
 
 /// How long an answer may take: the cluster may have to elect a leader first.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// The longest answer: thousands of machines.
+const ANSWER_BYTES: usize = 1 << 20;
 
 /// Why the cluster did not do what was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +152,42 @@ async fn ask_at(url: &str, method: Method, path: &str) -> Result<Answer, Failure
     let (answer, _connection) = client::ask(url, method, path).await?;
     let status = answer.status();
     let is_from_machine = answer.headers().contains_key("x-etcd-cluster-id");
-    let body = answer.into_body().collect().await?.to_bytes();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await?.to_bytes();
     Ok(Answer { status, body, is_from_machine })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::util::limit;
+
+    /// A machine that says this to whoever asks first, and breaks off.
+    async fn machine(said: impl Into<String>) -> String {
+        let said = said.into();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            // Nobody need hear it out.
+            let _written = stream.write_all(said.as_bytes()).await;
+        });
+        url
+    }
+
+    fn answer(status: &str, body: &str) -> String {
+        let fields = format!("X-Etcd-Cluster-Id: c1\r\nContent-Length: {}", body.len());
+        format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn answer_without_end_is_not_waited_for() {
+        limit::begin();
+        let url = machine(answer("200 OK", &"x".repeat(2 * ANSWER_BYTES))).await;
+        let error = list(&url, &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, MachineError::Unreachable { .. }), "{error}");
+    }
 }
