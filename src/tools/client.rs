@@ -15,12 +15,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use memchr::memchr;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::util::printable::Printable;
 
 /// How long the head of an answer may take, and each piece of it.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
 
 /// The longest line. That of an event has a key, and two values of 1 MiB at most, each of
 /// which grows sixfold at worst when JSON escapes all of it.
@@ -61,8 +61,17 @@ pub enum ClientError {
     TooLong(String),
 }
 
-/// Why a machine was not reached.
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why there is no answer to a request.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was not sent.
+    NotSent(Cause),
+    /// It was, and nobody knows what has come of it.
+    Unanswered(Cause),
+}
+
+/// Why that is so.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection, which ends with this.
 pub(super) struct Connection(tokio::task::JoinHandle<()>);
@@ -97,9 +106,10 @@ pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientErro
 }
 
 async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
-    let failed = |source| ClientError::Unreachable { url: url.to_owned(), source };
-    let asked = timeout(LIMIT, ask(url, Method::GET, path)).await;
-    let (answer, connection) = asked.map_err(|late| failed(late.into()))?.map_err(failed)?;
+    let (answer, connection) = ask(url, Method::GET, path, LIMIT).await.map_err(|failure| {
+        let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
+        ClientError::Unreachable { url: url.to_owned(), source }
+    })?;
     if !answer.headers().contains_key("x-etcd-cluster-id") {
         return Err(ClientError::NoMachine(url.to_owned()));
     }
@@ -121,19 +131,28 @@ async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
     Err(ClientError::Refused { url: url.to_owned(), status, said })
 }
 
-/// Asks one machine, and waits until its answer begins, however long that takes.
+/// Asks one machine, and waits so long until its answer begins.
 pub(super) async fn ask(
     url: &str,
     method: Method,
     path: &str,
+    limit: Duration,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
     let request = Request::builder().method(method).uri(path).header(HOST, address);
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    Ok((answer, connection))
+    let request = request.body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| Failure::NotSent(error.into()))?;
+    let by = Instant::now() + limit;
+    let connecting = timeout_at(by, async {
+        let stream = TcpStream::connect(address).await?;
+        Ok(http1::handshake(TokioIo::new(stream)).await?)
+    });
+    let connected = connecting.await.unwrap_or_else(|late| Err(Cause::from(late)));
+    let (mut sender, connection) = connected.map_err(Failure::NotSent)?;
+    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+    let answering = timeout_at(by, sender.send_request(request)).await;
+    let answer = answering.map_err(Cause::from).and_then(|answer| Ok(answer?));
+    Ok((answer.map_err(Failure::Unanswered)?, connection))
 }
 
 impl Lines {
