@@ -22,6 +22,10 @@ use crate::util::printable::Printable;
 /// How long the head of an answer may take, and each piece of it.
 pub(super) const LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a machine may look for an answer, in seconds: what it says in the end has to come
+/// before it is waited for no longer.
+pub(super) const LOOKING_SECONDS: u64 = 12;
+
 /// The longest line. That of an event has a key, and two values of 1 MiB at most, each of
 /// which grows sixfold at worst when JSON escapes all of it.
 const LINE_BYTES: usize = 16 << 20;

@@ -22,7 +22,7 @@ use super::action::Action;
 use super::diff::{DiffQuery, write_change};
 use super::history::HistoryQuery;
 use super::show::Selection;
-use crate::tools::client;
+use crate::tools::client::{self, LOOKING_SECONDS};
 use crate::util::error_chain::ErrorChain;
 use crate::util::in_path::ENCODED;
 use crate::util::moment::Moment;
@@ -106,8 +106,9 @@ impl Remote {
 
     /// Returns the number of the newest event.
     async fn newest(&self) -> Result<EventNumber, ToolError> {
-        let path = "/v1/history/?recursive=true&reverse=true&limit=1";
-        let mut lines = client::get(&self.urls, path).await?;
+        let path =
+            format!("/v1/history/?recursive=true&reverse=true&limit=1&timeout={LOOKING_SECONDS}");
+        let mut lines = client::get(&self.urls, &path).await?;
         let line = lines.next().await?;
         line.map_or(Ok(EventNumber(0)), |line| Ok(read(&line)?.number))
     }
@@ -137,7 +138,8 @@ impl Remote {
     pub async fn diff(&self, query: &DiffQuery, out: &mut dyn Write) -> Result<(), ToolError> {
         let to = query.to.map(|to| format!("&to={}", moment(to))).unwrap_or_default();
         let from = moment(query.from);
-        let path = format!("/v1/diff{}?from={from}{to}", encoded(&query.key));
+        let path =
+            format!("/v1/diff{}?from={from}{to}&timeout={LOOKING_SECONDS}", encoded(&query.key));
         let mut lines = client::get(&self.urls, &path).await?;
         while let Some(line) = lines.next().await? {
             let NetChange { key, from, to } =
@@ -162,7 +164,8 @@ fn path_of(query: &HistoryQuery) -> String {
     let moments = moments.filter_map(|(name, at)| Some(format!("{name}={}", moment((*at)?))));
     let limit = limit.map(|limit| format!("limit={limit}"));
     let ways = [format!("recursive={recursive}"), format!("reverse={reverse}")];
-    let fields: Vec<_> = ways.into_iter().chain(moments).chain(limit).collect();
+    let timeout = format!("timeout={LOOKING_SECONDS}");
+    let fields: Vec<_> = ways.into_iter().chain(moments).chain(limit).chain([timeout]).collect();
     format!("/v1/history{}?{}", encoded(key), fields.join("&"))
 }
 
@@ -186,4 +189,30 @@ fn broken(line: &[u8]) -> ToolError {
     }
     let said = serde_json::from_slice(line).map(|Ends { error }| error);
     ToolError::Ends(said.unwrap_or_else(|_| String::from_utf8_lossy(line).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::Index;
+
+    use super::*;
+    use crate::tools::client::LIMIT;
+
+    /// A machine gives up before it is given up, and so can say why.
+    #[test]
+    fn machine_is_told_how_long_it_may_look() {
+        assert!(LOOKING_SECONDS + 2 < LIMIT.as_secs());
+        let query = HistoryQuery {
+            key: KeyPath::clean("/a b").unwrap(),
+            recursive: true,
+            from: Some(Moment::Index(Index(3))),
+            to: None,
+            reverse: false,
+            limit: None,
+            json: false,
+            look: crate::tools::log::Look::default(),
+        };
+        let fields = "recursive=true&reverse=false&from=3&timeout=12";
+        assert_eq!(path_of(&query), format!("/v1/history/a%20b?{fields}"));
+    }
 }
