@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use etcd_log::ClusterId;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -83,6 +84,7 @@ pub(super) struct Connection(tokio::task::JoinHandle<()>);
 /// An answer, line by line.
 pub(super) struct Lines {
     url: String,
+    cluster: ClusterId,
     body: Incoming,
     /// What has come, and was not taken.
     text: BytesMut,
@@ -114,12 +116,13 @@ async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
         let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
         ClientError::Unreachable { url: url.to_owned(), source }
     })?;
-    if !answer.headers().contains_key("x-etcd-cluster-id") {
-        return Err(ClientError::NoMachine(url.to_owned()));
-    }
+    let cluster = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
+    let cluster = cluster.and_then(|id| id.parse().ok());
+    let Some(cluster) = cluster else { return Err(ClientError::NoMachine(url.to_owned())) };
     let (status, body) = (answer.status(), answer.into_body());
     let mut lines = Lines {
         url: url.to_owned(),
+        cluster,
         body,
         text: BytesMut::new(),
         searched: 0,
@@ -160,6 +163,16 @@ pub(super) async fn ask(
 }
 
 impl Lines {
+    /// Returns of which cluster the machine is that says them.
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Returns who says them.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Returns the next line, without what ends it; nothing, at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
