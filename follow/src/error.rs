@@ -4,13 +4,14 @@ use std::io;
 
 use etcd_log::{ClusterId, EventNumber};
 
-/// Why the stream ends. Before that, all machines have been asked.
+/// Why the stream ends. Before that, all machines have been asked; if one of them could not
+/// answer, as one that restarts, again and again.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
     /// There is nobody to ask, or it is no address of a machine.
     #[error("{0:?} is not the address of a machine, as http://host:port is")]
     Address(String),
-    /// What comes next is no longer kept anywhere: events have been missed.
+    /// What comes next is no longer kept by any machine that answers: events have been missed.
     #[error("what follows event {after} is no longer kept; {url} says: {said}")]
     Gone {
         /// The last event that was seen, or that was to be gone on from.
@@ -111,7 +112,18 @@ pub enum Fault {
     Unreadable(String),
 }
 
+/// How many times all machines are asked before one that answers is believed, while another one
+/// does not: with the pauses in between, that takes between ten and twenty seconds.
+const ROUNDS_WITHOUT_ALL: u32 = 10;
+
 impl Fault {
+    /// Returns whether the fault is believed to last: it was there so many times in a row that
+    /// all machines were asked; and all of them could answer the last time, or not.
+    pub(crate) fn is_believed(&self, rounds: u32, all_answered: bool) -> bool {
+        let least = if all_answered { 1 } else { ROUNDS_WITHOUT_ALL };
+        self.believed_after().is_some_and(|most| rounds >= most.max(least))
+    }
+
     /// Returns how many times all machines must have been asked before the fault is believed
     /// to last; nothing for what passes by itself.
     pub(crate) fn believed_after(&self) -> Option<u32> {
@@ -136,6 +148,28 @@ impl Fault {
             }
             Self::Refused { status, said } => FollowError::Refused { url, status, said },
             fault => FollowError::Broken { url, source: Box::new(fault) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_machine_is_not_believed_for_the_others_until_they_had_their_time() {
+        let gone = Fault::Gone(String::new());
+        let no_event = Fault::Unreadable(String::new());
+        for (fault, all_answered, first) in [
+            (&gone, true, Some(1)),
+            (&gone, false, Some(10)),
+            (&no_event, true, Some(3)),
+            (&no_event, false, Some(10)),
+            (&Fault::Unhealthy, true, None),
+            (&Fault::Ended, false, None),
+        ] {
+            let believed = (1..100).find(|rounds| fault.is_believed(*rounds, all_answered));
+            assert_eq!(believed, first, "{fault} {all_answered}");
         }
     }
 }

@@ -120,6 +120,8 @@ impl Follower {
             on_fault: self.on_fault,
             stream: None,
             lasting: None,
+            said_in: 0,
+            all_answered: true,
         })
     }
 }

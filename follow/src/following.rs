@@ -6,6 +6,9 @@
 //!        └── after a pause, once all were asked ◀── the next machine
 //! ```
 //!
+//! One machine's word does not end it while another could not be asked: that one may be about
+//! to come back, and know better. It is waited for a while.
+//!
 //! The position moves with an event that is handed out, and, where only a part is followed,
 //! with those before which there was nothing to hand out. Whatever happens to a connection,
 //! the next one goes on behind it.
@@ -44,6 +47,10 @@ pub(crate) struct Following {
     pub(crate) stream: Option<Stream>,
     /// What may last, and who said so, in the round that is under way.
     pub(crate) lasting: Option<(String, Fault)>,
+    /// In how many rounds in a row somebody said so.
+    pub(crate) said_in: u32,
+    /// Whether all that were asked in the round that is under way could answer.
+    pub(crate) all_answered: bool,
 }
 
 impl Following {
@@ -68,10 +75,14 @@ impl Following {
         (self.on_fault)(&url, &fault);
         if fault.believed_after().is_some() {
             self.lasting = Some((url, fault));
+        } else {
+            self.all_answered = false;
         }
         let Some(rounds) = self.addresses.failed() else { return Ok(()) };
+        let all_answered = std::mem::replace(&mut self.all_answered, true);
+        self.said_in = if self.lasting.is_some() { self.said_in + 1 } else { 0 };
         match self.lasting.take() {
-            Some((url, fault)) if fault.believed_after().is_some_and(|most| rounds >= most) => {
+            Some((url, fault)) if fault.is_believed(self.said_in, all_answered) => {
                 Err(fault.into_error(url, self.after.unwrap_or_default()))
             }
             _ => {
@@ -189,7 +200,7 @@ impl Following {
             return Err(Fault::OutOfOrder { found: id, expected });
         }
         self.after = Some(id);
-        self.lasting = None;
+        (self.lasting, self.said_in, self.all_answered) = (None, 0, true);
         self.addresses.succeeded();
         Ok(event)
     }

@@ -237,6 +237,28 @@ async fn what_is_gone_everywhere_ends_it() {
     assert!(events.next().await.is_none());
 }
 
+/// One that has less history, or refuses, answers at once; another one restarts meanwhile, for
+/// longer than it takes to ask both.
+#[tokio::test]
+async fn who_answers_is_not_believed_while_another_restarts() {
+    limit::begin();
+    for status in ["410 Gone", "400 Bad Request"] {
+        let wrong = otherwise(move |_| answer(status, "No\n"));
+        let restarting = otherwise(|asked| match asked.before {
+            0..3 => Act::BreakOff(String::new()),
+            _ => honest(asked),
+        });
+        assert_eq!(follow(&[&wrong, &restarting]).await.unwrap(), all(), "{status}");
+    }
+    let foreign = otherwise(|_| Act::Say(stream("00000000000000c2", [])));
+    let restarting = otherwise(|asked| match asked.before {
+        0..3 => answer("503 Service Unavailable", "No Leader\n"),
+        _ => honest(asked),
+    });
+    let follower = Follower::new([&*foreign, &restarting]).cluster("c1".parse().unwrap());
+    assert_eq!(numbers(&mut follower.events()).await.unwrap(), all());
+}
+
 #[tokio::test]
 async fn another_cluster_is_not_taken_for_this_one() {
     limit::begin();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use etcd_log::{KeyPath, NodeId};
 
-use super::values::{parse_key, parse_name};
+use super::values::{parse_key, parse_limit, parse_name};
 use crate::tools::log::{
     self, Action, Condition, DiffQuery, Following, Fork, HistoryQuery, Import, LogPath, Look,
     Remote, Selection, ToolError,
@@ -151,7 +151,7 @@ pub(super) struct HistoryArgs {
     #[arg(long)]
     reverse: bool,
     /// Tell so many events, at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
     limit: Option<usize>,
     /// Show lines of JSON, as the API does
     #[arg(long)]

@@ -91,8 +91,9 @@ impl Cli {
 /// Returns the status with which the program ends because of an error: 2 where what was asked
 /// for makes no sense, files that it names included, and 1 where it failed.
 pub fn status(error: &(dyn Error + 'static)) -> u8 {
+    use ServeError::{Election, Name, Tls, Unadvertised};
     match error.downcast_ref() {
-        Some(ServeError::Tls(_)) => 2,
+        Some(Name(_) | Election { .. } | Unadvertised(_) | Tls(_)) => 2,
         _ => 1,
     }
 }

@@ -70,6 +70,11 @@ pub(super) fn parse_name(text: &str) -> Result<String, String> {
     name.ok_or_else(|| "expected one part of a key".to_owned())
 }
 
+pub(super) fn parse_limit(text: &str) -> Result<usize, String> {
+    let limit = text.parse().ok().filter(|limit| *limit > 0);
+    limit.ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
 pub(super) fn parse_key(text: &str) -> Result<KeyPath, String> {
     KeyPath::clean(text).map_err(|error| error.to_string())
 }

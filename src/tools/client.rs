@@ -1,21 +1,38 @@
 //! A client for machines that run: one request, a connection each, and the lines of the
 //! answer as they come.
+//!
+//! Whoever answers may be anybody: no more of what it says is held than a line, which is
+//! bounded.
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use etcd_log::ClusterId;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use memchr::memchr;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::util::printable::Printable;
 
 /// How long the head of an answer may take, and each piece of it.
-const LIMIT: Duration = Duration::from_secs(15);
+pub(super) const LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a machine may look for an answer, in seconds: what it says in the end has to come
+/// before it is waited for no longer.
+pub(super) const LOOKING_SECONDS: u64 = 12;
+
+/// The longest line. That of an event has a key, and two values of 1 MiB at most, each of
+/// which grows sixfold at worst when JSON escapes all of it.
+const LINE_BYTES: usize = 16 << 20;
+
+/// How much is told of why a request was refused.
+const REFUSAL_BYTES: usize = 4 << 10;
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +61,22 @@ pub enum ClientError {
     /// The answer broke off, and some of it is missing.
     #[error("the answer of {0} breaks off")]
     BrokenOff(String),
+    /// It has a line that no machine would say.
+    #[error("{0} says a line of more than {LINE_BYTES} bytes: it is not read on")]
+    TooLong(String),
 }
 
-/// Why a machine was not reached.
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Why there is no answer to a request.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was not sent.
+    NotSent(Cause),
+    /// It was, and nobody knows what has come of it.
+    Unanswered(Cause),
+}
+
+/// Why that is so.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection, which ends with this.
 pub(super) struct Connection(tokio::task::JoinHandle<()>);
@@ -55,9 +84,12 @@ pub(super) struct Connection(tokio::task::JoinHandle<()>);
 /// An answer, line by line.
 pub(super) struct Lines {
     url: String,
+    cluster: ClusterId,
     body: Incoming,
     /// What has come, and was not taken.
-    text: Vec<u8>,
+    text: BytesMut,
+    /// How many bytes of it were found to end no line.
+    searched: usize,
     has_ended: bool,
     _connection: Connection,
 }
@@ -80,17 +112,20 @@ pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientErro
 }
 
 async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
-    let failed = |source| ClientError::Unreachable { url: url.to_owned(), source };
-    let asked = timeout(LIMIT, ask(url, Method::GET, path)).await;
-    let (answer, connection) = asked.map_err(|late| failed(late.into()))?.map_err(failed)?;
-    if !answer.headers().contains_key("x-etcd-cluster-id") {
-        return Err(ClientError::NoMachine(url.to_owned()));
-    }
+    let (answer, connection) = ask(url, Method::GET, path, LIMIT).await.map_err(|failure| {
+        let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
+        ClientError::Unreachable { url: url.to_owned(), source }
+    })?;
+    let cluster = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
+    let cluster = cluster.and_then(|id| id.parse().ok());
+    let Some(cluster) = cluster else { return Err(ClientError::NoMachine(url.to_owned())) };
     let (status, body) = (answer.status(), answer.into_body());
     let mut lines = Lines {
         url: url.to_owned(),
+        cluster,
         body,
-        text: Vec::new(),
+        text: BytesMut::new(),
+        searched: 0,
         has_ended: false,
         _connection: connection,
     };
@@ -98,38 +133,59 @@ async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
         return Ok(lines);
     }
     let said = lines.next().await?.unwrap_or_default();
-    let said = Printable(String::from_utf8_lossy(&said)).to_string();
+    let said = String::from_utf8_lossy(&said[..said.len().min(REFUSAL_BYTES)]);
+    let said = Printable(said).to_string();
     Err(ClientError::Refused { url: url.to_owned(), status, said })
 }
 
-/// Asks one machine, and waits until its answer begins, however long that takes.
+/// Asks one machine, and waits so long until its answer begins.
 pub(super) async fn ask(
     url: &str,
     method: Method,
     path: &str,
+    limit: Duration,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
     let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
     let request = Request::builder().method(method).uri(path).header(HOST, address);
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-    Ok((answer, connection))
+    let request = request.body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| Failure::NotSent(error.into()))?;
+    let by = Instant::now() + limit;
+    let connecting = timeout_at(by, async {
+        let stream = TcpStream::connect(address).await?;
+        Ok(http1::handshake(TokioIo::new(stream)).await?)
+    });
+    let connected = connecting.await.unwrap_or_else(|late| Err(Cause::from(late)));
+    let (mut sender, connection) = connected.map_err(Failure::NotSent)?;
+    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+    let answering = timeout_at(by, sender.send_request(request)).await;
+    let answer = answering.map_err(Cause::from).and_then(|answer| Ok(answer?));
+    Ok((answer.map_err(Failure::Unanswered)?, connection))
 }
 
 impl Lines {
+    /// Returns of which cluster the machine is that says them.
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Returns who says them.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Returns the next line, without what ends it; nothing, at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         loop {
-            if let Some(at) = self.text.iter().position(|byte| *byte == b'\n') {
-                let rest = self.text.split_off(at + 1);
-                let mut line = std::mem::replace(&mut self.text, rest);
-                line.pop();
+            if let Some(line) = self.take_line() {
                 return Ok(Some(line));
             }
             if self.has_ended {
-                let line = std::mem::take(&mut self.text);
+                self.searched = 0;
+                let line = self.text.split().freeze();
                 return Ok((!line.is_empty()).then_some(line));
+            }
+            if self.text.len() > LINE_BYTES {
+                return Err(ClientError::TooLong(self.url.clone()));
             }
             let broken = || ClientError::BrokenOff(self.url.clone());
             match timeout(LIMIT, self.body.frame()).await {
@@ -141,6 +197,19 @@ impl Lines {
                 Ok(Some(Err(_))) | Err(_) => return Err(broken()),
             }
         }
+    }
+
+    /// Takes the next line of what has come, if it is whole.
+    fn take_line(&mut self) -> Option<Bytes> {
+        let Some(at) = memchr(b'\n', &self.text[self.searched..]) else {
+            self.searched = self.text.len();
+            return None;
+        };
+        let end = self.searched + at;
+        self.searched = 0;
+        let mut line = self.text.split_to(end + 1);
+        line.truncate(end);
+        Some(line.freeze())
     }
 }
 
@@ -161,7 +230,8 @@ mod tests {
     const BUSY: &str = "503 Service Unavailable";
 
     /// A machine that says this to whoever asks first.
-    async fn machine(status: &'static str, said: &'static str) -> String {
+    async fn machine(status: &'static str, said: impl Into<String>) -> String {
+        let said = said.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -169,7 +239,8 @@ mod tests {
             assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             let fields = format!("X-Etcd-Cluster-Id: c1\r\nContent-Length: {}", said.len());
             let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{said}");
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            // Nobody need hear it out.
+            let _written = stream.write_all(answer.as_bytes()).await;
         });
         url
     }
@@ -180,7 +251,7 @@ mod tests {
         limit::begin();
         let urls = [machine(BUSY, "No Leader\n").await, machine("200 OK", "1\n").await];
         let mut lines = get(&urls, "/").await.unwrap();
-        assert_eq!(lines.next().await.unwrap().unwrap(), b"1");
+        assert_eq!(lines.next().await.unwrap().unwrap(), "1");
         let nobody = "127.0.0.1:1".to_owned();
         let urls = [nobody.clone(), machine(BUSY, "No Leader\n").await, nobody];
         let refused = get(&urls, "/").await.err().unwrap();
@@ -194,5 +265,32 @@ mod tests {
         let urls = [machine("400 Bad Request", "No\n").await, machine("200 OK", "1\n").await];
         let refused = get(&urls, "/").await.err().unwrap();
         assert!(matches!(&refused, ClientError::Refused { url, .. } if *url == urls[0]));
+    }
+
+    /// However many pieces a line comes in, each byte is looked at once.
+    #[tokio::test]
+    async fn line_is_as_long_as_a_machine_can_make_it_and_no_longer() {
+        limit::begin();
+        let long = "x".repeat(LINE_BYTES - 1);
+        let url = machine("200 OK", format!("{long}\n1\n2")).await;
+        let mut lines = get(&[url], "/").await.unwrap();
+        assert_eq!(lines.next().await.unwrap().unwrap(), long);
+        for line in ["1", "2"] {
+            assert_eq!(lines.next().await.unwrap().unwrap(), line);
+        }
+        assert_eq!((lines.next().await.unwrap(), lines.next().await.unwrap()), (None, None));
+        let url = machine("200 OK", "x".repeat(2 * LINE_BYTES)).await;
+        let mut lines = get(std::slice::from_ref(&url), "/").await.unwrap();
+        let error = lines.next().await.unwrap_err();
+        assert!(matches!(&error, ClientError::TooLong(of) if *of == url), "{error}");
+    }
+
+    #[tokio::test]
+    async fn beginning_of_a_refusal_is_told() {
+        limit::begin();
+        let url = machine("400 Bad Request", "No, ".repeat(REFUSAL_BYTES)).await;
+        let refused = get(&[url], "/").await.err().unwrap();
+        let ClientError::Refused { said, .. } = refused else { panic!("{refused}") };
+        assert_eq!(said.len(), REFUSAL_BYTES);
     }
 }

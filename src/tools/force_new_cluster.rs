@@ -56,6 +56,9 @@ pub enum RecoverError {
         /// Why not.
         source: io::Error,
     },
+    /// It is done, and the output cannot be written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
 }
 
 /// What a survivor has in its log.
@@ -71,7 +74,8 @@ struct Survived {
 ///
 /// # Errors
 ///
-/// If the directory cannot be used. Then the command can be given again.
+/// If the directory cannot be used. Then the command can be given again. If the output cannot
+/// be written, it is done all the same.
 pub fn run(dir: &Path, out: &mut impl io::Write) -> Result<(), RecoverError> {
     if !dir.exists() {
         return Err(RecoverError::Empty(dir.to_owned()));
@@ -92,7 +96,7 @@ pub fn run(dir: &Path, out: &mut impl io::Write) -> Result<(), RecoverError> {
     data_dir.rewrite(&Identity { cluster, joined, removed, ..identity.clone() })?;
     append(&wal, &survived, &identity, cluster)?;
     wal.close()?;
-    report(out, &survived, &identity, cluster).map_err(system("write the output"))
+    report(out, &survived, &identity, cluster).map_err(RecoverError::Output)
 }
 
 fn open(data_dir: &DataDir, identity: &Identity) -> Result<Wal, RecoverError> {

@@ -3,17 +3,21 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use http_body_util::BodyExt as _;
-use hyper::body::Bytes;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::tools::client::{self, Failure};
 use crate::util::printable::Printable;
 
 /// How long an answer may take: the cluster may have to elect a leader first.
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = client::LIMIT;
+
+/// The longest answer: thousands of machines.
+const ANSWER_BYTES: usize = 1 << 20;
 
 /// Why the cluster did not do what was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +37,17 @@ pub enum MachineError {
     #[error("{0} answers, but it is no machine of a cluster: {1}")]
     NoMachine(String, StatusCode),
     /// It may have been done.
-    #[error("no answer from {0} in time: it may be done nevertheless")]
-    Late(String),
+    #[error(
+        "no certain answer from {url}: machine {name} may be removed nevertheless, as etcd machine list will show"
+    )]
+    Unknown {
+        /// Who was asked.
+        url: String,
+        /// The machine.
+        name: String,
+        /// What there is instead of an answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// It was refused.
     #[error("the cluster refuses: {0}")]
     Refused(String),
@@ -68,7 +81,8 @@ struct MachineRow {
 ///
 /// If nobody answers, or the output cannot be written.
 pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
-    let (status, body) = ask(url, Method::GET, "/v1/machines?detail=true").await?;
+    let answer = ask(url, Method::GET, "/v1/machines?detail=true").await;
+    let Answer { status, body, .. } = of_machine(url, answer).await?;
     if status != StatusCode::OK {
         return Err(refused(&body));
     }
@@ -99,14 +113,22 @@ pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
 ///
 /// # Errors
 ///
-/// If nobody answers, or the machine may not be removed.
+/// If nobody answers, or the machine may not be removed; and if nobody knows whether it is.
 pub async fn remove(url: &str, name: &str, out: &mut impl Write) -> Result<(), MachineError> {
     let path = format!("/v1/machines/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
-    let (status, body) = ask(url, Method::DELETE, &path).await?;
-    match status {
+    let unknown = |source| {
+        let (url, name) = (url.to_owned(), name.to_owned());
+        Err(MachineError::Unknown { url, name, source })
+    };
+    let answer = match ask(url, Method::DELETE, &path).await {
+        Err(Failure::Unanswered(source)) => return unknown(source),
+        answer => of_machine(url, answer).await?,
+    };
+    match answer.status {
         StatusCode::NO_CONTENT => Ok(writeln!(out, "machine {} is removed", Printable(name))?),
         StatusCode::NOT_FOUND => Err(MachineError::NotFound(name.to_owned())),
-        _ => Err(refused(&body)),
+        StatusCode::GATEWAY_TIMEOUT => unknown(said(&answer.body).into()),
+        _ => Err(refused(&answer.body)),
     }
 }
 
@@ -114,27 +136,30 @@ fn printable(text: String) -> String {
     Printable(text).to_string()
 }
 
-fn refused(body: &[u8]) -> MachineError {
-    MachineError::Refused(String::from_utf8_lossy(body).trim_end().to_owned())
+fn said(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).trim_end().to_owned()
 }
 
-async fn ask(url: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), MachineError> {
-    let answer = ask_in_time(url, method, path).await?;
+fn refused(body: &[u8]) -> MachineError {
+    MachineError::Refused(said(body))
+}
+
+/// Returns the answer of a machine; or says who answers instead, if it is no machine.
+async fn of_machine(url: &str, answer: Result<Answer, Failure>) -> Result<Answer, MachineError> {
+    let failed = |failure| {
+        let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
+        MachineError::Unreachable { url: url.to_owned(), source }
+    };
+    let answer = answer.map_err(failed)?;
     if answer.is_from_machine {
-        return Ok((answer.status, answer.body));
+        return Ok(answer);
     }
     // To curious people, the peer port tells its version, and nothing else.
-    let version = ask_in_time(url, Method::GET, "/version").await?;
+    let version = ask(url, Method::GET, "/version").await.map_err(failed)?;
     if version.status == StatusCode::OK && version.body.starts_with(b"etcd ") {
         return Err(MachineError::PeerPort(url.to_owned()));
     }
     Err(MachineError::NoMachine(url.to_owned(), answer.status))
-}
-
-async fn ask_in_time(url: &str, method: Method, path: &str) -> Result<Answer, MachineError> {
-    let failed = |source| MachineError::Unreachable { url: url.to_owned(), source };
-    let asked = tokio::time::timeout(LIMIT, ask_at(url, method, path)).await;
-    asked.map_err(|_| MachineError::Late(url.to_owned()))?.map_err(failed)
 }
 
 /// What came back.
@@ -145,10 +170,78 @@ struct Answer {
     is_from_machine: bool,
 }
 
-async fn ask_at(url: &str, method: Method, path: &str) -> Result<Answer, Failure> {
-    let (answer, _connection) = client::ask(url, method, path).await?;
+async fn ask(url: &str, method: Method, path: &str) -> Result<Answer, Failure> {
+    let (answer, _connection) = client::ask(url, method, path, LIMIT).await?;
     let status = answer.status();
     let is_from_machine = answer.headers().contains_key("x-etcd-cluster-id");
-    let body = answer.into_body().collect().await?.to_bytes();
-    Ok(Answer { status, body, is_from_machine })
+    let body = timeout(LIMIT, Limited::new(answer.into_body(), ANSWER_BYTES).collect()).await;
+    let body = body.unwrap_or_else(|late| Err(late.into())).map_err(Failure::Unanswered)?;
+    Ok(Answer { status, body: body.to_bytes(), is_from_machine })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::util::error_chain::ErrorChain;
+    use crate::util::limit;
+
+    /// A machine that says this to whoever asks first, and breaks off.
+    async fn machine(said: impl Into<String>) -> String {
+        let said = said.into();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            // Nobody need hear it out.
+            let _written = stream.write_all(said.as_bytes()).await;
+        });
+        url
+    }
+
+    fn answer(status: &str, body: &str) -> String {
+        let fields = format!("X-Etcd-Cluster-Id: c1\r\nContent-Length: {}", body.len());
+        format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn removal_whose_outcome_is_unknown_may_be_done() {
+        limit::begin();
+        let half = answer("204 No Content", "");
+        for (said, why) in [
+            (answer("504 Gateway Timeout", "Outcome Unknown\n"), "Outcome Unknown"),
+            (half[..half.len() / 2].to_owned(), ""),
+            (String::new(), ""),
+        ] {
+            let url = machine(said).await;
+            let error = remove(&url, "two", &mut Vec::new()).await.unwrap_err();
+            assert!(matches!(error, MachineError::Unknown { .. }), "{error}");
+            let text = ErrorChain(&error).to_string();
+            assert!(text.contains("machine two may be removed") && text.contains(why), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn removal_that_was_not_asked_for_is_not_done() {
+        limit::begin();
+        let error = remove("127.0.0.1:1", "two", &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, MachineError::Unreachable { .. }), "{error}");
+        let url = machine(answer("503 Service Unavailable", "No Leader\n")).await;
+        let error = remove(&url, "two", &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(&error, MachineError::Refused(why) if why == "No Leader"), "{error}");
+        // Nothing is done by asking who is there.
+        let error = list(&machine("").await, &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, MachineError::Unreachable { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn answer_without_end_is_not_waited_for() {
+        limit::begin();
+        let url = machine(answer("200 OK", &"x".repeat(2 * ANSWER_BYTES))).await;
+        let error = list(&url, &mut Vec::new()).await.unwrap_err();
+        assert!(matches!(error, MachineError::Unreachable { .. }), "{error}");
+    }
 }

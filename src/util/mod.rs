@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub mod clock;
 pub mod error_chain;
+pub(crate) mod in_path;
 #[cfg(test)]
 #[path = "../../tests/support/limit.rs"]
 pub(crate) mod limit;

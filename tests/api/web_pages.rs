@@ -1,7 +1,7 @@
 //! What a web page may have a browser ask of a machine, and what nobody who is no browser
 //! notices of it. Each header here is one that browsers send and pages cannot forge.
 
-use super::support::{Server, refusal};
+use super::support::{Server, etcd};
 
 /// The origin of a page that is somebody else's.
 const FOREIGN: (&str, &str) = ("origin", "http://evil.example");
@@ -117,11 +117,10 @@ fn port_that_others_reach_is_told_of_and_needs_an_address() {
         ["--advertise-peer", "node1.example:7001", "--advertise-client", "node1.example:4001"];
     for some in [&advertised[..0], &advertised[..2], &advertised[2..]] {
         let args: Vec<_> = everywhere.iter().chain(some).copied().collect();
-        let refused = refusal(&args);
-        assert!(
-            refused.contains("say those with --advertise-peer and --advertise-client"),
-            "{refused}"
-        );
+        let refused = etcd(&args).output().unwrap();
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("say those with --advertise-peer and --advertise-client"), "{said}");
     }
     let args: Vec<_> = everywhere.iter().chain(&advertised).copied().collect();
     let mut server = Server::start_with(dir.path(), &args);

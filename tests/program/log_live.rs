@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Server, agent, etcd, limit, refusal};
+use crate::support::{PATIENCE, Server, agent, etcd, eventually, limit, refusal};
 
 /// What a verb says, in colour or not.
 fn log(args: &[&str]) -> String {
@@ -37,9 +38,18 @@ struct Going(Child, Option<BufReader<ChildStdout>>);
 
 impl Going {
     fn start(args: &[&str]) -> Self {
-        let mut child = etcd(&[&["log"], args].concat()).stderr(Stdio::inherit()).spawn().unwrap();
+        Self::run(etcd(&[&["log"], args].concat()).stderr(Stdio::inherit()))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        limit::begin();
+        let mut child = command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Self(child, Some(out))
+    }
+
+    fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.0.id())).unwrap().count()
     }
 
     fn line(&mut self) -> String {
@@ -89,6 +99,36 @@ fn running_machine_tells_what_its_log_says() {
     assert!(server.stop("-TERM").0.success());
     for (verb, told) in verbs.iter().zip(&told) {
         assert_eq!(log(&[verb, &["-d", text(dir.path())][..]].concat()), *told, "{verb:?}");
+    }
+}
+
+/// An expiry has the index of the command before it, and is no part of the state right behind
+/// that: whoever is asked, and whether the command is the last one or not.
+#[test]
+fn what_expired_behind_a_command_is_told_alike() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    for key in ["a", "b"] {
+        let set = server.post(&format!("/v1/keys/{key}"), &[("value", "x"), ("ttl", "1")]);
+        server.get(&format!("/v1/watch/{key}?after={}", set.number("x-etcd-event")));
+    }
+    let history = ["history", "/", "-r", "--from"];
+    let verbs: [(&[&str], usize); 8] = [
+        (&[&history[..], &["3", "--to", "3"]].concat(), 2),
+        (&[&history[..], &["4", "--to", "4"]].concat(), 2),
+        (&["diff", "3", "3"], 0),
+        (&["diff", "3", "4"], 2),
+        (&["diff", "4", "4"], 0),
+        (&["diff", "2", "4"], 1),
+        (&["diff", "4"], 1),
+        (&["diff", "2"], 0),
+    ];
+    let url = server.url.clone();
+    let told = verbs.map(|(verb, _)| log(&[verb, &["-u", &url][..]].concat()));
+    assert!(server.stop("-TERM").0.success());
+    for ((verb, lines), told) in verbs.iter().zip(told) {
+        assert_eq!(told.lines().count(), *lines, "{verb:?}: {told}");
+        assert_eq!(log(&[verb, &["-d", text(dir.path())][..]].concat()), told, "{verb:?}");
     }
 }
 
@@ -171,6 +211,32 @@ fn state_of_the_past_is_served_and_not_written() {
         assert_eq!(refused.status(), 405, "{path}");
         assert_eq!(refused.headers()["allow"], "GET, HEAD");
     }
+}
+
+/// As many connections as there is room for, and some more: room comes when they end.
+#[test]
+fn state_of_the_past_is_served_on_when_there_was_no_room() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a", &[("value", "1")]);
+    assert!(server.stop("-TERM").0.success());
+    let program = env!("CARGO_BIN_EXE_etcd");
+    let script =
+        format!("ulimit -n 24 && exec {program:?} log replay --serve 0 -d {}", text(dir.path()));
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut serving = Going::run(&mut command);
+    serving.line();
+    let line = serving.line();
+    let url = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+    let url = url.strip_suffix("/v1/keys/?recursive=true").unwrap();
+    let address = url.strip_prefix("http://").unwrap();
+    let idle: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    // It has come to the end of its files by the time that it says so.
+    eventually("there is no room", || serving.open_files() >= 24);
+    drop(idle);
+    let mut reply = agent(PATIENCE).get(format!("{url}/v1/keys/a")).call().unwrap();
+    assert!(reply.body_mut().read_to_string().unwrap().contains(r#""value":"1""#));
 }
 
 /// The name of the first sealed file.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +20,7 @@ use etcd_projections::{Position, State};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tempfile::TempDir;
 
-use crate::support::{Server, etcd, refusal};
+use crate::support::{Server, etcd, eventually, refusal};
 
 fn tool(args: &[&str], dir: &Path) -> String {
     let output = etcd(&[&["log"], args].concat()).arg("-d").arg(dir).output().unwrap();
@@ -286,10 +288,42 @@ fn recording_that_was_cut_off_is_refused() {
         assert!(is_named || (last == Index(0) && text.contains("holds no command")), "{text}");
         assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "{text}");
     }
-    // Whoever knows why it has no end can have it.
     let batches = &exported[..exported.find("{\"end\"").unwrap()];
+    fs::write(&file, batches).unwrap();
+    for verb in [&["show"][..], &["verify"], &["stats"], &["diff", "3"], &["replay"], &["export"]] {
+        let text = refused(&[&["log"], verb].concat(), &file);
+        let expected = "recorded.jsonl: breaks off after command #8, without a line that says that this is the end: cut off, or made by an earlier version; --without-end takes it as it is\n";
+        assert!(text.ends_with(expected), "{verb:?}: {text}");
+    }
+    // Whoever knows why it has no end can have it.
     import(batches.as_bytes(), true).unwrap();
     assert!(tool(&["verify"], empty.path()).contains(" 10 commands, "));
+}
+
+/// However long a recording is, no more of it is in memory than is written at a time; and half
+/// of it is nobody's.
+#[test]
+fn import_writes_what_it_reads_and_leaves_nothing_if_it_is_cut_off() {
+    let (dir, exported) = (TempDir::new().unwrap(), tool(&["export"], stopped().path()));
+    let into = dir.path().join("copy");
+    let mut import = etcd(&["log", "import", "-", "-d", into.to_str().unwrap()]);
+    let mut import = import.stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = import.stdin.take().unwrap();
+    let (batches, _) = exported.split_once("{\"end\"").unwrap();
+    lines.write_all(batches.as_bytes()).unwrap();
+    let value = "v".repeat(1 << 20);
+    for index in 9..29 {
+        let set = format!(r#"{{"set":{{"key":"/v","value":"{value}"}}}}"#);
+        let time = "2100-01-01T00:00:00Z";
+        writeln!(lines, r#"{{"index":{index},"time":"{time}","commands":[{set}]}}"#).unwrap();
+    }
+    let written = || fs::metadata(into.join("wal/wal-1")).map_or(0, |file| file.len());
+    eventually("it is written before it ends", || written() > 4 << 20);
+    drop(lines);
+    let output = import.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("etcd: -: breaks off after command #28, "), "{said}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod limit;
 mod log_live;
 mod log_scripts;
 mod log_tool;
+mod log_trimmed;
 mod process;
 mod startup;
 #[path = "../support/mod.rs"]

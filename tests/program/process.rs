@@ -90,14 +90,28 @@ fn joining_waits_for_somebody_to_answer() {
     assert!(!dir.path().join("node.json").exists(), "it has not joined");
 }
 
+/// What cannot be meant is told from what is wrong with the machine: by the status, too.
 #[test]
-fn name_that_is_no_part_of_a_key_is_refused() {
+fn command_line_that_makes_no_sense_is_wrong_usage() {
     let dir = TempDir::new().unwrap();
-    let line = last_fault(&["-d", text(dir.path()), "-n", "a/b"]);
-    assert_eq!(
-        line,
-        r#"etcd: "a/b" cannot be the name of a machine: it must be one part of a key"#
-    );
+    for (args, expected) in [
+        (
+            ["-n", "a/b"],
+            r#"etcd: "a/b" cannot be the name of a machine: it must be one part of a key"#,
+        ),
+        (
+            ["--election", "100-200"],
+            "etcd: --election must begin with three times --heartbeat, 300 ms, at least, not with 100 ms",
+        ),
+        (["--election", "soon"], "expected two times like 600-1200"),
+        (["-a", "0.0.0.0"], "say those with --advertise-peer and --advertise-client"),
+    ] {
+        let output = etcd(&["-d", text(dir.path()), args[0], args[1]]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(expected), "{args:?}: {said}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -243,4 +257,23 @@ fn deep_keys_take_no_more_memory_than_was_sent() {
     // 2 MiB were sent; the paths of all directories on the way are 127 MiB.
     let taken = server.resident_kib() - before;
     assert!(taken < 64 << 10, "{taken} KiB");
+}
+
+/// What was to be done is done, whoever hears of it.
+#[test]
+fn recovery_is_done_though_nobody_hears_of_it() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(dir.path());
+    server.post("/v1/keys/a", &[("value", "x")]);
+    let cluster = server.cluster().to_owned();
+    server.stop("-TERM");
+    let mut recover = etcd(&["recover", "--force-new-cluster", "-d", text(dir.path())]);
+    let mut recover = recover.spawn().unwrap();
+    drop(recover.stdout.take());
+    let output = recover.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !said.contains("etcd: "), "{said}");
+    let server = Server::start(dir.path());
+    assert_ne!(server.cluster(), cluster);
+    assert_eq!(server.get("/v1/keys/a").status, 200);
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use etcd_log::{KeyPath, LogId};
 use etcd_projections::{Child, KeyTree, Position, TreeNode};
 use hyper::Request;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 
 use super::json;
 use super::large::{self, LONGEST, PIECE_BYTES, Teller};
@@ -31,6 +31,7 @@ use crate::api::http::door::Talk;
 use crate::api::http::problem::Problem;
 use crate::api::http::request::Fields;
 use crate::node::{Node, View};
+use crate::util::in_path::ENCODED;
 
 /// Up to how many bytes a listing is written at once.
 const SHORT_BYTES: usize = 64 << 10;
@@ -43,10 +44,6 @@ const STEPS_AT_ONCE: usize = 4096;
 
 /// A step through what is listed: an entry, or nothing where something is passed over.
 type Step<'a> = Option<Child<'a>>;
-
-/// What is encoded of where a listing goes on.
-const ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What is listed, and how.
 #[derive(Clone, Debug)]

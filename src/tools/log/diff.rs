@@ -46,7 +46,7 @@ pub struct DiffQuery {
 /// output cannot be written.
 pub fn diff(log: &LogPath, query: &DiffQuery, out: &mut dyn Write) -> Result<(), ToolError> {
     let source = Source::open(log)?;
-    let (from, to) = (source.bound(query.from)?, span::end(&source, query.to)?);
+    let (from, to) = (source.bound(query.from)?, span::up_to(&source, query.to)?);
     let mut walk = source.walk(1)?.shown(Progress::of("diff", &source));
     walk.check_start(Some(query.from), Some(from))?;
     walk.go(Some(from))?;
@@ -63,7 +63,9 @@ pub fn diff(log: &LogPath, query: &DiffQuery, out: &mut dyn Write) -> Result<(),
 fn check_order(walk: &Walk, query: &DiffQuery, to: Option<Bound>) -> Result<(), ToolError> {
     let stands = walk.position();
     let is_before = match to {
-        Some(Bound::Index(index)) => index < stands.index,
+        Some(Bound::Index(index)) => {
+            index < stands.index || index == stands.index && walk.has_ticked()
+        }
         Some(Bound::Time(time)) => time < stands.time,
         None => false,
     };

@@ -2,7 +2,7 @@
 //! that it is the last.
 //!
 //! A part that does not begin with the first command has a first line that says so: nobody
-//! can fold it, and `import` refuses it.
+//! can fold it, and `import` refuses it. One that goes up to a command ends right behind it.
 
 use std::io::Write;
 
@@ -10,6 +10,7 @@ use etcd_log::{
     Batch, Digest, End, Index, LogTime, Part, Payload, RaftIndex, RecordedBatch, RecordedEnd,
     RecordedPart,
 };
+use etcd_projections::Position;
 use serde::Serialize;
 
 use super::ToolError;
@@ -24,15 +25,16 @@ use crate::util::moment::Moment;
 /// # Errors
 ///
 /// If the log cannot be read, holds no command there, does not add up, or does not come by
-/// `to`; or if the output cannot be written. What has been written by then has no end.
+/// both moments in this order; or if the output cannot be written. What has been written by
+/// then has no end.
 pub fn export(
     log: &LogPath,
     (from, to): (Option<Moment>, Option<Moment>),
     out: &mut dyn Write,
 ) -> Result<(), ToolError> {
     let source = Source::open(log)?;
-    let from = from.filter(|from| !matches!(from, Moment::Index(Index(0 | 1))));
     let is_begun = source.directory().is_none_or(|opened| opened.log.first() == RaftIndex(0));
+    let from = from.filter(|from| !is_begun || !matches!(from, Moment::Index(Index(0 | 1))));
     let (last, time) = (Index(0), LogTime(0));
     let mut lines = Lines { out, last, time, is_empty: true, is_part: false };
     let digest = if from.is_none() && is_begun {
@@ -50,7 +52,7 @@ pub fn export(
 
 /// Writes a log from its beginning on. Returns the digest at the end.
 fn whole(source: &Source, to: Option<Moment>, lines: &mut Lines<'_>) -> Result<Digest, ToolError> {
-    let bound = span::end(source, to)?;
+    let bound = span::up_to(source, to)?;
     let mut walk = source.walk(1)?.shown(Progress::of("export", source));
     while let Some(step) = walk.next(bound)? {
         if let Payload::Batch(batch) = &step.payload {
@@ -68,32 +70,29 @@ fn part(
     lines: &mut Lines<'_>,
 ) -> Result<(), ToolError> {
     let span = Span::of(source, from, to)?;
-    let (mut last, reads) = source.unfolded()?;
-    let mut time = LogTime(0);
+    let (before, reads) = source.unfolded()?;
+    let mut reached = Position { index: before, ..Position::default() };
+    let (mut has_begun, mut goes_on) = (false, false);
     for read in reads {
         let Read::Entry { payload: Payload::Batch(batch), .. } = read? else { continue };
-        time = time.max(batch.time);
-        let (before, end) = (last, Index(last.0 + batch.commands.len() as u64));
-        last = end;
-        let skipped = match span.from {
-            Some(Bound::Index(from)) => from.0.saturating_sub(before.next().0),
-            Some(Bound::Time(from)) if time < from => u64::MAX,
-            Some(Bound::Time(_)) | None => 0,
-        };
-        let room = match span.to {
-            Some(Bound::Index(to)) if to <= before => break,
-            Some(Bound::Index(to)) => to.0 - before.0,
-            Some(Bound::Time(to)) if to < time => break,
-            Some(Bound::Time(_)) | None => u64::MAX,
-        };
-        let is_before = skipped >= (end.0 - before.0).max(1);
-        if !is_before {
-            lines.begin_part(Index(before.0 + skipped))?;
-            let take = |count| usize::try_from(count).unwrap_or(usize::MAX);
-            lines.batch(&batch.part(take(skipped), take(room - skipped.min(room))))?;
+        let next = Position { time: reached.time.max(batch.time), ..reached };
+        if !has_begun {
+            // What is no longer kept may be as late as the first that is.
+            span.check_start(if before == Index(0) { reached } else { next })?;
+            has_begun = true;
         }
+        goes_on = match span.to {
+            Some(Bound::Index(to)) => to <= next.index,
+            Some(Bound::Time(to)) => to < next.time,
+            None => false,
+        };
+        if goes_on {
+            break;
+        }
+        let taken = lines.part_of(&span, next, &batch)?;
+        reached = Position { index: Index(next.index.0 + taken), ..next };
     }
-    Ok(())
+    span.check_end(reached, goes_on)
 }
 
 /// The lines that have been written.
@@ -117,6 +116,28 @@ impl Lines<'_> {
             self.write(&RecordedPart { part: Part { from: before.next() } })?;
         }
         Ok(())
+    }
+
+    /// Writes what of a batch lies in a span, given where the clock has led to before its first
+    /// command. Returns up to how many of its commands the span goes.
+    fn part_of(&mut self, span: &Span, before: Position, batch: &Batch) -> Result<u64, ToolError> {
+        let Position { index, time, .. } = before;
+        let skipped = match span.from {
+            Some(Bound::Index(from)) => from.0.saturating_sub(index.next().0),
+            Some(Bound::Time(from)) if time < from => u64::MAX,
+            Some(Bound::Time(_)) | None => 0,
+        };
+        let room = match span.to {
+            Some(Bound::Index(to)) => to.0.saturating_sub(index.0),
+            Some(Bound::Time(_)) | None => u64::MAX,
+        };
+        let taken = room.min(batch.commands.len() as u64);
+        if skipped < taken.max(1) {
+            self.begin_part(Index(index.0 + skipped))?;
+            let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+            self.batch(&batch.part(count(skipped), count(taken - skipped)))?;
+        }
+        Ok(taken)
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), ToolError> {

@@ -9,12 +9,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use etcd_log::{Batch, Check, Command, Payload, RaftIndex};
 use etcd_projections::Position;
 
 use super::ToolError;
-use super::import::write_log;
+use super::new_log::write_log;
 use super::progress::Progress;
 use super::source::{LogPath, Source};
 use super::walk::Read;
@@ -74,7 +75,7 @@ fn fork_into(
         while !is_over {
             match walk.next(Some(bound)) {
                 Ok(Some(step)) => match step.payload {
-                    Payload::Batch(batch) => return Some(Ok(renumbered(&batch))),
+                    Payload::Batch(batch) => return Some(Ok(Arc::new(renumbered(&batch)))),
                     Payload::Blank | Payload::Membership(_) => {}
                 },
                 Ok(None) => {
@@ -82,7 +83,8 @@ fn fork_into(
                     let reached = walk.check_end(Some(fork.at), Some(bound));
                     let state = walk.state();
                     let begin = begin_anew(state, identity.node, identity.cluster);
-                    return Some(reached.map(|()| Batch::new(state.position().time, begin)));
+                    let last = Arc::new(Batch::new(state.position().time, begin));
+                    return Some(reached.map(|()| last));
                 }
                 Err(error) => {
                     is_over = true;

@@ -25,7 +25,7 @@ pub struct HistoryQuery {
     pub recursive: bool,
     /// From when on.
     pub from: Option<Moment>,
-    /// Up to when.
+    /// Up to when; up to a command, with what expired behind it.
     pub to: Option<Moment>,
     /// Whether the newest comes first.
     pub reverse: bool,
@@ -60,11 +60,11 @@ impl HistoryQuery {
 pub fn history(from: &LogPath, query: &HistoryQuery, out: &mut dyn Write) -> Result<(), ToolError> {
     let source = Source::open(from)?;
     let span = Span::of(&source, query.from, query.to)?;
-    let mut walk = source.walk(1)?.shown(Progress::of("history", &source));
-    span.check_start(&walk)?;
+    let walk = source.walk(1)?.shown(Progress::of("history", &source));
+    let mut walk = span.walk(walk)?;
     let mut left = query.limit.unwrap_or(usize::MAX);
     let mut newest = Newest { most: left, events: VecDeque::new() };
-    while let Some(step) = walk.next(span.to)? {
+    while let Some(step) = walk.next()? {
         let wanted = step.outcomes.iter().filter(|outcome| span.has_begun(outcome.position));
         let wanted = wanted.filter_map(event_of).filter(|event| query.takes(&event.key));
         for event in wanted {
@@ -79,7 +79,7 @@ pub fn history(from: &LogPath, query: &HistoryQuery, out: &mut dyn Write) -> Res
             return Ok(());
         }
     }
-    span.check_end(&walk)?;
+    walk.check_end()?;
     newest.events.iter().rev().try_for_each(|event| query.write(event, out))
 }
 

@@ -16,10 +16,12 @@ mod fork;
 mod history;
 mod import;
 mod look;
+mod new_log;
 mod opened;
 mod parting;
 mod progress;
 mod proposers;
+mod recorded;
 mod remote;
 mod replay;
 mod serve;
@@ -74,7 +76,7 @@ pub enum ToolError {
     InUse(PathBuf),
     /// The log cannot be opened.
     #[error(transparent)]
-    History(#[from] HistoryError),
+    History(HistoryError),
     /// The log does not add up.
     #[error(transparent)]
     Replay(#[from] etcd_projections::ReplayError),
@@ -96,6 +98,18 @@ pub enum ToolError {
         moment: Moment,
         /// The last command.
         newest: Index,
+    },
+    /// Two logs have no command behind which both are known.
+    #[error("{}: ends with command {last}, which {} no longer keeps: the oldest there is {oldest}", short.display(), trimmed.display())]
+    Apart {
+        /// The log that ends too soon.
+        short: PathBuf,
+        /// Its last command.
+        last: Index,
+        /// The log that has lost its beginning.
+        trimmed: PathBuf,
+        /// The oldest command that it keeps.
+        oldest: Index,
     },
     /// The end lies before the beginning.
     #[error("{from} is after {to}")]
@@ -215,4 +229,14 @@ pub enum ToolError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
+}
+
+impl From<HistoryError> for ToolError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            // The tools can be told to take it all the same, and say how.
+            HistoryError::NoEnd { path, last } => Self::NoEnd { path, last },
+            error => Self::History(error),
+        }
+    }
 }

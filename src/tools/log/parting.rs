@@ -3,6 +3,12 @@
 //! A digest is a hash over all outcomes so far, so that two logs which have parted never
 //! meet again. They are compared behind commands, not entries: a fork, or an import, has
 //! the same commands in other entries.
+//!
+//! ```text
+//! #1 ────────────────────────────────── #90    the whole of one
+//!                  #41 ──────────────── #90    the other, from a checkpoint at #40 on
+//!                  └ the same here, and so before; or parted, here or before
+//! ```
 
 use std::io::Write;
 
@@ -21,10 +27,14 @@ use crate::storage::checkpoint::CheckpointFile;
 
 /// Where two histories part.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Parting {
-    /// The first command behind which they differ; none, if one is the beginning of the
-    /// other.
+    /// The first command behind which they are known to differ; none, if one is the beginning
+    /// of the other.
     index: Option<Index>,
+    /// Whether they may have parted before: it is the first behind which both are known.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    or_before: bool,
     /// The last commands of both.
     last: [Index; 2],
     /// Their digests there.
@@ -40,7 +50,8 @@ struct Parting {
 ///
 /// # Errors
 ///
-/// If one of the logs cannot be read, or the output not be written.
+/// If one of the logs cannot be read, if one ends before the other begins, or if the output
+/// cannot be written.
 pub fn parting(
     logs: [&LogPath; 2],
     (json, look): (bool, Look),
@@ -52,8 +63,11 @@ pub fn parting(
     if json {
         return write_json(out, &parting);
     }
-    let Parting { index, last, replayed, checkpoints, .. } = parting;
+    let Parting { index, or_before, last, replayed, checkpoints, .. } = parting;
     match index {
+        Some(index) if or_before => {
+            writeln!(out, "they part at command {index}, the first that both keep, or before")?;
+        }
         None => {
             let (end, longer) = (last[0].min(last[1]), usize::from(last[0] < last[1]));
             writeln!(out, "the same up to command {end}")?;
@@ -112,14 +126,19 @@ impl<'a> Search<'a> {
 
     fn search(&mut self) -> Result<Parting, ToolError> {
         let end = self.last[0].min(self.last[1]);
+        if let Some(parting) = self.begin(end)? {
+            return Ok(parting);
+        }
         // One command behind each checkpoint, where nothing lies between it and its expiries.
         let indices = self.files.iter().flatten().map(|file| file.index.next());
-        let mut indices: Vec<_> = indices.filter(|index| *index <= end).collect();
+        let mut indices: Vec<_> =
+            indices.filter(|index| *index > self.same && *index <= end).collect();
         indices.sort_unstable();
         indices.dedup();
         while !indices.is_empty() {
             let middle = indices.len() / 2;
-            if self.is_same_at(indices[middle])? {
+            let digests = self.digests_at(indices[middle])?;
+            if digests[0] == digests[1] {
                 self.same = indices[middle];
                 indices.drain(..=middle);
             } else {
@@ -129,13 +148,42 @@ impl<'a> Search<'a> {
         self.walk_on(end)
     }
 
+    /// Compares both behind the first command that both keep, if one of them has lost its
+    /// beginning: what is the same there was the same before.
+    fn begin(&mut self, end: Index) -> Result<Option<Parting>, ToolError> {
+        let [left, right] = self.sources;
+        let starts = [left.walk(1)?.position().index, right.walk(1)?.position().index];
+        let late = usize::from(starts[0] < starts[1]);
+        let start = starts[late];
+        if start == Index(0) {
+            return Ok(None);
+        }
+        if start >= end {
+            return Err(self.apart(late, start));
+        }
+        let first = start.next();
+        let digests = self.digests_at(first)?;
+        if digests[0] != digests[1] {
+            return Ok(Some(Parting {
+                or_before: true,
+                ..self.parting(Some(first), Some(digests))
+            }));
+        }
+        self.same = first;
+        Ok(None)
+    }
+
+    /// Says that one of the two ends where the other begins, or before.
+    fn apart(&self, late: usize, start: Index) -> ToolError {
+        let [short, trimmed] = [1 - late, late].map(|which| self.sources[which].path().to_owned());
+        ToolError::Apart { short, last: self.last[1 - late], trimmed, oldest: start.next() }
+    }
+
     /// Walks on in both, command by command, from where they are the same.
     fn walk_on(&mut self, end: Index) -> Result<Parting, ToolError> {
-        let same = self.same;
-        let [mut left, mut right] = [self.at(0, same)?, self.at(1, same)?];
+        let [mut left, mut right] = self.before_parting()?;
         left = left.shown(Progress::new("bisect", end));
-        let start = left.position().index.max(right.position().index);
-        for index in start.next().0..=end.0 {
+        for index in self.same.next().0..=end.0 {
             let bound = Some(Bound::Index(Index(index)));
             left.go(bound)?;
             right.go(bound)?;
@@ -151,7 +199,7 @@ impl<'a> Search<'a> {
 
     fn parting(&self, index: Option<Index>, digests: Option<[Digest; 2]>) -> Parting {
         let Self { last, replayed, checkpoints, .. } = *self;
-        Parting { index, last, digests, replayed, checkpoints }
+        Parting { index, or_before: false, last, digests, replayed, checkpoints }
     }
 
     /// Walks both to where they were the same last.
@@ -160,9 +208,9 @@ impl<'a> Search<'a> {
         Ok([self.at(0, same)?, self.at(1, same)?])
     }
 
-    fn is_same_at(&mut self, index: Index) -> Result<bool, ToolError> {
-        let [left, right] = [self.at(0, index)?, self.at(1, index)?];
-        Ok(left.state().digest() == right.state().digest())
+    /// Returns the digests of both behind a command.
+    fn digests_at(&mut self, index: Index) -> Result<[Digest; 2], ToolError> {
+        Ok([self.at(0, index)?.state().digest(), self.at(1, index)?.state().digest()])
     }
 
     /// Walks one of the two to a command.

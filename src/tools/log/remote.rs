@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Any machine of the cluster does. What was refused, and who proposed, the API does not say.
+//! The numbers of events mean something in one cluster only: what is followed is of the one
+//! whose past was shown.
 
 use std::io::Write;
 
-use etcd_follow::{Follower, Start, read_event};
-use etcd_log::{EventNumber, KeyPath};
+use etcd_follow::{FollowError, Follower, Start, read_event};
+use etcd_log::{ClusterId, EventNumber, KeyPath};
 use etcd_projections::Event;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use tokio_stream::StreamExt as _;
 
@@ -22,13 +24,10 @@ use super::action::Action;
 use super::diff::{DiffQuery, write_change};
 use super::history::HistoryQuery;
 use super::show::Selection;
-use crate::tools::client;
+use crate::tools::client::{self, LOOKING_SECONDS, Lines};
 use crate::util::error_chain::ErrorChain;
+use crate::util::in_path::ENCODED;
 use crate::util::moment::Moment;
-
-/// What is encoded of a key in a path.
-const ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Machines of a cluster that runs, by their addresses for clients.
 #[derive(Clone, Debug)]
@@ -60,46 +59,23 @@ impl Remote {
         following: Following,
         out: &mut dyn Write,
     ) -> Result<(), ToolError> {
-        let key = selection.key.clone().unwrap_or_else(KeyPath::root);
-        let query = HistoryQuery {
-            key: key.clone(),
-            recursive: true,
-            from: selection.from,
-            to: selection.to,
-            reverse: false,
-            limit: None,
-            json: selection.json,
-            look: selection.look,
-        };
-        let shows = |event: &Event| {
-            selection.actions.is_empty() || selection.actions.contains(&Action::of_event(event))
-        };
-        let mut start = Start::Now;
-        if following != Following::FromNow {
-            // What comes while the past is told is told once, by the one or the other.
-            let mut last = match following {
-                Following::No => EventNumber(0),
-                Following::BehindPast | Following::FromNow => self.newest().await?,
-            };
-            let mut lines = client::get(&self.urls, &path_of(&query)).await?;
-            while let Some(line) = lines.next().await? {
-                let event = read(&line)?;
-                last = last.max(event.number);
-                if shows(&event) {
-                    query.write(&event, out)?;
-                }
+        let query = query_of(selection);
+        let follower = Follower::new(self.urls.iter().cloned()).prefix(query.key.clone());
+        let follower = match following {
+            Following::No => return self.show_past(selection, None, out).await.map(drop),
+            Following::FromNow => follower.start(Start::Now),
+            Following::BehindPast => {
+                // What comes while the past is told is told once, by the one or the other.
+                let newest = self.newest().await?;
+                let (last, cluster) = self.show_past(selection, Some(newest), out).await?;
+                follower.start(Start::After(last)).cluster(cluster)
             }
-            start = Start::After(last);
-        }
-        if following == Following::No {
-            return Ok(());
-        }
+        };
         out.flush()?;
-        let follower = Follower::new(self.urls.iter().cloned()).prefix(key).start(start);
         let mut events =
             follower.on_fault(|url, fault| tracing::warn!("{url}: {}", ErrorChain(fault))).events();
         while let Some(event) = events.next().await.transpose()? {
-            if shows(&event) {
+            if shows(selection, &event) {
                 query.write(&event, out)?;
                 out.flush()?;
             }
@@ -107,12 +83,38 @@ impl Remote {
         Ok(())
     }
 
-    /// Returns the number of the newest event.
-    async fn newest(&self) -> Result<EventNumber, ToolError> {
-        let path = "/v1/history/?recursive=true&reverse=true&limit=1";
-        let mut lines = client::get(&self.urls, path).await?;
-        let line = lines.next().await?;
-        line.map_or(Ok(EventNumber(0)), |line| Ok(read(&line)?.number))
+    /// Shows the past, of a cluster with such a newest event if one is known. Returns the last
+    /// event of both, and the cluster.
+    async fn show_past(
+        &self,
+        selection: &Selection,
+        newest: Option<(EventNumber, ClusterId)>,
+        out: &mut dyn Write,
+    ) -> Result<(EventNumber, ClusterId), ToolError> {
+        let query = query_of(selection);
+        let mut lines = client::get(&self.urls, &path_of(&query)).await?;
+        let (mut last, cluster) = newest.unwrap_or((EventNumber(0), lines.cluster()));
+        of_cluster(&lines, cluster)?;
+        while let Some(line) = lines.next().await? {
+            let event = read(&line)?;
+            last = last.max(event.number);
+            if shows(selection, &event) {
+                query.write(&event, out)?;
+            }
+        }
+        Ok((last, cluster))
+    }
+
+    /// Returns the number of the newest event, and of which cluster it is.
+    async fn newest(&self) -> Result<(EventNumber, ClusterId), ToolError> {
+        let path =
+            format!("/v1/history/?recursive=true&reverse=true&limit=1&timeout={LOOKING_SECONDS}");
+        let mut lines = client::get(&self.urls, &path).await?;
+        let number = match lines.next().await? {
+            Some(line) => read(&line)?.number,
+            None => EventNumber(0),
+        };
+        Ok((number, lines.cluster()))
     }
 
     /// Tells what happened at a key.
@@ -140,7 +142,8 @@ impl Remote {
     pub async fn diff(&self, query: &DiffQuery, out: &mut dyn Write) -> Result<(), ToolError> {
         let to = query.to.map(|to| format!("&to={}", moment(to))).unwrap_or_default();
         let from = moment(query.from);
-        let path = format!("/v1/diff{}?from={from}{to}", encoded(&query.key));
+        let path =
+            format!("/v1/diff{}?from={from}{to}&timeout={LOOKING_SECONDS}", encoded(&query.key));
         let mut lines = client::get(&self.urls, &path).await?;
         while let Some(line) = lines.next().await? {
             let NetChange { key, from, to } =
@@ -149,6 +152,34 @@ impl Remote {
         }
         Ok(())
     }
+}
+
+/// Returns the history in which all is that a selection may show.
+fn query_of(selection: &Selection) -> HistoryQuery {
+    HistoryQuery {
+        key: selection.key.clone().unwrap_or_else(KeyPath::root),
+        recursive: true,
+        from: selection.from,
+        to: selection.to,
+        reverse: false,
+        limit: None,
+        json: selection.json,
+        look: selection.look,
+    }
+}
+
+/// Whether a selection shows an event of its history.
+fn shows(selection: &Selection, event: &Event) -> bool {
+    selection.actions.is_empty() || selection.actions.contains(&Action::of_event(event))
+}
+
+/// Refuses what a machine of another cluster says.
+fn of_cluster(lines: &Lines, expected: ClusterId) -> Result<(), FollowError> {
+    let (url, found) = (lines.url().to_owned(), lines.cluster());
+    if found == expected {
+        return Ok(());
+    }
+    Err(FollowError::OtherCluster { url, found, expected })
 }
 
 /// A line of a diff.
@@ -165,7 +196,8 @@ fn path_of(query: &HistoryQuery) -> String {
     let moments = moments.filter_map(|(name, at)| Some(format!("{name}={}", moment((*at)?))));
     let limit = limit.map(|limit| format!("limit={limit}"));
     let ways = [format!("recursive={recursive}"), format!("reverse={reverse}")];
-    let fields: Vec<_> = ways.into_iter().chain(moments).chain(limit).collect();
+    let timeout = format!("timeout={LOOKING_SECONDS}");
+    let fields: Vec<_> = ways.into_iter().chain(moments).chain(limit).chain([timeout]).collect();
     format!("/v1/history{}?{}", encoded(key), fields.join("&"))
 }
 
@@ -189,4 +221,91 @@ fn broken(line: &[u8]) -> ToolError {
     }
     let said = serde_json::from_slice(line).map(|Ends { error }| error);
     ToolError::Ends(said.unwrap_or_else(|_| String::from_utf8_lossy(line).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_log::Index;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tools::client::LIMIT;
+    use crate::util::limit;
+
+    /// A machine that answers each request as is said, by its path.
+    async fn machine(answer: impl Fn(&str) -> String + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let length = stream.read(&mut head).await.unwrap();
+                let head = String::from_utf8_lossy(&head[..length]);
+                let path = head.split(' ').nth(1).unwrap_or_default();
+                stream.write_all(answer(path).as_bytes()).await.unwrap();
+            }
+        });
+        url
+    }
+
+    fn answer(status: &str, cluster: &str, body: &str) -> String {
+        let fields = format!("X-Etcd-Cluster-Id: {cluster}\r\nContent-Length: {}", body.len());
+        format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}")
+    }
+
+    /// A line of a history, or of a stream.
+    fn line(number: u64) -> String {
+        let time = "1970-01-01T00:00:01.000000000+00:00";
+        let fields = format!(r#""key":"/a","value":"{number}","index":{number},"event":{number}"#);
+        format!("{{\"action\":\"SET\",{fields},\"time\":\"{time}\"}}\n")
+    }
+
+    /// The machine that has told the past can be asked no longer, and another one that was
+    /// named is of another cluster: its numbers go on behind the last, and mean something else.
+    #[tokio::test]
+    async fn past_of_one_cluster_is_not_followed_by_events_of_another() {
+        limit::begin();
+        let one = machine(|path| match path {
+            _ if path.starts_with("/v1/history") => answer("200 OK", "c1", &line(3)),
+            _ => answer("400 Bad Request", "c1", "No\n"),
+        });
+        let other = machine(|path| match path {
+            "/v1/machines" => answer("200 OK", "c2", ""),
+            _ => answer("200 OK", "c2", &format!("id: 4\ndata: {}\n", line(4))),
+        });
+        let remote = Remote { urls: vec![one.await, other.await] };
+        let mut out = Vec::new();
+        let shown = remote.show(&Selection::default(), Following::BehindPast, &mut out).await;
+        assert!(shown.is_err(), "{shown:?}");
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.lines().count(), 1, "{out}");
+    }
+
+    /// One that can tell which is the newest event, and nothing more.
+    #[tokio::test]
+    async fn past_is_of_the_cluster_whose_newest_event_is_known() {
+        limit::begin();
+        let one = machine(|path| match path {
+            _ if path.contains("reverse=true") => answer("200 OK", "c1", &line(3)),
+            _ => answer("503 Service Unavailable", "c1", "No Leader\n"),
+        });
+        let other = machine(|_| answer("200 OK", "c2", &line(1)));
+        let remote = Remote { urls: vec![one.await, other.await] };
+        let mut out = Vec::new();
+        let shown = remote.show(&Selection::default(), Following::BehindPast, &mut out).await;
+        let other = matches!(shown, Err(ToolError::Follow(FollowError::OtherCluster { .. })));
+        assert!(other && out.is_empty(), "{shown:?}");
+    }
+
+    /// A machine gives up before it is given up, and so can say why.
+    #[test]
+    fn machine_is_told_how_long_it_may_look() {
+        assert!(LOOKING_SECONDS + 2 < LIMIT.as_secs());
+        let key = KeyPath::clean("/a b").unwrap();
+        let from = Some(Moment::Index(Index(3)));
+        let path = path_of(&query_of(&Selection { key: Some(key), from, ..Selection::default() }));
+        let fields = "recursive=true&reverse=false&from=3&timeout=12";
+        assert_eq!(path, format!("/v1/history/a%20b?{fields}"));
+    }
 }

@@ -6,15 +6,20 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_projections::{Position, State};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::ToolError;
 use crate::api::v1::frozen;
+use crate::util::rate_limit::RateLimit;
+
+/// How long to wait when the operating system has no room for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves a state at a port of this computer, any free one for 0, until the process ends.
 ///
@@ -30,9 +35,9 @@ pub async fn serve(state: State, port: u16, out: &mut dyn Write) -> Result<(), T
     writeln!(out, "the state behind command {index}, at {time}")?;
     writeln!(out, "read it: curl http://{address}/v1/keys/?recursive=true (Ctrl-C ends it)")?;
     out.flush()?;
-    let state = Arc::new(state);
+    let (state, no_room) = (Arc::new(state), RateLimit::default());
     loop {
-        let (stream, _) = listener.accept().await.map_err(failed)?;
+        let stream = accept(&listener, &no_room).await;
         let state = Arc::clone(&state);
         let service = service_fn(move |request| {
             let state = Arc::clone(&state);
@@ -44,5 +49,20 @@ pub async fn serve(state: State, port: u16, out: &mut dyn Write) -> Result<(), T
         tokio::spawn(
             async move { drop(http.serve_connection(TokioIo::new(stream), service).await) },
         );
+    }
+}
+
+/// Waits for the next connection. If there is no room for one, there is when another ends.
+async fn accept(listener: &TcpListener, no_room: &RateLimit) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                if no_room.is_due() {
+                    tracing::warn!("connections are not accepted: {error}");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::util::moment::Moment;
 pub struct Selection {
     /// From when on.
     pub from: Option<Moment>,
-    /// Up to when.
+    /// Up to when; up to a command, with what expired behind it.
     pub to: Option<Moment>,
     /// Only this key, and those below it.
     pub key: Option<KeyPath>,
@@ -71,12 +71,11 @@ pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Resul
     if selection.asks_who() && source.directory().is_none() {
         return Err(ToolError::NoProposers(from.path.clone()));
     }
-    let mut walk = source.walk(1)?;
-    span.check_start(&walk)?;
+    let mut walk = span.walk(source.walk(1)?)?;
     let called = selection.machine.as_deref();
     let proposers = called.map(|_| Proposers::of(&source, walk.state())).transpose()?;
-    let mut before = walk.position();
-    while let Some(step) = walk.next(span.to)? {
+    let mut before = walk.reached();
+    while let Some(step) = walk.next()? {
         let node = step.id.map(|id| id.node);
         let is_called = |proposers: &Proposers| proposers.is(node, called.unwrap_or_default());
         if proposers.as_ref().is_none_or(is_called)
@@ -84,9 +83,9 @@ pub fn show(from: &LogPath, selection: &Selection, out: &mut dyn Write) -> Resul
         {
             show_step(&step, before, (selection, &span), out)?;
         }
-        before = walk.position();
+        before = walk.reached();
     }
-    span.check_end(&walk)
+    walk.check_end()
 }
 
 fn show_step(

@@ -1,5 +1,6 @@
-//! `etcd log verify`: every byte of the log, and every checkpoint against it; save
-//! the one that it has to start from, if the beginning is no longer kept.
+//! `etcd log verify`: every byte of the log, and every checkpoint against it. If the
+//! beginning is no longer kept, the checkpoint that it has to start from, and what lies
+//! before that, can be read through and compared with nothing.
 //!
 //! *Live*, while the machine runs: what never changes below a reader's feet is looked at,
 //! sealed files and checkpoints. The segments are the machine's own.
@@ -16,7 +17,7 @@ use super::progress::Progress;
 use super::source::{LogPath, Source};
 use super::text::write_json;
 use super::walk::Walk;
-use crate::storage::checkpoint::{Checkpoint, CheckpointError, CheckpointFile, CheckpointStore};
+use crate::storage::checkpoint::{Checkpoint, CheckpointError, CheckpointFile};
 
 /// How often a live directory is looked at anew, when what was to be read was dropped.
 const LOOKS: usize = 5;
@@ -40,10 +41,23 @@ struct Good {
     segments: usize,
     segment_bytes: u64,
     frames: u64,
+    #[serde(flatten)]
+    checkpoints: Checkpoints,
+}
+
+/// The checkpoints that were found good.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Checkpoints {
     /// Those that were compared with the log.
-    checkpoints: usize,
-    /// Those that lie behind what was read of the log: whole, and compared with nothing.
-    checkpoints_behind: usize,
+    #[serde(rename = "checkpoints")]
+    compared: usize,
+    /// Those at which what was read of the log begins, or before: whole, and compared with
+    /// nothing.
+    #[serde(rename = "checkpointsBefore")]
+    before: usize,
+    /// Those that lie behind it: whole, and compared with nothing.
+    #[serde(rename = "checkpointsBehind")]
+    behind: usize,
 }
 
 /// Checks frames, chain and continuity, replays the log, and compares the state
@@ -59,7 +73,7 @@ pub fn verify(
     out: &mut dyn Write,
 ) -> Result<(), ToolError> {
     let good = if live { look_live(from)? } else { look(&Source::open(from)?)? };
-    if good.index == Index(0) && good.checkpoints_behind == 0 {
+    if good.index == Index(0) && good.checkpoints.behind == 0 {
         return Err(ToolError::Nothing(from.path.clone()));
     }
     if json { write_json(out, &good) } else { good.write(out) }
@@ -93,17 +107,7 @@ fn look_live(from: &LogPath) -> Result<Good, ToolError> {
 
 fn look_into(opened: &Opened, mut walk: Walk) -> Result<Good, ToolError> {
     opened.log.verify_archive()?;
-    let store = opened.checkpoints(WatchRing::DEFAULT_CAPACITY);
-    let files = store.list()?;
-    let start = walk.position().index;
-    let mut ahead = files.iter().filter(|file| file.index > start).peekable();
-    while let Some(step) = walk.next(None)? {
-        let index = step.id.map(|id| id.index);
-        while let Some(file) = ahead.next_if(|file| Some(file.raft_index) == index) {
-            compare(file, &store.read(&file.path)?, walk.state())?;
-        }
-    }
-    let behind = behind(opened, &store, ahead)?;
+    let checkpoints = look_at_checkpoints(opened, &mut walk)?;
     let recovered = &opened.recovered;
     let (sealed_files, sealed_bytes) = opened.log.archived();
     Ok(Good {
@@ -113,29 +117,38 @@ fn look_into(opened: &Opened, mut walk: Walk) -> Result<Good, ToolError> {
         segments: recovered.segments,
         segment_bytes: recovered.bytes,
         frames: recovered.frames,
-        checkpoints: files.len() - behind,
-        checkpoints_behind: behind,
+        checkpoints,
         ..Good::of(walk.state())
     })
 }
 
-/// Reads the checkpoints that lie behind the log as it was read: there are none, unless the
-/// segments were left out. Returns how many there are.
-fn behind<'a>(
-    opened: &Opened,
-    store: &CheckpointStore,
-    files: impl Iterator<Item = &'a CheckpointFile>,
-) -> Result<usize, ToolError> {
-    let mut count = 0;
-    for file in files {
-        if opened.has_segments() {
+/// Walks to the end, and reads every checkpoint on the way.
+fn look_at_checkpoints(opened: &Opened, walk: &mut Walk) -> Result<Checkpoints, ToolError> {
+    let store = opened.checkpoints(WatchRing::DEFAULT_CAPACITY);
+    let files = store.list()?;
+    let (mut ahead, mut found) = (files.iter().peekable(), Checkpoints::default());
+    while let Some(step) = walk.next(None)? {
+        let entry = step.id.map(|id| id.index);
+        while let Some(file) = ahead.next_if(|file| Some(file.raft_index) <= entry) {
+            let checkpoint = store.read(&file.path)?;
+            if Some(file.raft_index) == entry {
+                compare(file, &checkpoint, walk.state())?;
+                found.compared += 1;
+            } else {
+                found.before += 1;
+            }
+        }
+    }
+    for file in ahead {
+        let is_before = file.raft_index < opened.settled.end;
+        if !is_before && opened.has_segments() {
             let (path, raft_index) = (file.path.clone(), file.raft_index);
             return Err(ToolError::Ahead { path, raft_index, end: opened.settled.end });
         }
         store.read(&file.path)?;
-        count += 1;
+        *(if is_before { &mut found.before } else { &mut found.behind }) += 1;
     }
-    Ok(count)
+    Ok(found)
 }
 
 /// Whether what was to be read is there no longer.
@@ -158,10 +171,11 @@ impl Good {
 
     fn write(&self, out: &mut dyn Write) -> Result<(), ToolError> {
         let Self { entries, commands, events, index, time, .. } = self;
+        let Checkpoints { compared, before, behind } = self.checkpoints;
         let last = format_args!(
             "{commands} commands, {events} events; the last command is {index} at {time}"
         );
-        if self.sealed_files + self.segments + self.checkpoints + self.checkpoints_behind == 0 {
+        if self.sealed_files + self.segments + compared + before + behind == 0 {
             writeln!(out, "good: {last}")?;
         } else {
             let (sealed, files) = (self.sealed_bytes, self.sealed_files);
@@ -173,15 +187,19 @@ impl Good {
                 let (bytes, segments, frames) = (self.segment_bytes, self.segments, self.frames);
                 write!(out, "{bytes} bytes in {segments} segments, {frames} frames; ")?;
             }
-            writeln!(out, "{} checkpoints", self.checkpoints)?;
+            writeln!(out, "{compared} checkpoints")?;
         }
         writeln!(out, "digest: {}", self.digest)?;
         if self.live {
             writeln!(out, "looked at: archive/, read through; checkpoints/")?;
-            let behind = self.checkpoints_behind;
-            if behind > 0 {
-                writeln!(out, "whole, but behind what is sealed: {behind} checkpoints")?;
-            }
+        }
+        if before > 0 {
+            writeln!(out, "whole, but where the log begins, or before: {before} checkpoints")?;
+        }
+        if behind > 0 {
+            writeln!(out, "whole, but behind what is sealed: {behind} checkpoints")?;
+        }
+        if self.live {
             writeln!(out, "not looked at: wal/, which a machine may be writing")?;
         }
         Ok(())

@@ -41,6 +41,8 @@ pub(super) struct Walk {
     reads: Reads,
     /// What was read, and is still to be taken.
     pending: Option<Pending>,
+    /// Whether the clock has moved on since the last command.
+    has_ticked: bool,
     progress: Option<Progress>,
 }
 
@@ -54,7 +56,7 @@ struct Pending {
 impl Walk {
     /// Walks on from a state, which must be that before what is read.
     pub(super) fn new(state: State, reads: Reads) -> Self {
-        Self { state, reads, pending: None, progress: None }
+        Self { state, reads, pending: None, has_ticked: false, progress: None }
     }
 
     /// Shows how far it has come, on a terminal.
@@ -135,6 +137,10 @@ impl Walk {
         let index = self.position().index.next();
         let next = IndexedBatch { index, entry, batch: Arc::clone(&part) };
         let outcomes = self.state.replay(&next)?;
+        // What the clock has led to comes before what the commands have.
+        if !part.commands.is_empty() || !outcomes.is_empty() {
+            self.has_ticked = part.commands.is_empty();
+        }
         if !is_end {
             let read = Read::Entry { id, payload: Payload::Batch(Arc::clone(batch)) };
             self.pending = Some(Pending { read, taken: taken + room });
@@ -150,22 +156,23 @@ impl Walk {
         self.state
     }
 
+    /// Returns whether the log was seen to go on behind where it was to end.
+    pub(super) fn goes_on(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Returns whether the clock has moved on since the last command, if that came by.
+    pub(super) fn has_ticked(&self) -> bool {
+        self.has_ticked
+    }
+
     /// Says so if a moment lies before where the log begins.
     pub(super) fn check_start(
         &self,
         moment: Option<Moment>,
         bound: Option<Bound>,
     ) -> Result<(), ToolError> {
-        let start = self.position();
-        let is_before = match bound {
-            Some(Bound::Index(index)) => index < start.index,
-            Some(Bound::Time(time)) => time < start.time,
-            None => false,
-        };
-        match moment.filter(|_| is_before) {
-            Some(moment) => Err(ToolError::NoLongerKept { moment, oldest: start.index }),
-            None => Ok(()),
-        }
+        check_start(self.position(), moment, bound)
     }
 
     /// Says so if the log ends before a moment.
@@ -174,16 +181,42 @@ impl Walk {
         moment: Option<Moment>,
         bound: Option<Bound>,
     ) -> Result<(), ToolError> {
-        let newest = self.position();
-        let is_reached = match bound {
-            Some(Bound::Index(index)) => index <= newest.index,
-            // What is behind it was seen, or it is the newest time of all.
-            Some(Bound::Time(time)) => self.pending.is_some() || time <= newest.time,
-            None => true,
-        };
-        match moment.filter(|_| !is_reached) {
-            Some(moment) => Err(ToolError::NotReached { moment, newest: newest.index }),
-            None => Ok(()),
-        }
+        check_end((self.position(), self.goes_on()), moment, bound)
+    }
+}
+
+/// Says so if a moment lies before a position with which a log begins.
+pub(super) fn check_start(
+    start: Position,
+    moment: Option<Moment>,
+    bound: Option<Bound>,
+) -> Result<(), ToolError> {
+    let is_before = match bound {
+        Some(Bound::Index(index)) => index < start.index,
+        Some(Bound::Time(time)) => time < start.time,
+        None => false,
+    };
+    match moment.filter(|_| is_before) {
+        Some(moment) => Err(ToolError::NoLongerKept { moment, oldest: start.index }),
+        None => Ok(()),
+    }
+}
+
+/// Says so if a log that has come to a position, and goes on or does not, ends before a
+/// moment.
+pub(super) fn check_end(
+    (newest, goes_on): (Position, bool),
+    moment: Option<Moment>,
+    bound: Option<Bound>,
+) -> Result<(), ToolError> {
+    let is_reached = match bound {
+        Some(Bound::Index(index)) => index <= newest.index,
+        // What is behind it was seen, or it is the newest time of all.
+        Some(Bound::Time(time)) => goes_on || time <= newest.time,
+        None => true,
+    };
+    match moment.filter(|_| !is_reached) {
+        Some(moment) => Err(ToolError::NotReached { moment, newest: newest.index }),
+        None => Ok(()),
     }
 }
