@@ -41,7 +41,7 @@ impl Machine {
         let (mut url, mut peer) = (String::new(), String::new());
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
-            if let Some((_, rest)) = line.split_once("clients: ") {
+            if let Some((_, rest)) = line.split_once("INFO clients: ") {
                 let (clients, peers) = rest.split_once("  peers: http://").unwrap();
                 (url, peer) = (clients.to_owned(), peers.to_owned());
             }

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
 
-use etcd_log::{ClusterId, NodeId};
+use etcd_log::{ClusterId, Machine, NodeId};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming as RequestBody};
 use hyper::service::service_fn;
@@ -168,11 +168,23 @@ struct Certified {
 }
 
 impl Certified {
-    /// Returns whether the certificate is one of a machine, as far as it is known by name.
-    /// What strangers may ask, the machine looks into itself.
+    /// Returns whether the certificate is that of a machine. One that is not known here may have
+    /// joined elsewhere: then it is of none that is known.
     fn speaks_for(&self, node: NodeId) -> bool {
-        let known = self.node.known_name(node);
-        known.is_none_or(|name| self.session.speaks_for(&name))
+        if let Some(name) = self.node.known_name(node) {
+            return self.session.speaks_for(&name);
+        }
+        let names = self.session.machines();
+        let is_new = names.iter().any(|name| !name.is_empty() && !self.node.knows_name(name));
+        self.session.may_be_a_machine() && (names.is_empty() || is_new)
+    }
+
+    /// Returns whether the certificate is of a machine that wants to join: of its name, and of
+    /// no other one that has its id.
+    fn is_of_newcomer(&self, machine: &Machine) -> bool {
+        let known = self.node.known_name(machine.node);
+        self.session.speaks_for(&machine.name)
+            && known.is_none_or(|name| self.session.speaks_for(&name))
     }
 }
 
@@ -187,7 +199,7 @@ impl Handler for Certified {
 
     async fn answer(&self, request: Request, incoming: Incoming<'_>) -> Result<Response, Refusal> {
         let is_its_own = match &request {
-            Request::Join { machine, .. } => self.session.speaks_for(&machine.name),
+            Request::Join { machine, .. } => self.is_of_newcomer(machine),
             Request::Move { machine } => {
                 self.session.speaks_for(&machine.name) && self.speaks_for(incoming.from)
             }
@@ -218,7 +230,7 @@ impl Handler for WrongDoor {
         _request: Request,
         _incoming: Incoming<'_>,
     ) -> Result<Response, Refusal> {
-        let text = "it speaks TLS: give --server-cert, --server-key and --server-ca-file, too";
+        let text = "it speaks TLS: give --server-cert, --server-key and --server-ca-file, and no --peer-plain-too";
         Err(Refusal::Impossible(text.to_owned()))
     }
 }

@@ -67,18 +67,18 @@ pub(super) struct TlsArgs {
     #[arg(long, value_name = "VERSION", default_value = "1.2", hide_possible_values = true)]
     tls_min: Least,
 
-    /// Whom to believe that it is a machine: any with a certificate of
-    /// the authority that names no other machine; or strict, only one
-    /// whose certificate names it, with the URI etcd:NAME
+    /// Whom to believe that it is a machine: strict, only one whose
+    /// certificate names it, with the URI etcd:NAME; or any with a
+    /// certificate of the authority that names no other machine
+    /// [default: strict, if this machine's own names it]
     #[arg(
         long,
         value_name = "HOW",
         verbatim_doc_comment,
-        default_value = "any",
         hide_possible_values = true,
         requires = "server_cert"
     )]
-    peer_identity: PeerIdentity,
+    peer_identity: Option<PeerIdentity>,
 
     /// Speak to machines plainly, too, and say so in the cluster: for
     /// one that changes to TLS machine by machine
@@ -122,7 +122,7 @@ impl TlsArgs {
             Least::Tls12 => TlsVersion::Tls12,
             Least::Tls13 => TlsVersion::Tls13,
         };
-        let strict = self.peer_identity == PeerIdentity::Strict;
+        let strict = self.peer_identity.map(|identity| identity == PeerIdentity::Strict);
         TlsOptions {
             clients,
             auto: self.auto_tls,

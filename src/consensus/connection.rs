@@ -222,7 +222,7 @@ mod tests {
     struct Nowhere;
 
     impl Connect for Nowhere {
-        fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+        fn connect<'a>(&'a self, _address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
             Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
         }
     }

@@ -66,6 +66,7 @@ impl Node {
         let machines = self.inner.published.machines();
         for machine in machines.iter() {
             let peers = &self.inner.peers;
+            peers.note_name(machine.node, &machine.name);
             if peers.address(machine.node).is_none() {
                 peers.learn(machine.node, machine.peer_address());
             }

@@ -60,6 +60,12 @@ pub enum JoinError {
         /// The name.
         name: Arc<str>,
     },
+    /// Its id is that of another machine.
+    #[error("its id is that of machine {known}")]
+    OtherName {
+        /// The name under which it is known.
+        known: Arc<str>,
+    },
     /// It cannot read the log.
     #[error("this cluster's log is of format {format}, machine {name} reads format {reads}")]
     Format {
@@ -145,6 +151,10 @@ impl Node {
         if turn.machines.iter().next().is_none() {
             // The founder comes first.
             return Err(Unavailable::NoLeader.into());
+        }
+        let is_known = |known: &&Machine| known.node == machine.node && known.name != machine.name;
+        if let Some(known) = turn.machines.iter().find(is_known) {
+            return Err(JoinError::OtherName { known: Arc::clone(&known.name) });
         }
         match turn.machines.get(&machine.name) {
             Some(known) if *known == machine => return Ok(()),
@@ -361,6 +371,7 @@ impl Node {
         loop {
             let machines = self.inner.published.machines();
             for machine in machines.iter() {
+                self.inner.peers.note_name(machine.node, &machine.name);
                 let before = known.insert(machine.node, Arc::clone(&machine.peer_url));
                 if before.as_ref() != Some(&machine.peer_url) {
                     self.inner.peers.learn(machine.node, machine.peer_address());

@@ -91,6 +91,11 @@ impl Node {
         self.known_name(node).unwrap_or_else(|| node.to_string().into())
     }
 
+    /// Returns whether a machine of this name is known here.
+    pub fn knows_name(&self, name: &str) -> bool {
+        self.inner.published.machines().get(name).is_some()
+    }
+
     /// Returns a machine's name, as far as the log has told it here.
     pub fn known_name(&self, node: NodeId) -> Option<Arc<str>> {
         let machines = self.inner.published.machines();

@@ -243,6 +243,7 @@ fn not_joined(error: &JoinError) -> Refusal {
     match error {
         JoinError::Format { .. }
         | JoinError::NameTaken { .. }
+        | JoinError::OtherName { .. }
         | JoinError::Rejected(_)
         | JoinError::Refused(_) => Refusal::Impossible(error.to_string()),
         JoinError::Removed(_) => Refusal::Removed,

@@ -47,6 +47,8 @@ struct Inner {
     cluster: ClusterId,
     network: Arc<dyn Connect>,
     book: Mutex<HashMap<NodeId, Peer>>,
+    /// What machines are called, as far as the log has told.
+    names: Mutex<HashMap<NodeId, Arc<str>>>,
 }
 
 /// Where a machine is reached, and connections to it.
@@ -59,8 +61,9 @@ impl Peers {
     /// Makes an empty address book for a machine of a cluster; for one that wants
     /// to join, the cluster is zero.
     pub fn new(me: NodeId, cluster: ClusterId, network: Arc<dyn Connect>) -> Self {
-        let (book, NodeId(process)) = (Mutex::default(), NodeId::random());
-        Self { inner: Arc::new(Inner { me, process, cluster, network, book }) }
+        let (book, names) = (Mutex::default(), Mutex::default());
+        let NodeId(process) = NodeId::random();
+        Self { inner: Arc::new(Inner { me, process, cluster, network, book, names }) }
     }
 
     /// Returns a number that tells this process from any other one, such as one that runs
@@ -79,6 +82,12 @@ impl Peers {
         if peer.is_none_or(|peer| *peer.address != *address) {
             book.insert(node, Peer { address: Arc::from(address), idle: Vec::new() });
         }
+    }
+
+    /// Notes what a machine is called: whoever answers in its place has to be that one, if it
+    /// can be shown.
+    pub fn note_name(&self, node: NodeId, name: &Arc<str>) {
+        self.names().insert(node, Arc::clone(name));
     }
 
     /// Returns where a machine is reached.
@@ -136,7 +145,7 @@ impl Peers {
     ) -> Result<(Conversation, Part), CallError> {
         let stream = match self.take_idle(node) {
             Some(stream) => stream,
-            None => self.connect(to).await?,
+            None => self.connect(node, to).await?,
         };
         let mut conversation = self.conversation(node, to, stream);
         conversation.send(Kind::Request, body).await?;
@@ -189,7 +198,7 @@ impl Peers {
         let to = Arc::<str>::from(address);
         let body = message::encode(request, &[]);
         let asking = async {
-            let stream = self.connect(&to).await?;
+            let stream = self.connect(node, &to).await?;
             let mut conversation = self.conversation(node, &to, stream);
             conversation.send(Kind::Request, &body).await?;
             let answer = conversation.answer().await?;
@@ -222,7 +231,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<Conversation, CallError> {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
-        let stream = self.connect(&to).await?;
+        let stream = self.connect(node, &to).await?;
         let mut conversation = self.conversation(node, &to, stream);
         conversation.limit = limit;
         conversation.send(Kind::Request, &message::encode(request, &[])).await?;
@@ -235,8 +244,11 @@ impl Peers {
         Conversation { stream, envelope, to: Arc::clone(to), limit: Duration::MAX }
     }
 
-    async fn connect(&self, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
-        let connected = tokio::time::timeout(CONNECT_LIMIT, self.inner.network.connect(to)).await;
+    /// Connects to a machine; to whoever stands there, if it is zero.
+    async fn connect(&self, node: NodeId, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
+        let name = self.names().get(&node).cloned();
+        let connecting = self.inner.network.connect(to, name.as_deref());
+        let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let connected = connected.map(network::buffered);
         connected.map_err(|source| CallError::NotSent { to: Arc::clone(to), source })
@@ -268,6 +280,10 @@ impl Peers {
         {
             peer.idle.push(stream);
         }
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<str>>> {
+        self.inner.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn book(&self) -> MutexGuard<'_, HashMap<NodeId, Peer>> {

@@ -22,8 +22,9 @@ pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>
 
 /// Makes connections.
 pub trait Connect: fmt::Debug + Send + Sync {
-    /// Connects to an address: `host:port`.
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a>;
+    /// Connects to an address: `host:port`. If it is known which machine stands there, it has to
+    /// be the one of that name; if that can be shown.
+    fn connect<'a>(&'a self, address: &'a str, name: Option<&'a str>) -> Connecting<'a>;
 }
 
 /// For how long what was sent may go without a sign that it has come.
@@ -68,6 +69,9 @@ enum WrongDoor {
     /// It speaks TLS, and this one does not.
     #[error("it speaks TLS: give --server-cert, --server-key and --server-ca-file here, too")]
     SpeaksTls,
+    /// Clients are served there.
+    #[error("it is a client port, and not the peer port of a machine")]
+    ClientPort,
     /// It is the other way round.
     #[error("it speaks no TLS: give --server-cert, --server-key and --server-ca-file there, too")]
     SpeaksPlainly,
@@ -87,7 +91,7 @@ impl Sockets {
 }
 
 impl Connect for Sockets {
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+    fn connect<'a>(&'a self, address: &'a str, name: Option<&'a str>) -> Connecting<'a> {
         Box::pin(async move {
             let (tls, address) = self.tls_for(address)?;
             let stream = TcpStream::connect(address).await?;
@@ -97,8 +101,9 @@ impl Connect for Sockets {
             SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_LIMIT))?;
             let Some(tls) = tls else { return Ok(Box::new(stream) as Box<dyn Stream>) };
             let (host, _port) = address.rsplit_once(':').unwrap_or((address, ""));
-            let dialled = tls.dial(host, stream).await;
-            Ok(Box::new(dialled.map_err(explained)?) as Box<dyn Stream>)
+            let dialled = tls.dial(host, stream).await.map_err(explained)?;
+            dialled.session().insist_on(name)?;
+            Ok(Box::new(dialled) as Box<dyn Stream>)
         })
     }
 }
@@ -111,6 +116,9 @@ fn explained(error: io::Error) -> io::Error {
         Some(
             Error::InvalidMessage(_) | Error::AlertReceived(AlertDescription::HandshakeFailure),
         ) => io::Error::other(WrongDoor::SpeaksPlainly),
+        Some(Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            io::Error::other(WrongDoor::ClientPort)
+        }
         _ => error,
     }
 }

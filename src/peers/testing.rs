@@ -43,7 +43,7 @@ impl<R: Respond> Handler for Responding<R> {
 }
 
 impl<R: Respond> Connect for Responding<R> {
-    fn connect<'a>(&'a self, _address: &'a str) -> Connecting<'a> {
+    fn connect<'a>(&'a self, _address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
         Box::pin(async {
             let (here, there) = tokio::io::duplex(1 << 20);
             tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));

@@ -155,6 +155,8 @@ impl Beginning {
         aside: &mut Option<PathBuf>,
     ) -> Result<Self, ServeError> {
         let security = Security::open(options)?;
+        // From here on: joining may take long, and whoever mends a file is heard.
+        security.keep_up();
         let listeners = Listeners::open(options, &security).await?;
         if options.start_anew {
             *aside = data_dir.set_aside()?;
@@ -194,7 +196,6 @@ impl Server {
         let Beginning { listeners, security, identity, is_known, wal, recovered } =
             Beginning::find(data_dir, &options).await?;
         listeners.warn()?;
-        security.keep_up();
         let Listeners { clients, peers, addresses, client_port, peer_port } = listeners;
         security.tell(&addresses.clients);
         let ports = (client_port, peer_port);

@@ -24,8 +24,9 @@ pub struct TlsOptions {
     pub least: TlsVersion,
     /// The peer port's files; none, if it speaks plainly.
     pub peers: Option<TlsFiles>,
-    /// Whether a machine is only believed if its certificate names it.
-    pub strict: bool,
+    /// Whether a machine is only believed if its certificate names it; if nobody says so, where
+    /// this machine's own has its name.
+    pub strict: Option<bool>,
     /// Whether machines may speak plainly, too.
     pub plain_too: bool,
 }

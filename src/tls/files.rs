@@ -85,8 +85,8 @@ pub(super) struct Contents {
 #[derive(Debug)]
 pub(super) struct Material {
     pub(super) own: Arc<CertifiedKey>,
-    /// Until when the own certificate is good.
-    pub(super) until: SystemTime,
+    /// Of whom the own certificate is, and until when it is good.
+    pub(super) identity: Identity,
     pub(super) authorities: Option<Authorities>,
     /// Whether a certificate for another port would be one for this port, too.
     pub(super) is_shared: bool,
@@ -97,6 +97,18 @@ pub(super) struct Material {
 pub(super) struct Authorities {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) revoked: Vec<CertificateRevocationListDer<'static>>,
+}
+
+impl Contents {
+    /// Returns whether the own certificate is the same.
+    pub(super) fn has_same_certificate(&self, other: &Self) -> bool {
+        self.cert == other.cert
+    }
+
+    /// Returns whether the same authorities and revocations count.
+    pub(super) fn has_same_authorities(&self, other: &Self) -> bool {
+        (&self.ca, &self.crl, &self.ca_of_others) == (&other.ca, &other.crl, &other.ca_of_others)
+    }
 }
 
 impl TlsFiles {
@@ -115,14 +127,12 @@ impl TlsFiles {
         })
     }
 
-    /// Makes of their contents what TLS needs, at a time.
-    pub(super) fn parse(
-        &self,
-        contents: &Contents,
-        now: SystemTime,
-    ) -> Result<Material, TlsFileError> {
-        let own = at(&self.key, self.own(contents))?;
-        let until = at(&self.cert, good_until(&own, now))?;
+    /// Makes of their contents what TLS needs.
+    pub(super) fn parse(&self, contents: &Contents) -> Result<Material, TlsFileError> {
+        let chain = at(&self.cert, certificates(&contents.cert))?;
+        let identity = chain.first().and_then(|own| Identity::of(own));
+        let identity = at(&self.cert, identity.ok_or(TlsFault::Certificate))?;
+        let own = at(&self.key, self.own(chain, contents))?;
         let authorities = match (&self.ca, &contents.ca) {
             (Some(path), Some(ca)) => {
                 let roots = at(path, roots(ca))?;
@@ -141,12 +151,31 @@ impl TlsFiles {
             }
             _ => false,
         };
-        Ok(Material { own: Arc::new(own), until, authorities, is_shared })
+        Ok(Material { own: Arc::new(own), identity, authorities, is_shared })
+    }
+
+    /// Refuses an own certificate that is not good at a time.
+    pub(super) fn insist_on_good(
+        &self,
+        identity: &Identity,
+        now: SystemTime,
+    ) -> Result<(), TlsFileError> {
+        let fault = if identity.until < now {
+            TlsFault::Expired(written(identity.until))
+        } else if identity.from > now {
+            TlsFault::NotYet(written(identity.from))
+        } else {
+            return Ok(());
+        };
+        at(&self.cert, Err(fault))
     }
 
     /// Puts the certificate and its key together.
-    fn own(&self, contents: &Contents) -> Result<CertifiedKey, TlsFault> {
-        let chain = certificates(&contents.cert)?;
+    fn own(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        contents: &Contents,
+    ) -> Result<CertifiedKey, TlsFault> {
         let key = match PrivateKeyDer::from_pem_slice(&contents.key) {
             Err(rustls::pki_types::pem::Error::NoItemsFound) => {
                 return Err(TlsFault::Nothing("key"));
@@ -188,20 +217,4 @@ fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Tls
     } else {
         Ok(found)
     }
-}
-
-/// Returns until when a chain is good, which has to be so now.
-fn good_until(own: &CertifiedKey, now: SystemTime) -> Result<SystemTime, TlsFault> {
-    let identities = own.cert.iter().map(|certificate| Identity::of(certificate));
-    let identities = identities.collect::<Option<Vec<_>>>().ok_or(TlsFault::Certificate)?;
-    for identity in &identities {
-        if identity.until < now {
-            return Err(TlsFault::Expired(written(identity.until)));
-        }
-        if identity.from > now {
-            return Err(TlsFault::NotYet(written(identity.from)));
-        }
-    }
-    let until = identities.iter().map(|identity| identity.until).min();
-    until.ok_or(TlsFault::Nothing("certificate"))
 }

@@ -5,9 +5,11 @@
 //!       ca.key      its key: whoever has it can sign for anybody
 //!       node1.crt   a machine, or a client
 //!       node1.key
+//!       issued.txt  all that were signed: a number and a name each
 //!       revoked.crl which of them count no longer
 //! ```
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,6 +23,9 @@ use super::mint::{Authority, MintError, Minted};
 
 /// What the authority is called there.
 const AUTHORITY: &str = "ca";
+
+/// Where it is noted what was signed.
+const ISSUED: &str = "issued.txt";
 
 /// A folder of certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,20 +117,25 @@ impl CertFolder {
         self.write(AUTHORITY, &Authority::found()?)
     }
 
-    /// Revokes a certificate, besides those that are revoked already. Returns the list's file.
+    /// Revokes all certificates of a name, besides those that are revoked already. Returns the
+    /// list's file.
     ///
     /// # Errors
     ///
-    /// If the certificate or the list cannot be read, or the list cannot be written.
+    /// If there is none, if the list cannot be read, or cannot be written.
     pub fn revoke(&self, authority: &Authority, name: &str) -> Result<PathBuf, CertError> {
         let ((certificate, _), list) = (self.paths(name), self.0.join("revoked.crl"));
         let unreadable = |path: &Path| {
             let source = io::Error::new(io::ErrorKind::InvalidData, "it cannot be understood");
             CertError::Io { action: "read", path: path.to_owned(), source }
         };
-        let der = CertificateDer::from_pem_file(&certificate);
-        let identity = der.ok().and_then(|der| Identity::of(&der));
-        let serial = identity.ok_or_else(|| unreadable(&certificate))?.serial;
+        let mut named = self.issued(name)?;
+        if named.is_empty() {
+            // It may have been signed elsewhere, with the same authority.
+            let der = CertificateDer::from_pem_file(&certificate);
+            let identity = der.ok().and_then(|der| Identity::of(&der));
+            named.push(identity.ok_or_else(|| unreadable(&certificate))?.serial);
+        }
         let mut serials = match read(&list)? {
             None => Vec::new(),
             Some(pem) => {
@@ -133,9 +143,8 @@ impl CertFolder {
                 der.ok().and_then(|der| revoked(&der)).ok_or_else(|| unreadable(&list))?
             }
         };
-        if !serials.contains(&serial) {
-            serials.push(serial);
-        }
+        named.retain(|serial| !serials.contains(serial));
+        serials.extend(named);
         replace(&list, &authority.revoke(&serials)?, 0o644)?;
         Ok(list)
     }
@@ -160,6 +169,30 @@ impl CertFolder {
         existing.map_or(Ok(()), |path| Err(CertError::Exists(path)))
     }
 
+    /// Writes a certificate that the authority has signed, and notes it: also one that is
+    /// replaced later can be revoked.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be written.
+    pub fn issue(&self, name: &str, minted: &Minted) -> Result<(), CertError> {
+        let der = CertificateDer::from_pem_slice(minted.certificate.as_bytes());
+        let identity = der.ok().and_then(|der| Identity::of(&der));
+        let serial = identity.map(|identity| identity.serial).unwrap_or_default();
+        let issued = self.0.join(ISSUED);
+        let text = read(&issued)?.unwrap_or_default();
+        replace(&issued, &format!("{text}{} {name}\n", written_number(&serial)), 0o644)?;
+        self.write(name, minted)
+    }
+
+    /// Returns the numbers of all certificates that were signed for a name.
+    fn issued(&self, name: &str) -> Result<Vec<Vec<u8>>, CertError> {
+        let text = read(&self.0.join(ISSUED))?.unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let own = lines.filter(|(_, issued)| *issued == name);
+        Ok(own.filter_map(|(serial, _)| number(serial)).collect())
+    }
+
     /// Writes a key, for its owner alone, and then the certificate. Whoever reads one of them
     /// meanwhile gets it as it was before or as it is now, whole.
     ///
@@ -171,6 +204,24 @@ impl CertFolder {
         replace(&key, &minted.key, 0o600)?;
         replace(&certificate, &minted.certificate, 0o644)
     }
+}
+
+/// Writes the number of a certificate.
+fn written_number(serial: &[u8]) -> String {
+    serial.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _written = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads the number of a certificate.
+fn number(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes().chunks(2).map(|pair| {
+        let pair = std::str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok()
+    });
+    digits.collect()
 }
 
 fn read(path: &Path) -> Result<Option<String>, CertError> {

@@ -10,8 +10,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-/// What stands before a machine's name in a certificate's URI.
-const SCHEME: &str = "etcd:";
+/// The scheme of a URI that names a machine.
+const SCHEME: &str = "etcd";
 
 /// What a URI needs not have encoded.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -19,7 +19,8 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 /// Of whom a certificate is, and for how long it is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The machines that it is of: each URI `etcd:NAME` of its alternative names.
+    /// The machines that it is of: each URI `etcd:NAME` of its alternative names. One that
+    /// cannot be read is empty, and fits nobody.
     pub machines: Vec<String>,
     /// The common name of its subject: the user, where clients show certificates.
     pub common_name: Option<String>,
@@ -47,8 +48,10 @@ impl Identity {
         let names = names.iter().flat_map(|names| &names.value.general_names);
         let machines = names.filter_map(|name| match name {
             GeneralName::URI(uri) => {
-                let name = percent_decode_str(uri.strip_prefix(SCHEME)?).decode_utf8();
-                name.ok().map(Cow::into_owned)
+                let (scheme, name) = uri.split_once(':')?;
+                // What cannot be read names a machine, and none that there is.
+                let name = percent_decode_str(name).decode_utf8().map(Cow::into_owned);
+                scheme.eq_ignore_ascii_case(SCHEME).then(|| name.unwrap_or_default())
             }
             _ => None,
         });
@@ -66,7 +69,7 @@ impl Identity {
 
     /// Returns the URI that a machine's certificate has (RFC 3986).
     pub fn uri(machine: &str) -> String {
-        format!("{SCHEME}{}", utf8_percent_encode(machine, UNRESERVED))
+        format!("{SCHEME}:{}", utf8_percent_encode(machine, UNRESERVED))
     }
 }
 

@@ -45,8 +45,9 @@ pub enum Purpose {
     /// Machines speak to each other, and each shows a certificate. Whether each must be one
     /// with a machine's name in it.
     Peers {
-        /// Whether the names in certificates are insisted on.
-        strict: bool,
+        /// Whether the names in certificates are insisted on; if nobody says so, they are where
+        /// the machine's own has one.
+        strict: Option<bool>,
     },
 }
 
@@ -118,6 +119,8 @@ pub(super) struct Current {
     pub(super) servers: Option<Arc<WebPkiServerVerifier>>,
     /// Until when the own certificate is good.
     until: SystemTime,
+    /// How often the authorities and revocations have changed.
+    pub(super) authorities_changed: u64,
     /// Whether a certificate of a machine must have its name.
     pub(super) is_strict: bool,
 }
@@ -129,7 +132,7 @@ impl LiveTls {
     ///
     /// If they are not what TLS needs: which one, and why.
     pub fn open(files: TlsFiles, purpose: Purpose) -> Result<Self, TlsFileError> {
-        let current = Arc::new(Current::make(&files, files.read()?, purpose)?);
+        let current = Arc::new(Current::make(&files, files.read()?, purpose, None)?);
         Ok(Self(Arc::new(Inner { files, purpose, current: watch::Sender::new(current) })))
     }
 
@@ -218,39 +221,62 @@ impl LiveTls {
     fn reload(&self) -> Result<bool, TlsFileError> {
         let Inner { files, purpose, current } = &*self.0;
         let contents = files.read()?;
-        if current.borrow().contents == contents {
+        let before = Arc::clone(&current.borrow());
+        if before.contents == contents {
             return Ok(false);
         }
-        current.send_replace(Arc::new(Current::make(files, contents, *purpose)?));
+        let next = Current::make(files, contents, *purpose, Some(&before))?;
+        current.send_replace(Arc::new(next));
         Ok(true)
     }
 
-    fn warn_of_lapse(&self, warned: &mut Option<Instant>) {
+    fn warn_of_lapse(&self, warned: &mut Option<(bool, Instant)>) {
         let until = self.0.current.borrow().until;
-        let is_near = until.duration_since(SystemTime::now()).is_ok_and(|it| it < LAPSE_WARNING);
-        if is_near && warned.is_none_or(|warned| warned.elapsed() > LAPSE_PAUSE) {
-            *warned = Some(Instant::now());
-            let (path, until) = (self.0.files.cert.display(), written(until));
-            tracing::warn!(
-                "TLS of {}: the certificate {path} is good until {until}",
-                self.0.purpose
-            );
+        let left = until.duration_since(SystemTime::now());
+        let is_far = left.as_ref().is_ok_and(|left| *left > LAPSE_WARNING);
+        let has_lapsed = left.is_err();
+        let is_told =
+            warned.is_some_and(|(what, when)| what == has_lapsed && when.elapsed() <= LAPSE_PAUSE);
+        if is_far || is_told {
+            return;
+        }
+        *warned = Some((has_lapsed, Instant::now()));
+        let (purpose, path, until) = (self.0.purpose, self.0.files.cert.display(), written(until));
+        if has_lapsed {
+            tracing::error!("TLS of {purpose}: the certificate {path} was good until {until}");
+        } else {
+            tracing::warn!("TLS of {purpose}: the certificate {path} is good until {until}");
         }
     }
 }
 
 impl Current {
-    fn make(files: &TlsFiles, contents: Contents, purpose: Purpose) -> Result<Self, TlsFileError> {
-        let material = files.parse(&contents, SystemTime::now())?;
+    fn make(
+        files: &TlsFiles,
+        contents: Contents,
+        purpose: Purpose,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsFileError> {
+        let material = files.parse(&contents)?;
+        // One that has lapsed meanwhile must not keep revocations from counting.
+        if before.is_none_or(|before| !before.contents.has_same_certificate(&contents)) {
+            files.insist_on_good(&material.identity, SystemTime::now())?;
+        }
+        let changed = before.map_or(0, |before| {
+            let is_same = before.contents.has_same_authorities(&contents);
+            before.authorities_changed + u64::from(!is_same)
+        });
         let blame = |fault: TlsFault| {
             let path = files.crl.as_ref().or(files.ca.as_ref()).unwrap_or(&files.cert);
             TlsFileError { path: path.clone(), fault }
         };
-        Self::of(material, contents, purpose).map_err(blame)
+        let current = Self::of(material, contents, purpose).map_err(blame)?;
+        Ok(Self { authorities_changed: changed, ..current })
     }
 
     fn of(material: Material, contents: Contents, purpose: Purpose) -> Result<Self, TlsFault> {
-        let Material { own, until, authorities, is_shared } = material;
+        let Material { own, identity, authorities, is_shared } = material;
+        let until = identity.until;
         let own = Arc::new(SingleCertAndKey::from(own));
         let clients = authorities.as_ref().map(client_verifier).transpose()?;
         let server = ServerConfig::builder_with_provider(provider())
@@ -277,10 +303,20 @@ impl Current {
             client.resumption = Resumption::disabled();
             connector = Some(TlsConnector::from(Arc::new(client)));
             servers = Some(verifier);
-            is_strict = strict || is_shared;
+            is_strict = is_shared || strict.unwrap_or(!identity.machines.is_empty());
         }
         let acceptor = TlsAcceptor::from(Arc::new(server));
-        Ok(Self { contents, acceptor, connector, clients, servers, until, is_strict })
+        let authorities_changed = 0;
+        Ok(Self {
+            contents,
+            acceptor,
+            connector,
+            clients,
+            servers,
+            until,
+            authorities_changed,
+            is_strict,
+        })
     }
 }
 

@@ -20,6 +20,9 @@ use super::live::Current;
 /// How long at most until the time is looked at again: clocks are set.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
+/// Longer than anything runs.
+const FAR_AWAY: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// Who is on the other side of a connection.
 #[derive(Clone)]
 pub struct Session {
@@ -29,7 +32,9 @@ pub struct Session {
     /// The host that was dialled; none, if that one has dialled.
     host: Option<ServerName<'static>>,
     identity: Arc<Identity>,
-    /// Until when all certificates are good.
+    /// What counted when it was looked at last.
+    authorities_changed: u64,
+    /// When the next of its certificates lapses: those between may not be needed.
     until: SystemTime,
 }
 
@@ -40,13 +45,13 @@ impl Session {
         host: Option<ServerName<'static>>,
     ) -> io::Result<Self> {
         let unreadable = || io::Error::other("a certificate cannot be read");
-        let identities = chain.iter().map(|certificate| Identity::of(certificate));
-        let identities = identities.collect::<Option<Vec<_>>>().ok_or_else(unreadable)?;
-        let until = identities.iter().map(|identity| identity.until).min();
-        let until = until.ok_or_else(unreadable)?;
-        let identity = identities.into_iter().next().ok_or_else(unreadable)?;
-        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        Ok(Self { changes, chain, host, identity: Arc::new(identity), until })
+        let identity = chain.first().and_then(|own| Identity::of(own)).ok_or_else(unreadable)?;
+        let chain: Arc<[_]> =
+            chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let until = next_lapse(&chain, SystemTime::now());
+        let authorities_changed = changes.borrow().authorities_changed;
+        let identity = Arc::new(identity);
+        Ok(Self { changes, chain, host, identity, authorities_changed, until })
     }
 
     /// Returns of whom the certificate is.
@@ -63,6 +68,32 @@ impl Session {
         names.iter().any(|name| name == machine)
     }
 
+    /// Returns whether the other side may be a machine at all, whichever one: who has joined is
+    /// not known everywhere at once.
+    pub fn may_be_a_machine(&self) -> bool {
+        let names = &self.identity.machines;
+        if names.is_empty() {
+            return !self.changes.borrow().is_strict;
+        }
+        names.iter().any(|name| !name.is_empty())
+    }
+
+    /// Returns the machines that the certificate is of.
+    pub fn machines(&self) -> &[String] {
+        &self.identity.machines
+    }
+
+    /// Fails unless the other side is a machine, and the one of this name where that is known.
+    ///
+    /// # Errors
+    ///
+    /// If its certificate is another one's.
+    pub fn insist_on(&self, name: Option<&str>) -> io::Result<()> {
+        let is_right = name.map_or_else(|| self.may_be_a_machine(), |name| self.speaks_for(name));
+        let wrong = || io::Error::new(io::ErrorKind::PermissionDenied, self.whose());
+        if is_right { Ok(()) } else { Err(wrong()) }
+    }
+
     /// Says whose certificate it is, to who wanted to speak for somebody else.
     pub fn whose(&self) -> String {
         match &*self.identity.machines {
@@ -73,17 +104,17 @@ impl Session {
 
     /// Waits until the other side is believed no longer.
     pub async fn until_void(mut self) {
-        loop {
-            let Ok(left) = self.until.duration_since(SystemTime::now()) else { return };
+        while !self.is_void() {
+            let left = self.until.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
                 changed = self.changes.changed() => {
                     if changed.is_err() {
                         // Nothing changes any more: the machine ends.
                         return std::future::pending().await;
                     }
-                    if !self.is_verified() {
-                        return;
-                    }
+                    self.changes.mark_changed();
+                    // Not all who are there at once: others want to be served, too.
+                    tokio::task::yield_now().await;
                 }
                 () = tokio::time::sleep(left.min(LOOK_AGAIN)) => {}
             }
@@ -92,11 +123,17 @@ impl Session {
 
     /// Returns whether the other side is believed no longer: cheap, if nothing has changed.
     fn is_void(&mut self) -> bool {
-        let is_changed = self.changes.has_changed().unwrap_or(false);
-        if is_changed {
-            self.changes.mark_unchanged();
+        let now = SystemTime::now();
+        let has_lapsed = self.until < now;
+        if !has_lapsed && !self.changes.has_changed().unwrap_or(false) {
+            return false;
         }
-        (is_changed && !self.is_verified()) || self.until < SystemTime::now()
+        let changed = self.changes.borrow_and_update().authorities_changed;
+        if !has_lapsed && changed == self.authorities_changed {
+            return false;
+        }
+        (self.authorities_changed, self.until) = (changed, next_lapse(&self.chain, now));
+        !self.is_verified()
     }
 
     fn is_verified(&self) -> bool {
@@ -115,6 +152,12 @@ impl Session {
     }
 }
 
+/// Returns when the next of these certificates lapses; far away, if all have.
+fn next_lapse(chain: &[CertificateDer<'_>], now: SystemTime) -> SystemTime {
+    let lapses = chain.iter().filter_map(|certificate| Some(Identity::of(certificate)?.until));
+    lapses.filter(|until| *until >= now).min().unwrap_or(now + FAR_AWAY)
+}
+
 /// A connection to a host that was dialled. It fails once that host is believed no longer.
 pub struct Dialled {
     stream: Box<client::TlsStream<TcpStream>>,
@@ -124,6 +167,11 @@ pub struct Dialled {
 impl Dialled {
     pub(super) fn new(stream: Box<client::TlsStream<TcpStream>>, session: Session) -> Self {
         Self { stream, session }
+    }
+
+    /// Returns who it is.
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     fn check(&mut self) -> io::Result<()> {
@@ -141,11 +189,11 @@ impl AsyncRead for Dialled {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check()?;
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
-/// Whatever is asked begins with writing.
 impl AsyncWrite for Dialled {
     fn poll_write(
         mut self: Pin<&mut Self>,

@@ -79,7 +79,7 @@ pub fn issue(
         Holder::Machine { name, hosts } => authority.machine(name, hosts, life)?,
         Holder::Client { user } => authority.client(user, life)?,
     };
-    folder.write(holder.name(), &minted).map_err(CertificateError::Folder)?;
+    folder.issue(holder.name(), &minted).map_err(CertificateError::Folder)?;
     tell(folder, holder, life, out)?;
     Ok(())
 }
@@ -94,6 +94,7 @@ pub fn revoke(
     name: &str,
     out: &mut dyn Write,
 ) -> Result<(), CertificateError> {
+    CertFolder::refuse_reserved(name).map_err(CertificateError::Folder)?;
     let list = folder.revoke(&authority(folder)?, name).map_err(CertificateError::Folder)?;
     let list = list.display();
     writeln!(out, "{list}  {name} counts no longer")?;
@@ -122,11 +123,9 @@ fn tell(
             writeln!(out, "{certificate}  machine {name} at {hosts}, until {until}")?;
             writeln!(out, "{key}  its key")?;
             writeln!(out, "run it:")?;
-            writeln!(out, "  etcd -n {name} --client-cert {certificate} --client-key {key} \\")?;
-            writeln!(
-                out,
-                "    --server-cert {certificate} --server-key {key} --server-ca-file {ca}"
-            )
+            writeln!(out, "  etcd -n {name} --server-cert {certificate} --server-key {key} \\")?;
+            writeln!(out, "    --client-cert {certificate} --client-key {key} \\")?;
+            writeln!(out, "    --server-ca-file {ca} --client-ca-file {ca}")
         }
         Holder::Client { user } => {
             writeln!(out, "{certificate}  client {user}, until {until}")?;

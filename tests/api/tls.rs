@@ -198,6 +198,28 @@ impl Drop for Over<'_> {
     }
 }
 
+/// A machine's own certificate has lapsed: what is revoked is revoked all the same.
+#[test]
+fn lapsed_certificate_keeps_no_revocation_from_counting() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says { seconds: Some(3), ..Says::default() });
+    let (ca_file, crl) = (ca.file(), ca.revoke(&[66]));
+    let client = Says { name: "carol", usages: &[ClientAuth], serial: 7, ..Says::default() };
+    let carol = ca.sign("carol", &client);
+    let more = ["--client-ca-file", text(&ca_file), "--client-crl", text(&crl)];
+    let server = start(&dir, &own, &more, ca.trust(Some(&carol)));
+    server.post("/v1/keys/a", &[("value", "1")]);
+    let mut watch = server.lines("/v1/watch/a?stream=true&index=1", &[]);
+    assert!(watch.next().is_some());
+    eventually("it has lapsed, and is told of", || {
+        server.signal("-HUP");
+        server.said().iter().any(|line| line.contains("ERROR") && line.contains("was good until"))
+    });
+    ca.revoke(&[66, 7]);
+    server.signal("-HUP");
+    assert!(watch.ends_in_failure(), "it is revoked");
+}
+
 #[test]
 fn files_that_are_wrong_are_named_and_nothing_starts() {
     let (ca, other, dir) = (Ca::new(), Ca::new(), TempDir::new().unwrap());
@@ -223,7 +245,7 @@ fn files_that_are_wrong_are_named_and_nothing_starts() {
     for (cert, key, named, why) in [
         (&missing, &good.key, &missing, "No such file or directory"),
         (&good.cert, &missing, &missing, "No such file or directory"),
-        (&empty, &good.key, &good.key, "no certificate"),
+        (&empty, &good.key, &empty, "no certificate"),
         (&good.cert, &empty, &empty, "it holds no key"),
         (&good.cert, &other_key, &other_key, "it is not the key of"),
         (&expired.cert, &expired.key, &expired.cert, "its certificate was good until"),
@@ -232,7 +254,9 @@ fn files_that_are_wrong_are_named_and_nothing_starts() {
         let said = refused(cert, key, &[]);
         assert!(said.contains(text(named)) && said.contains(why), "{said}");
     }
-    for (file, why) in [(&empty, "no certificate"), (&broken, ""), (&missing, "No such file")] {
+    for (file, why) in
+        [(&empty, "no certificate"), (&broken, "it is refused"), (&missing, "No such file")]
+    {
         let said = refused(&good.cert, &good.key, &["--client-ca-file", text(file)]);
         assert!(said.contains(text(file)) && said.contains(why), "{said}");
     }
@@ -318,5 +342,16 @@ fn three_commands_make_certificates_that_work() {
     eventually("the list is looked at", || shown("carol").is_none());
     assert_eq!([shown("bob"), shown("alice")], [None, Some(200)]);
     assert_eq!(cert(&["revoke", "nobody"]).0, Some(1));
+    let (status, said) = cert(&["revoke", "ca"]);
+    assert!(status == Some(1) && said.contains("ca is what the authority is called"), "{said}");
+    // One that was replaced is revoked with the one that replaces it.
+    let stolen = Signed { cert: file("stolen.crt"), key: file("stolen.key") };
+    std::fs::copy(&alice.cert, &stolen.cert).unwrap();
+    std::fs::copy(&alice.key, &stolen.key).unwrap();
+    assert_eq!(cert(&["client", "alice", "--renew"]).0, Some(0));
+    assert_eq!([shown("stolen"), shown("alice")], [Some(200), Some(200)]);
+    assert_eq!(cert(&["revoke", "alice"]).0, Some(0));
+    server.signal("-HUP");
+    eventually("both count no longer", || [shown("stolen"), shown("alice")] == [None, None]);
     assert_eq!(version(&server, super::support::certs::trust(&pem, None)), None);
 }

@@ -4,6 +4,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+use etcd::peers::{Peers, Request, Sockets};
+use etcd::tls::{LiveTls, Purpose, TlsFiles};
+use etcd_log::{LogFormat, Machine, NodeId, Term, Vote};
+use tokio::io::AsyncReadExt as _;
 
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use tempfile::TempDir;
@@ -11,6 +17,7 @@ use tempfile::TempDir;
 use crate::cluster_faults::assert_linearizable_while;
 use crate::support::certs::{Ca, Says, Signed};
 use crate::support::cluster::Cluster;
+use crate::support::limit::begin;
 use crate::support::{Server, etcd, eventually};
 
 /// The certificates of machines, `node1` first.
@@ -117,6 +124,111 @@ fn client_is_no_machine_where_both_ports_have_one_authority() {
     let (status, said) = join(&cluster, "alice", &args(&alice, &file));
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("its certificate names no machine, as etcd:NAME would"), "{said}");
+}
+
+/// Speaks to machines with a certificate, in the name of an id.
+fn speaker(ca: &Path, own: &Signed, me: NodeId, cluster: &Cluster) -> Peers {
+    let files = TlsFiles {
+        cert: own.cert.clone(),
+        key: own.key.clone(),
+        ca: Some(ca.to_owned()),
+        crl: None,
+        ca_of_others: None,
+    };
+    let tls = LiveTls::open(files, Purpose::Peers { strict: Some(false) }).unwrap();
+    let of = cluster.server(0).cluster().parse().unwrap();
+    let peers = Peers::new(me, of, Arc::new(Sockets::Tls(tls)));
+    for at in 0..3 {
+        let address = cluster.server(at).peer_url.trim_start_matches("https://");
+        peers.learn(NodeId(cluster.id(at)), address);
+    }
+    peers
+}
+
+/// Whoever has a certificate speaks as the machine that it is of, and as no other one:
+/// neither as one that nobody knows, nor by joining under an id that is another's.
+#[tokio::test]
+async fn certificate_is_of_one_machine_alone() {
+    begin();
+    let ca = Ca::new();
+    let (certs, file) = (machines(&ca, 3), ca.file());
+    let own = {
+        let (certs, file) = (certs.clone(), file.clone());
+        move |at: usize| args(&certs[at], &file)
+    };
+    let cluster = Cluster::start_each(3, own, None);
+    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
+    let aaa = ca.sign("aaa", &Says { name: "aaa", uri: Some("etcd:aaa"), ..Says::default() });
+    let odd = ca.sign("odd", &Says { name: "odd", uri: Some("ETCD:%FF"), ..Says::default() });
+    let victim = NodeId(cluster.id(2));
+    let peer_url = cluster.server(2).peer_url.clone();
+    let limit = Duration::from_secs(5);
+    let (stranger, to) = (NodeId(1234), NodeId(cluster.id(1)));
+    for (own, me, why) in [
+        (&alice, stranger, "its certificate names no machine"),
+        (&odd, stranger, "its certificate is of"),
+        (&certs[0], stranger, "its certificate is of node1"),
+        (&certs[0], victim, "its certificate is of node1"),
+        (&aaa, victim, "its certificate is of aaa"),
+    ] {
+        let peers = speaker(&file, own, me, &cluster);
+        for request in [
+            Request::Vote { vote: Vote { term: Term(99), node: me, committed: false }, last: None },
+            Request::Propose { commands: Vec::new() },
+            Request::Leave { name: "node3".into() },
+            Request::Status,
+        ] {
+            let refused = peers.ask(to, &request, &[], limit).await.unwrap_err().to_string();
+            assert!(refused.contains(why), "{request:?}: {refused}");
+        }
+    }
+    let machine = Machine {
+        name: "aaa".into(),
+        node: victim,
+        peer_url: peer_url.as_str().into(),
+        client_url: "http://h:1".into(),
+    };
+    let join = Request::Join { machine, log_format: LogFormat::NEWEST };
+    let peers = speaker(&file, &aaa, victim, &cluster);
+    for at in 0..2 {
+        let to = NodeId(cluster.id(at));
+        let refused = peers.ask(to, &join, &[], limit).await.unwrap_err().to_string();
+        assert!(refused.contains("its certificate is of aaa"), "{refused}");
+    }
+    assert_eq!(cluster.server(2).post("/v1/keys/a", &[("value", "1")]).status, 200);
+}
+
+/// Somebody with a good certificate for the host has taken a machine's place: nothing is said
+/// to him.
+#[tokio::test]
+async fn whoever_stands_in_a_machines_place_is_told_nothing() {
+    begin();
+    let ca = Ca::new();
+    let (certs, file) = (machines(&ca, 3), ca.file());
+    let own = {
+        let (certs, file) = (certs.clone(), file.clone());
+        move |at: usize| args(&certs[at], &file)
+    };
+    let mut cluster = Cluster::start_each(3, own, None);
+    let follower = (cluster.leader() + 1) % 3;
+    let address = cluster.server(follower).peer_url.trim_start_matches("https://").to_owned();
+    cluster.kill(follower);
+    let aaa = ca.sign("aaa", &Says { name: "aaa", uri: Some("etcd:aaa"), ..Says::default() });
+    let files =
+        TlsFiles { cert: aaa.cert, key: aaa.key, ca: Some(file), crl: None, ca_of_others: None };
+    let tls = LiveTls::open(files, Purpose::Peers { strict: Some(false) }).unwrap();
+    let listener = tokio::net::TcpListener::bind(&address).await.unwrap();
+    for _ in 0..5 {
+        let (stream, _) = listener.accept().await.unwrap();
+        let Ok((mut stream, _)) = tls.accept(stream).await else { continue };
+        let mut said = Vec::new();
+        let _ended = stream.read_to_end(&mut said).await;
+        assert_eq!(said, b"", "whose place it is was not shown");
+    }
+    let others = cluster.servers.iter().flatten();
+    assert!(
+        others.clone().all(|server| server.post("/v1/keys/a", &[("value", "1")]).status == 200)
+    );
 }
 
 /// Two rounds: in the first, each machine learns to speak TLS; in the second, it says so.

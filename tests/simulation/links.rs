@@ -112,7 +112,7 @@ pub(crate) struct Network {
 }
 
 impl Connect for Network {
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+    fn connect<'a>(&'a self, address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             let to = address.split(':').next().unwrap_or_default();

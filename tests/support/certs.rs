@@ -37,6 +37,8 @@ pub struct Says<'a> {
     pub usages: &'a [ExtendedKeyUsagePurpose],
     /// From when on it is good, and until when, in days from now.
     pub good: (i32, i32),
+    /// For how many seconds it is good, if it is not for days.
+    pub seconds: Option<u64>,
     /// Its number.
     pub serial: u64,
 }
@@ -49,6 +51,7 @@ impl Default for Says<'_> {
             uri: None,
             usages: &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             good: (-1, 90),
+            seconds: None,
             serial: 1,
         }
     }
@@ -99,6 +102,9 @@ impl Ca {
         params.serial_number = Some(SerialNumber::from(says.serial));
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = (day(says.good.0).into(), day(says.good.1).into());
+        if let Some(seconds) = says.seconds {
+            params.not_after = (SystemTime::now() + Duration::from_secs(seconds)).into();
+        }
         let key = KeyPair::generate().unwrap();
         let signed = Signed {
             cert: self.dir.path().join(format!("{file}.crt")),

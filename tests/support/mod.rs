@@ -121,7 +121,7 @@ impl Server {
     fn hear(&mut self) {
         let line = self.lines.lock().unwrap().recv_timeout(PATIENCE);
         let line = line.unwrap_or_else(|_| panic!("not ready: {:#?}", self.announced));
-        if let Some((_, urls)) = line.split_once("clients: ") {
+        if let Some((_, urls)) = line.split_once("INFO clients: ") {
             let (clients, peers) = urls.split_once("  peers: ").unwrap();
             (self.url, self.peer_url) = (clients.to_owned(), peers.to_owned());
         }

@@ -30,7 +30,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::Request;
@@ -40,7 +40,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
-use super::head::{self, Body, Refusal};
+use super::head::{self, Body, HEAD_BYTES, Refusal};
 use super::socket::Socket;
 use super::wrong_door::{HANDSHAKE, NO_TLS};
 
@@ -333,17 +333,37 @@ impl Door {
 
     /// Fails once nobody is there any more; or, where there is no place for others,
     /// once nothing more can come from there.
-    fn look(&self) -> io::Result<()> {
+    fn look(&mut self) -> io::Result<()> {
         if let Some(error) = self.tcp().take_error()? {
             return Err(error);
         }
-        if self.crowd.is_full() {
-            let next = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
-            if next.is_ok_and(|length| length == 0) {
-                return Err(io::ErrorKind::ConnectionAborted.into());
-            }
+        if self.crowd.is_full() && self.is_at_end() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
+    }
+
+    /// Returns whether nothing more comes. What does is held.
+    fn is_at_end(&mut self) -> bool {
+        let Socket::Tls(stream) = &mut self.socket else {
+            let next = SockRef::from(self.tcp()).peek(&mut [MaybeUninit::uninit()]);
+            return next.is_ok_and(|length| length == 0);
+        };
+        if self.held.len() >= HEAD_BYTES {
+            return false;
+        }
+        // What was sent last says that it was, and only TLS can read it.
+        let mut scratch = [0; 1024];
+        let mut read = ReadBuf::new(&mut scratch);
+        match Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
+            Poll::Ready(Ok(())) if read.filled().is_empty() => true,
+            Poll::Ready(Ok(())) => {
+                self.held.extend_from_slice(read.filled());
+                false
+            }
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
     }
 
     /// Writes a word in place of an answer without one.

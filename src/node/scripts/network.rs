@@ -85,7 +85,7 @@ pub(super) struct End {
 }
 
 impl Connect for End {
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+    fn connect<'a>(&'a self, address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
         Box::pin(async move {
             let (from, to) = (self.machine.clone(), address.to_owned());
             let mut links = self.network.links.subscribe();

@@ -117,7 +117,7 @@ pub(super) struct Network {
 }
 
 impl Connect for Network {
-    fn connect<'a>(&'a self, address: &'a str) -> Connecting<'a> {
+    fn connect<'a>(&'a self, address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
         Box::pin(async move {
             let to = machine_at(address).ok_or(io::ErrorKind::NotFound)?;
             if *self.gone.borrow() {
