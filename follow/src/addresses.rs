@@ -24,23 +24,26 @@ pub(crate) struct Addresses {
     learned: Vec<String>,
     /// The one that is asked.
     current: String,
+    /// Whether those that speak TLS can be asked.
+    has_tls: bool,
     /// How many were asked in vain since the last good word.
     failed: usize,
     rounds: u32,
 }
 
 impl Addresses {
-    /// Takes addresses as `http://host:port` or `host:port`.
+    /// Takes addresses as `http://host:port` or `host:port`; and as `https://host:port`, if TLS
+    /// is spoken.
     ///
     /// # Errors
     ///
     /// With the first that is none; or with nothing, if there are none.
-    pub(crate) fn new(given: &[String]) -> Result<Self, String> {
+    pub(crate) fn new(given: &[String], has_tls: bool) -> Result<Self, String> {
         let given: Result<Vec<_>, _> =
-            given.iter().map(|url| authority(url).ok_or_else(|| url.clone())).collect();
+            given.iter().map(|url| address(url, has_tls).ok_or_else(|| url.clone())).collect();
         let given = given?;
         let current = given.first().cloned().ok_or_else(String::new)?;
-        Ok(Self { given, learned: Vec::new(), current, failed: 0, rounds: 0 })
+        Ok(Self { given, learned: Vec::new(), current, has_tls, failed: 0, rounds: 0 })
     }
 
     /// Returns the machine to ask: `host:port`.
@@ -50,7 +53,7 @@ impl Addresses {
 
     /// Learns the machines of the cluster, as `/v1/machines` lists them.
     pub(crate) fn learn(&mut self, list: &str) {
-        let told = list.split(',').filter_map(|url| authority(url.trim()));
+        let told = list.split(',').filter_map(|url| address(url.trim(), self.has_tls));
         let new = told.filter(|address| !self.given.contains(address));
         self.learned = new.take(MOST_LEARNED).collect();
     }
@@ -88,6 +91,18 @@ impl Addresses {
     }
 }
 
+/// What stands before the address of a machine that speaks TLS.
+pub(crate) const TLS_SCHEME: &str = "https://";
+
+/// Returns how a machine is asked: at `host:port`, or `https://host:port` if it can be asked
+/// there.
+fn address(url: &str, has_tls: bool) -> Option<String> {
+    match url.strip_prefix(TLS_SCHEME) {
+        Some(rest) if has_tls => authority(rest).map(|it| format!("{TLS_SCHEME}{it}")),
+        _ => authority(url),
+    }
+}
+
 /// Returns the `host:port` of an address.
 fn authority(url: &str) -> Option<String> {
     let address = url.strip_prefix("http://").unwrap_or(url);
@@ -102,7 +117,7 @@ mod tests {
     use super::*;
 
     fn addresses(given: &[&str]) -> Result<Addresses, String> {
-        Addresses::new(&given.iter().map(ToString::to_string).collect::<Vec<_>>())
+        Addresses::new(&given.iter().map(ToString::to_string).collect::<Vec<_>>(), false)
     }
 
     #[test]

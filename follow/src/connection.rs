@@ -6,12 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
 
+use crate::addresses::TLS_SCHEME;
 use crate::error::Fault;
 use crate::messages::{Message, Messages};
 
@@ -38,19 +42,28 @@ pub(crate) struct Stream {
 }
 
 impl Answer {
-    /// Asks a machine, `host:port`, for a path. An answer begins with any status.
+    /// Asks a machine, `host:port` or `https://host:port`, for a path. An answer begins with any
+    /// status.
     pub(crate) async fn ask(
-        authority: &str,
+        address: &str,
+        tls: Option<&TlsConnector>,
         method: Method,
         path: &str,
         is_stream: bool,
     ) -> Result<Self, Fault> {
         let asked = tokio::time::timeout(ANSWER_LIMIT, async {
+            let with_tls = address.strip_prefix(TLS_SCHEME);
+            let authority = with_tls.unwrap_or(address);
             let stream = TcpStream::connect(authority).await?;
-            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            let mut task = JoinSet::new();
-            // Why it ended is told to whoever reads from it.
-            task.spawn(async { drop(connection.await) });
+            let (mut sender, task) = match tls.filter(|_| with_tls.is_some()) {
+                None => talk(stream).await?,
+                Some(tls) => {
+                    let (host, _port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+                    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+                    let name = name.map_err(std::io::Error::other)?;
+                    talk(Box::new(tls.connect(name, stream).await?)).await?
+                }
+            };
             let accept = if is_stream { "text/event-stream" } else { "*/*" };
             let request = Request::builder().method(method).uri(path);
             let request = request.header(header::HOST, authority).header(header::ACCEPT, accept);
@@ -85,6 +98,18 @@ impl Answer {
     pub(crate) fn into_stream(self, silence: Duration) -> Stream {
         Stream { answer: self, messages: Messages::default(), silence }
     }
+}
+
+/// Begins to speak HTTP.
+async fn talk<S>(stream: S) -> Result<(SendRequest<Empty<Bytes>>, JoinSet<()>), Fault>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut task = JoinSet::new();
+    // Why it ended is told to whoever reads from it.
+    task.spawn(async { drop(connection.await) });
+    Ok((sender, task))
 }
 
 impl Stream {

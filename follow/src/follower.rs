@@ -9,6 +9,8 @@ use std::time::Duration;
 use etcd_log::{ClusterId, EventNumber, KeyPath};
 use etcd_projections::Event;
 use futures_util::stream;
+use rustls::ClientConfig;
+use tokio_rustls::TlsConnector;
 use tokio_stream::Stream;
 
 use crate::addresses::Addresses;
@@ -39,6 +41,7 @@ pub struct Follower {
     prefix: KeyPath,
     start: Start,
     cluster: Option<ClusterId>,
+    tls: Option<Arc<ClientConfig>>,
     silence: Duration,
     on_fault: OnFault,
 }
@@ -58,6 +61,7 @@ impl Follower {
             prefix: KeyPath::root(),
             start: Start::default(),
             cluster: None,
+            tls: None,
             silence: SILENCE,
             on_fault: Arc::new(|_, _| {}),
         }
@@ -78,6 +82,12 @@ impl Follower {
     /// whoever goes on with a number from before keeps the cluster beside it.
     pub fn cluster(self, cluster: ClusterId) -> Self {
         Self { cluster: Some(cluster), ..self }
+    }
+
+    /// Speaks TLS to machines whose addresses begin with `https://`, as this says. Otherwise
+    /// there are none for it.
+    pub fn tls(self, config: Arc<ClientConfig>) -> Self {
+        Self { tls: Some(config), ..self }
     }
 
     /// Gives a connection up after so long a silence.
@@ -108,7 +118,9 @@ impl Follower {
 
     fn following(self) -> Result<Following, FollowError> {
         Ok(Following {
-            addresses: Addresses::new(&self.urls).map_err(FollowError::Address)?,
+            addresses: Addresses::new(&self.urls, self.tls.is_some())
+                .map_err(FollowError::Address)?,
+            tls: self.tls.map(TlsConnector::from),
             prefix: self.prefix,
             after: match self.start {
                 Start::Beginning => Some(EventNumber(0)),
@@ -142,7 +154,7 @@ impl fmt::Debug for Events {
 
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { urls, prefix, start, cluster, silence, on_fault: _ } = self;
+        let Self { urls, prefix, start, cluster, silence, tls: _, on_fault: _ } = self;
         f.debug_struct("Follower")
             .field("urls", urls)
             .field("prefix", prefix)

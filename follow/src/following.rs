@@ -20,8 +20,9 @@ use etcd_log::{ClusterId, EventNumber, KeyPath};
 use etcd_projections::Event;
 use hyper::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio_rustls::TlsConnector;
 
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, TLS_SCHEME};
 use crate::connection::{Answer, Stream};
 use crate::error::{Fault, FollowError};
 use crate::line;
@@ -38,6 +39,8 @@ pub(crate) type OnFault = Arc<dyn Fn(&str, &Fault) + Send + Sync>;
 pub(crate) struct Following {
     pub(crate) prefix: KeyPath,
     pub(crate) addresses: Addresses,
+    /// How TLS is spoken, to those that speak it.
+    pub(crate) tls: Option<TlsConnector>,
     /// The last event that was seen, or passed over; nothing, until somebody has said which is the last now.
     pub(crate) after: Option<EventNumber>,
     /// Whose events are followed, once that is known.
@@ -71,7 +74,9 @@ impl Following {
     /// Leaves the current machine for the next one.
     async fn go_on_elsewhere(&mut self, fault: Fault) -> Result<(), FollowError> {
         self.stream = None;
-        let url = format!("http://{}", self.addresses.current());
+        let current = self.addresses.current();
+        let has_scheme = current.starts_with(TLS_SCHEME);
+        let url = if has_scheme { current.to_owned() } else { format!("http://{current}") };
         (self.on_fault)(&url, &fault);
         if fault.believed_after().is_some() {
             self.lasting = Some((url, fault));
@@ -139,7 +144,8 @@ impl Following {
 
     /// Asks the current machine, which must be of the right cluster.
     async fn ask(&mut self, method: Method, path: &str, streams: bool) -> Result<Answer, Fault> {
-        let answer = Answer::ask(self.addresses.current(), method, path, streams).await?;
+        let answer =
+            Answer::ask(self.addresses.current(), self.tls.as_ref(), method, path, streams).await?;
         // Who has no place for a client does not say whose he is.
         if answer.status() < 500 {
             let silent = || Fault::Unreadable("it does not say of which cluster it is".to_owned());

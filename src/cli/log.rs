@@ -12,7 +12,7 @@ use super::log_args::{
     SpanArgs, TailArgs, wait,
 };
 use super::output::has_seen_enough;
-use crate::tools::log::{self, Following, Look, Remote, ToolError};
+use crate::tools::log::{self, Following, Look, ToolError};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LogCommand {
@@ -133,8 +133,8 @@ impl LogCommand {
         match self {
             Self::Show(show) => show.run(look, out),
             Self::Tail(tail) => {
-                let (url, selection) = tail.selection(look);
-                wait(Remote { urls: url }.show(&selection, Following::FromNow, out))
+                let (remote, selection) = tail.selection(look)?;
+                wait(remote.show(&selection, Following::FromNow, out))
             }
             Self::History(history) => history.run(look, out),
             Self::Diff(diff) => diff.run(look, out),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use etcd_log::{KeyPath, NodeId};
 
+use super::trust_args::TrustArgs;
 use super::values::{parse_key, parse_limit, parse_name};
 use crate::tools::log::{
     self, Action, Condition, DiffQuery, Following, Fork, HistoryQuery, Import, LogPath, Look,
@@ -57,6 +58,15 @@ pub(super) struct WhereArgs {
     #[arg(short = 'u', long, value_name = "URL,...", value_delimiter = ',',
           conflicts_with_all = ["path", "without_end"])]
     pub(super) url: Vec<String>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+impl WhereArgs {
+    /// Returns who is asked.
+    fn remote(self) -> Result<Remote, ToolError> {
+        Ok(Remote { urls: self.url, tls: self.trust.open()? })
+    }
 }
 
 /// What of a log is wanted.
@@ -107,7 +117,7 @@ impl ShowArgs {
             return log::show(&place.log.path(), &selection, out);
         }
         let following = if follow { Following::BehindPast } else { Following::No };
-        wait(Remote { urls: place.url }.show(&selection, following, out))
+        wait(place.remote()?.show(&selection, following, out))
     }
 }
 
@@ -120,6 +130,8 @@ pub(super) struct TailArgs {
     #[arg(verbatim_doc_comment)]
     url: Vec<String>,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     pub(super) filter: FilterArgs,
     /// Show lines of JSON instead of text
     #[arg(long)]
@@ -128,9 +140,10 @@ pub(super) struct TailArgs {
 
 impl TailArgs {
     /// Returns who is asked, and for what.
-    pub(super) fn selection(self, look: Look) -> (Vec<String>, Selection) {
+    pub(super) fn selection(self, look: Look) -> Result<(Remote, Selection), ToolError> {
         let FilterArgs { key, action: actions } = self.filter;
-        (self.url, Selection { key, actions, json: self.json, look, ..Selection::default() })
+        let selection = Selection { key, actions, json: self.json, look, ..Selection::default() };
+        Ok((Remote { urls: self.url, tls: self.trust.open()? }, selection))
     }
 }
 
@@ -166,7 +179,7 @@ impl HistoryArgs {
         if place.url.is_empty() {
             return log::history(&place.log.path(), &query, out);
         }
-        wait(Remote { urls: place.url }.history(&query, out))
+        wait(place.remote()?.history(&query, out))
     }
 }
 
@@ -198,7 +211,7 @@ impl DiffArgs {
         if place.url.is_empty() {
             return log::diff(&place.log.path(), &query, out);
         }
-        wait(Remote { urls: place.url }.diff(&query, out))
+        wait(place.remote()?.diff(&query, out))
     }
 }
 

@@ -6,7 +6,9 @@ use std::io;
 use clap::{Args, Subcommand};
 
 use super::output::has_seen_enough;
-use crate::tools::machines;
+use super::trust_args::TrustArgs;
+use crate::tls::TlsFileError;
+use crate::tools::machines::{self, ClientPort};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MachineCommand {
@@ -40,6 +42,15 @@ pub(super) struct ClusterArg {
     /// The client port of any machine of the cluster
     #[arg(short = 'u', long, value_name = "HOST:PORT", default_value = "127.0.0.1:4001")]
     url: String,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+impl ClusterArg {
+    /// Returns who is asked.
+    fn port(self) -> Result<ClientPort, TlsFileError> {
+        Ok(ClientPort { url: self.url, tls: self.trust.open()? })
+    }
 }
 
 impl MachineCommand {
@@ -48,9 +59,9 @@ impl MachineCommand {
         let mut out = io::stdout().lock();
         let done = runtime.block_on(async {
             match self {
-                Self::List { cluster } => machines::list(&cluster.url, &mut out).await,
+                Self::List { cluster } => machines::list(&cluster.port()?, &mut out).await,
                 Self::Remove { name, cluster } => {
-                    machines::remove(&cluster.url, &name, &mut out).await
+                    machines::remove(&cluster.port()?, &name, &mut out).await
                 }
             }
         });

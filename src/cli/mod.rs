@@ -10,6 +10,7 @@ mod output;
 mod recover;
 mod serve;
 mod tls_args;
+mod trust_args;
 mod values;
 
 use std::error::Error;
@@ -18,6 +19,8 @@ use std::io::{self, Write as _};
 use clap::{Parser, Subcommand};
 
 use crate::server::{self, ServeError};
+use crate::tools::log::ToolError;
+use crate::tools::machines::MachineError;
 use crate::util::error_chain;
 use crate::util::printable::Printable;
 use cert::CertCommand;
@@ -92,10 +95,14 @@ impl Cli {
 /// for makes no sense, files that it names included, and 1 where it failed.
 pub fn status(error: &(dyn Error + 'static)) -> u8 {
     use ServeError::{Election, Name, Tls, Unadvertised};
-    match error.downcast_ref() {
-        Some(Name(_) | Election { .. } | Unadvertised(_) | Tls(_)) => 2,
-        _ => 1,
-    }
+    let is_of_line = match error.downcast_ref() {
+        Some(Name(_) | Election { .. } | Unadvertised(_) | Tls(_)) => true,
+        _ => {
+            matches!(error.downcast_ref(), Some(ToolError::Tls(_)))
+                || matches!(error.downcast_ref(), Some(MachineError::Tls(_)))
+        }
+    };
+    if is_of_line { 2 } else { 1 }
 }
 
 /// Says on one line why the program ends; on another one, what can be done about damage.

@@ -114,10 +114,7 @@ impl Contents {
 impl TlsFiles {
     /// Reads the files.
     pub(super) fn read(&self) -> Result<Contents, TlsFileError> {
-        let read = |path: &PathBuf| {
-            let failed = |error| TlsFileError { path: path.clone(), fault: TlsFault::Io(error) };
-            std::fs::read(path).map_err(failed)
-        };
+        let read = |path: &PathBuf| at(path, read(path));
         Ok(Contents {
             cert: read(&self.cert)?,
             key: read(&self.key)?,
@@ -176,32 +173,40 @@ impl TlsFiles {
         chain: Vec<CertificateDer<'static>>,
         contents: &Contents,
     ) -> Result<CertifiedKey, TlsFault> {
-        let key = match PrivateKeyDer::from_pem_slice(&contents.key) {
-            Err(rustls::pki_types::pem::Error::NoItemsFound) => {
-                return Err(TlsFault::Nothing("key"));
-            }
-            key => key?,
-        };
-        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+        CertifiedKey::from_der(chain, key(&contents.key)?, &provider()).map_err(|error| match error
+        {
             rustls::Error::InconsistentKeys(_) => TlsFault::OtherKey(self.cert.clone()),
             error => error.into(),
         })
     }
 }
 
+/// Reads a file.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsFault> {
+    Ok(std::fs::read(path)?)
+}
+
 /// Says which file something is about.
-fn at<T>(path: &Path, result: Result<T, TlsFault>) -> Result<T, TlsFileError> {
+pub(super) fn at<T>(path: &Path, result: Result<T, TlsFault>) -> Result<T, TlsFileError> {
     result.map_err(|fault| TlsFileError { path: path.to_owned(), fault })
 }
 
+/// Returns the key of a file.
+pub(super) fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsFault> {
+    match PrivateKeyDer::from_pem_slice(pem) {
+        Err(rustls::pki_types::pem::Error::NoItemsFound) => Err(TlsFault::Nothing("key")),
+        key => Ok(key?),
+    }
+}
+
 /// Returns all certificates of a file, of which there must be one.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     if found.is_empty() { Err(TlsFault::Nothing("certificate")) } else { Ok(found) }
 }
 
 /// Returns all authorities of a file: of a bundle each one counts.
-fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, TlsFault> {
+pub(super) fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, TlsFault> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem)? {
         roots.add(certificate)?;

@@ -14,6 +14,7 @@
 //! answers looks at no address. A machine is told by a name in its certificate: the URI
 //! `etcd:NAME` (see [`Identity`]).
 
+mod client;
 mod files;
 mod folder;
 mod identity;
@@ -21,6 +22,7 @@ mod live;
 pub mod mint;
 mod session;
 
+pub use client::ClientTls;
 pub use files::{TlsFault, TlsFileError, TlsFiles};
 pub use folder::{CertError, CertFolder};
 pub use identity::{Identity, written};

@@ -10,14 +10,16 @@ use bytes::{Bytes, BytesMut};
 use etcd_log::ClusterId;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use memchr::memchr;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::tls::ClientTls;
 use crate::util::printable::Printable;
 
 /// How long the head of an answer may take, and each piece of it.
@@ -96,10 +98,14 @@ pub(super) struct Lines {
 
 /// Asks the first of these machines that can answer. If none can, what one of them said
 /// tells more than that another one says nothing.
-pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientError> {
+pub(super) async fn get(
+    urls: &[String],
+    tls: Option<&ClientTls>,
+    path: &str,
+) -> Result<Lines, ClientError> {
     let mut failed = ClientError::NoMachine(String::new());
     for url in urls {
-        match get_at(url, path).await {
+        match get_at(url, tls, path).await {
             Err(ClientError::Refused { url, status, said }) if !status.is_server_error() => {
                 return Err(ClientError::Refused { url, status, said });
             }
@@ -111,11 +117,12 @@ pub(super) async fn get(urls: &[String], path: &str) -> Result<Lines, ClientErro
     Err(failed)
 }
 
-async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
-    let (answer, connection) = ask(url, Method::GET, path, LIMIT).await.map_err(|failure| {
-        let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
-        ClientError::Unreachable { url: url.to_owned(), source }
-    })?;
+async fn get_at(url: &str, tls: Option<&ClientTls>, path: &str) -> Result<Lines, ClientError> {
+    let (answer, connection) =
+        ask((url, tls), Method::GET, path, LIMIT).await.map_err(|failure| {
+            let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
+            ClientError::Unreachable { url: url.to_owned(), source }
+        })?;
     let cluster = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
     let cluster = cluster.and_then(|id| id.parse().ok());
     let Some(cluster) = cluster else { return Err(ClientError::NoMachine(url.to_owned())) };
@@ -138,28 +145,50 @@ async fn get_at(url: &str, path: &str) -> Result<Lines, ClientError> {
     Err(ClientError::Refused { url: url.to_owned(), status, said })
 }
 
+/// A machine is spoken to with TLS, and nobody has said whom to believe.
+#[derive(Debug, thiserror::Error)]
+#[error("it speaks TLS: say with --ca-file which authority to believe")]
+struct NoAuthority;
+
 /// Asks one machine, and waits so long until its answer begins.
 pub(super) async fn ask(
-    url: &str,
+    (url, tls): (&str, Option<&ClientTls>),
     method: Method,
     path: &str,
     limit: Duration,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
-    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let with_tls = url.strip_prefix("https://");
+    let address = with_tls.or(url.strip_prefix("http://")).unwrap_or(url).trim_end_matches('/');
+    let tls = match (with_tls, tls) {
+        (None, _) => None,
+        (Some(_), Some(tls)) => Some(tls),
+        (Some(_), None) => return Err(Failure::NotSent(NoAuthority.into())),
+    };
     let request = Request::builder().method(method).uri(path).header(HOST, address);
     let request = request.body(Empty::<Bytes>::new());
     let request = request.map_err(|error| Failure::NotSent(error.into()))?;
     let by = Instant::now() + limit;
     let connecting = timeout_at(by, async {
         let stream = TcpStream::connect(address).await?;
-        Ok(http1::handshake(TokioIo::new(stream)).await?)
+        match tls {
+            None => talk(stream).await,
+            Some(tls) => talk(tls.connect(address, stream).await?).await,
+        }
     });
     let connected = connecting.await.unwrap_or_else(|late| Err(Cause::from(late)));
     let (mut sender, connection) = connected.map_err(Failure::NotSent)?;
-    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
     let answering = timeout_at(by, sender.send_request(request)).await;
     let answer = answering.map_err(Cause::from).and_then(|answer| Ok(answer?));
     Ok((answer.map_err(Failure::Unanswered)?, connection))
+}
+
+/// Begins to speak HTTP.
+async fn talk<S>(stream: S) -> Result<(SendRequest<Empty<Bytes>>, Connection), Cause>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    Ok((sender, Connection(tokio::spawn(async move { drop(connection.await) }))))
 }
 
 impl Lines {
@@ -250,11 +279,11 @@ mod tests {
     async fn next_machine_is_asked_if_one_cannot_serve() {
         limit::begin();
         let urls = [machine(BUSY, "No Leader\n").await, machine("200 OK", "1\n").await];
-        let mut lines = get(&urls, "/").await.unwrap();
+        let mut lines = get(&urls, None, "/").await.unwrap();
         assert_eq!(lines.next().await.unwrap().unwrap(), "1");
         let nobody = "127.0.0.1:1".to_owned();
         let urls = [nobody.clone(), machine(BUSY, "No Leader\n").await, nobody];
-        let refused = get(&urls, "/").await.err().unwrap();
+        let refused = get(&urls, None, "/").await.err().unwrap();
         assert!(matches!(&refused, ClientError::Refused { said, .. } if said == "No Leader"));
     }
 
@@ -263,7 +292,7 @@ mod tests {
     async fn nobody_else_is_asked_what_is_refused() {
         limit::begin();
         let urls = [machine("400 Bad Request", "No\n").await, machine("200 OK", "1\n").await];
-        let refused = get(&urls, "/").await.err().unwrap();
+        let refused = get(&urls, None, "/").await.err().unwrap();
         assert!(matches!(&refused, ClientError::Refused { url, .. } if *url == urls[0]));
     }
 
@@ -273,14 +302,14 @@ mod tests {
         limit::begin();
         let long = "x".repeat(LINE_BYTES - 1);
         let url = machine("200 OK", format!("{long}\n1\n2")).await;
-        let mut lines = get(&[url], "/").await.unwrap();
+        let mut lines = get(&[url], None, "/").await.unwrap();
         assert_eq!(lines.next().await.unwrap().unwrap(), long);
         for line in ["1", "2"] {
             assert_eq!(lines.next().await.unwrap().unwrap(), line);
         }
         assert_eq!((lines.next().await.unwrap(), lines.next().await.unwrap()), (None, None));
         let url = machine("200 OK", "x".repeat(2 * LINE_BYTES)).await;
-        let mut lines = get(std::slice::from_ref(&url), "/").await.unwrap();
+        let mut lines = get(std::slice::from_ref(&url), None, "/").await.unwrap();
         let error = lines.next().await.unwrap_err();
         assert!(matches!(&error, ClientError::TooLong(of) if *of == url), "{error}");
     }
@@ -289,7 +318,7 @@ mod tests {
     async fn beginning_of_a_refusal_is_told() {
         limit::begin();
         let url = machine("400 Bad Request", "No, ".repeat(REFUSAL_BYTES)).await;
-        let refused = get(&[url], "/").await.err().unwrap();
+        let refused = get(&[url], None, "/").await.err().unwrap();
         let ClientError::Refused { said, .. } = refused else { panic!("{refused}") };
         assert_eq!(said.len(), REFUSAL_BYTES);
     }

@@ -10,6 +10,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use crate::tls::{ClientTls, TlsFileError};
 use crate::tools::client::{self, Failure};
 use crate::util::printable::Printable;
 
@@ -19,9 +20,21 @@ const LIMIT: Duration = client::LIMIT;
 /// The longest answer: thousands of machines.
 const ANSWER_BYTES: usize = 1 << 20;
 
+/// The client port of a machine that is asked.
+#[derive(Clone, Debug)]
+pub struct ClientPort {
+    /// `http://host:port`, `https://host:port`, or `host:port`.
+    pub url: String,
+    /// How TLS is spoken to it, if it is to be.
+    pub tls: Option<ClientTls>,
+}
+
 /// Why the cluster did not do what was wanted.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
+    /// What TLS takes is not what it should be.
+    #[error("no TLS")]
+    Tls(#[from] TlsFileError),
     /// Nobody answers.
     #[error("no machine answers at {url}")]
     Unreachable {
@@ -80,9 +93,9 @@ struct MachineRow {
 /// # Errors
 ///
 /// If nobody answers, or the output cannot be written.
-pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
-    let answer = ask(url, Method::GET, "/v1/machines?detail=true").await;
-    let Answer { status, body, .. } = of_machine(url, answer).await?;
+pub async fn list(at: &ClientPort, out: &mut impl Write) -> Result<(), MachineError> {
+    let answer = ask(at, Method::GET, "/v1/machines?detail=true").await;
+    let Answer { status, body, .. } = of_machine(at, answer).await?;
     if status != StatusCode::OK {
         return Err(refused(&body));
     }
@@ -114,15 +127,15 @@ pub async fn list(url: &str, out: &mut impl Write) -> Result<(), MachineError> {
 /// # Errors
 ///
 /// If nobody answers, or the machine may not be removed; and if nobody knows whether it is.
-pub async fn remove(url: &str, name: &str, out: &mut impl Write) -> Result<(), MachineError> {
+pub async fn remove(at: &ClientPort, name: &str, out: &mut impl Write) -> Result<(), MachineError> {
     let path = format!("/v1/machines/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
     let unknown = |source| {
-        let (url, name) = (url.to_owned(), name.to_owned());
+        let (url, name) = (at.url.clone(), name.to_owned());
         Err(MachineError::Unknown { url, name, source })
     };
-    let answer = match ask(url, Method::DELETE, &path).await {
+    let answer = match ask(at, Method::DELETE, &path).await {
         Err(Failure::Unanswered(source)) => return unknown(source),
-        answer => of_machine(url, answer).await?,
+        answer => of_machine(at, answer).await?,
     };
     match answer.status {
         StatusCode::NO_CONTENT => Ok(writeln!(out, "machine {} is removed", Printable(name))?),
@@ -145,21 +158,24 @@ fn refused(body: &[u8]) -> MachineError {
 }
 
 /// Returns the answer of a machine; or says who answers instead, if it is no machine.
-async fn of_machine(url: &str, answer: Result<Answer, Failure>) -> Result<Answer, MachineError> {
+async fn of_machine(
+    at: &ClientPort,
+    answer: Result<Answer, Failure>,
+) -> Result<Answer, MachineError> {
     let failed = |failure| {
         let (Failure::NotSent(source) | Failure::Unanswered(source)) = failure;
-        MachineError::Unreachable { url: url.to_owned(), source }
+        MachineError::Unreachable { url: at.url.clone(), source }
     };
     let answer = answer.map_err(failed)?;
     if answer.is_from_machine {
         return Ok(answer);
     }
     // To curious people, the peer port tells its version, and nothing else.
-    let version = ask(url, Method::GET, "/version").await.map_err(failed)?;
+    let version = ask(at, Method::GET, "/version").await.map_err(failed)?;
     if version.status == StatusCode::OK && version.body.starts_with(b"etcd ") {
-        return Err(MachineError::PeerPort(url.to_owned()));
+        return Err(MachineError::PeerPort(at.url.clone()));
     }
-    Err(MachineError::NoMachine(url.to_owned(), answer.status))
+    Err(MachineError::NoMachine(at.url.clone(), answer.status))
 }
 
 /// What came back.
@@ -170,8 +186,9 @@ struct Answer {
     is_from_machine: bool,
 }
 
-async fn ask(url: &str, method: Method, path: &str) -> Result<Answer, Failure> {
-    let (answer, _connection) = client::ask(url, method, path, LIMIT).await?;
+async fn ask(at: &ClientPort, method: Method, path: &str) -> Result<Answer, Failure> {
+    let at = (&*at.url, at.tls.as_ref());
+    let (answer, _connection) = client::ask(at, method, path, LIMIT).await?;
     let status = answer.status();
     let is_from_machine = answer.headers().contains_key("x-etcd-cluster-id");
     let body = timeout(LIMIT, Limited::new(answer.into_body(), ANSWER_BYTES).collect()).await;
@@ -189,17 +206,21 @@ mod tests {
     use crate::util::limit;
 
     /// A machine that says this to whoever asks first, and breaks off.
-    async fn machine(said: impl Into<String>) -> String {
+    async fn machine(said: impl Into<String>) -> ClientPort {
         let said = said.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let port = port(&format!("http://{}", listener.local_addr().unwrap()));
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
             // Nobody need hear it out.
             let _written = stream.write_all(said.as_bytes()).await;
         });
-        url
+        port
+    }
+
+    fn port(url: &str) -> ClientPort {
+        ClientPort { url: url.to_owned(), tls: None }
     }
 
     fn answer(status: &str, body: &str) -> String {
@@ -227,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn removal_that_was_not_asked_for_is_not_done() {
         limit::begin();
-        let error = remove("127.0.0.1:1", "two", &mut Vec::new()).await.unwrap_err();
+        let error = remove(&port("127.0.0.1:1"), "two", &mut Vec::new()).await.unwrap_err();
         assert!(matches!(error, MachineError::Unreachable { .. }), "{error}");
         let url = machine(answer("503 Service Unavailable", "No Leader\n")).await;
         let error = remove(&url, "two", &mut Vec::new()).await.unwrap_err();

@@ -2,8 +2,10 @@
 //! to it while clients write.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd::peers::{Peers, Request, Sockets};
@@ -37,6 +39,16 @@ fn args(own: &Signed, ca: &Path) -> Vec<String> {
     ["-serverCert", &cert, "-serverKey", &key, "-serverCAFile", &file(ca)]
         .map(str::to_owned)
         .to_vec()
+}
+
+/// The same, and clients have to show certificates of the same authority.
+fn with_clients(own: &Signed, ca: &Path) -> Vec<String> {
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let mut all = args(own, ca);
+    all.extend(["--client-cert".to_owned(), path(&own.cert)]);
+    all.extend(["--client-key".to_owned(), path(&own.key)]);
+    all.extend(["--client-ca-file".to_owned(), path(ca)]);
+    all
 }
 
 /// Tries to join with these arguments; returns how that ends.
@@ -102,6 +114,65 @@ fn machine_is_let_in_by_a_certificate_that_names_it() {
     assert_eq!(cluster.server(2).post("/v1/keys/a", &[("value", "still")]).status, 200);
 }
 
+/// The tools speak TLS to machines that do, and follow them from one to the other.
+#[test]
+fn tools_speak_tls() {
+    let ca = Ca::new();
+    let (certs, file) = (machines(&ca, 3), ca.file());
+    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
+    let own = {
+        let file = file.clone();
+        move |at: usize| with_clients(&certs[at], &file)
+    };
+    let mut cluster = Cluster::start_each(3, own, Some(ca.trust(Some(&alice))));
+    let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (ca_file, cert, key) = (path(&file), path(&alice.cert), path(&alice.key));
+    let trust = ["--ca-file", &ca_file, "--cert-file", &cert, "--key-file", &key];
+    let run = |args: &[&str], trust: &[&str]| {
+        let output = etcd(args).args(trust).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        (output.status.code(), said)
+    };
+    cluster.server(0).post("/v1/keys/a", &[("value", "1")]);
+    let list = ["machine", "list", "-u", &urls[1]];
+    let (status, said) = run(&list, &trust);
+    assert!(status == Some(0) && said.matches("https://").count() == 6, "{said}");
+    let (status, said) = run(&["log", "history", "/a", "-u", &urls[2]], &trust);
+    assert!(status == Some(0) && said.contains("/a"), "{said}");
+    let (status, said) = run(&list, &[]);
+    assert!(said.contains("say with --ca-file which authority to believe"), "{said}");
+    assert_eq!(status, Some(1));
+    let (status, said) = run(&list, &trust[..2]);
+    assert!(status == Some(1) && said.contains("no machine answers"), "{said}");
+    let (status, said) = run(&list, &["--ca-file", "nowhere"]);
+    assert!(status == Some(2) && said.contains("nowhere: No such file"), "{said}");
+
+    let mut tail = etcd(&["log", "tail", "-u", &urls[0], "--json"]);
+    let mut tail = tail.args(trust).spawn().unwrap();
+    let mut told = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let is_told = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let server = cluster.server(1);
+        let writing = scope.spawn(|| {
+            // It begins somewhen.
+            while !is_told.load(Ordering::Relaxed) {
+                server.post("/v1/keys/begun", &[("value", "x")]);
+            }
+        });
+        assert!(told.next().unwrap().contains("/begun"));
+        is_told.store(true, Ordering::Relaxed);
+        writing.join().unwrap();
+    });
+    cluster.kill(0);
+    eventually("the others write", || {
+        cluster.server(1).post("/v1/keys/behind", &[("value", "x")]).status == 200
+    });
+    assert!(told.any(|line| line.contains("/behind")));
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
 /// The same authority for both ports would let any client act as a machine.
 #[test]
 fn client_is_no_machine_where_both_ports_have_one_authority() {
@@ -110,14 +181,7 @@ fn client_is_no_machine_where_both_ports_have_one_authority() {
     let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
     let own = {
         let (certs, file) = (certs.clone(), file.clone());
-        move |at: usize| {
-            let mut own = args(&certs[at], &file);
-            let path = |path: &Path| path.to_str().unwrap().to_owned();
-            own.extend(["--client-cert".to_owned(), path(&certs[at].cert)]);
-            own.extend(["--client-key".to_owned(), path(&certs[at].key)]);
-            own.extend(["--client-ca-file".to_owned(), path(&file)]);
-            own
-        }
+        move |at: usize| with_clients(&certs[at], &file)
     };
     let cluster = Cluster::start_each(3, own, Some(ca.trust(Some(&alice))));
     assert_eq!(cluster.server(1).post("/v1/keys/a", &[("value", "1")]).status, 200);

@@ -42,6 +42,7 @@ use etcd_projections::Diverged;
 
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::DataDirError;
+use crate::tls::TlsFileError;
 use crate::tools::ClientError;
 use crate::util::moment::Moment;
 
@@ -65,6 +66,9 @@ pub use verify::verify;
 /// Why a tool gives up.
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
+    /// What TLS takes is not what it should be.
+    #[error("no TLS")]
+    Tls(#[from] TlsFileError),
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

@@ -24,6 +24,7 @@ use super::action::Action;
 use super::diff::{DiffQuery, write_change};
 use super::history::HistoryQuery;
 use super::show::Selection;
+use crate::tls::ClientTls;
 use crate::tools::client::{self, LOOKING_SECONDS, Lines};
 use crate::util::error_chain::ErrorChain;
 use crate::util::in_path::ENCODED;
@@ -32,8 +33,10 @@ use crate::util::moment::Moment;
 /// Machines of a cluster that runs, by their addresses for clients.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// `http://host:port`, or `host:port`.
+    /// `http://host:port`, `https://host:port`, or `host:port`.
     pub urls: Vec<String>,
+    /// How TLS is spoken to those that speak it, if it is to be.
+    pub tls: Option<ClientTls>,
 }
 
 /// From when on what happens is followed.
@@ -61,6 +64,10 @@ impl Remote {
     ) -> Result<(), ToolError> {
         let query = query_of(selection);
         let follower = Follower::new(self.urls.iter().cloned()).prefix(query.key.clone());
+        let follower = match &self.tls {
+            Some(tls) => follower.tls(tls.config()),
+            None => follower,
+        };
         let follower = match following {
             Following::No => return self.show_past(selection, None, out).await.map(drop),
             Following::FromNow => follower.start(Start::Now),
@@ -92,7 +99,7 @@ impl Remote {
         out: &mut dyn Write,
     ) -> Result<(EventNumber, ClusterId), ToolError> {
         let query = query_of(selection);
-        let mut lines = client::get(&self.urls, &path_of(&query)).await?;
+        let mut lines = client::get(&self.urls, self.tls.as_ref(), &path_of(&query)).await?;
         let (mut last, cluster) = newest.unwrap_or((EventNumber(0), lines.cluster()));
         of_cluster(&lines, cluster)?;
         while let Some(line) = lines.next().await? {
@@ -109,7 +116,7 @@ impl Remote {
     async fn newest(&self) -> Result<(EventNumber, ClusterId), ToolError> {
         let path =
             format!("/v1/history/?recursive=true&reverse=true&limit=1&timeout={LOOKING_SECONDS}");
-        let mut lines = client::get(&self.urls, &path).await?;
+        let mut lines = client::get(&self.urls, self.tls.as_ref(), &path).await?;
         let number = match lines.next().await? {
             Some(line) => read(&line)?.number,
             None => EventNumber(0),
@@ -127,7 +134,7 @@ impl Remote {
         query: &HistoryQuery,
         out: &mut dyn Write,
     ) -> Result<(), ToolError> {
-        let mut lines = client::get(&self.urls, &path_of(query)).await?;
+        let mut lines = client::get(&self.urls, self.tls.as_ref(), &path_of(query)).await?;
         while let Some(line) = lines.next().await? {
             query.write(&read(&line)?, out)?;
         }
@@ -144,7 +151,7 @@ impl Remote {
         let from = moment(query.from);
         let path =
             format!("/v1/diff{}?from={from}{to}&timeout={LOOKING_SECONDS}", encoded(&query.key));
-        let mut lines = client::get(&self.urls, &path).await?;
+        let mut lines = client::get(&self.urls, self.tls.as_ref(), &path).await?;
         while let Some(line) = lines.next().await? {
             let NetChange { key, from, to } =
                 serde_json::from_slice(&line).map_err(|_| broken(&line))?;
@@ -274,7 +281,7 @@ mod tests {
             "/v1/machines" => answer("200 OK", "c2", ""),
             _ => answer("200 OK", "c2", &format!("id: 4\ndata: {}\n", line(4))),
         });
-        let remote = Remote { urls: vec![one.await, other.await] };
+        let remote = Remote { urls: vec![one.await, other.await], tls: None };
         let mut out = Vec::new();
         let shown = remote.show(&Selection::default(), Following::BehindPast, &mut out).await;
         assert!(shown.is_err(), "{shown:?}");
@@ -291,7 +298,7 @@ mod tests {
             _ => answer("503 Service Unavailable", "c1", "No Leader\n"),
         });
         let other = machine(|_| answer("200 OK", "c2", &line(1)));
-        let remote = Remote { urls: vec![one.await, other.await] };
+        let remote = Remote { urls: vec![one.await, other.await], tls: None };
         let mut out = Vec::new();
         let shown = remote.show(&Selection::default(), Following::BehindPast, &mut out).await;
         let other = matches!(shown, Err(ToolError::Follow(FollowError::OtherCluster { .. })));
