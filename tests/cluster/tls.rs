@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::cluster_faults::assert_linearizable_while;
 use crate::support::certs::{Ca, Says, Signed};
 use crate::support::cluster::Cluster;
-use crate::support::limit::begin;
+use crate::support::limit;
 use crate::support::{Server, etcd, eventually};
 
 /// The certificates of machines, `node1` first.
@@ -213,7 +213,7 @@ fn speaker(ca: &Path, own: &Signed, me: NodeId, cluster: &Cluster) -> Peers {
 /// neither as one that nobody knows, nor by joining under an id that is another's.
 #[tokio::test]
 async fn certificate_is_of_one_machine_alone() {
-    begin();
+    limit::begin();
     let ca = Ca::new();
     let (certs, file) = (machines(&ca, 3), ca.file());
     let own = {
@@ -266,7 +266,7 @@ async fn certificate_is_of_one_machine_alone() {
 /// to him.
 #[tokio::test]
 async fn whoever_stands_in_a_machines_place_is_told_nothing() {
-    begin();
+    limit::begin();
     let ca = Ca::new();
     let (certs, file) = (machines(&ca, 3), ca.file());
     let own = {
