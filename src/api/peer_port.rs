@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | a machine, plainly | served | told to use TLS | served |
 //! | a machine, with TLS | told not to | served as who its certificate says | as well |
-//! | a person, plainly | served | told to use TLS | served |
+//! | a person, plainly | served | told who speaks here | served |
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -22,7 +22,7 @@ use super::http::connection::{ACCEPT_PAUSE, connection, prepare};
 use super::http::door::{Crowd, Door};
 use super::http::files::Files;
 use super::http::socket::Socket;
-use super::http::wrong_door::{HANDSHAKE, first_byte, tell_not_to_use_tls, tell_to_use_tls};
+use super::http::wrong_door::{HANDSHAKE, first_byte, tell_not_to_use_tls, tell_of_machines};
 use crate::node::{Closing, Node};
 use crate::peers::{self, Handler, Incoming, Place, Places, Refusal, Request, Response, Stream};
 use crate::tls::{LiveTls, Session};
@@ -94,7 +94,7 @@ async fn serve_connection(
             connection(door, told, closing, place.lost(), pending()).await;
             Ok(())
         }
-        (Some(_), _) => tell_to_use_tls(&mut stream).await,
+        (Some(_), _) => tell_of_machines(&mut stream).await,
     };
     if let Err(error) = served {
         tracing::debug!("the connection of another machine ended: {error}");

@@ -202,7 +202,7 @@ impl Drop for Over<'_> {
 #[test]
 fn lapsed_certificate_keeps_no_revocation_from_counting() {
     let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
-    let own = ca.sign("own", &Says { seconds: Some(3), ..Says::default() });
+    let own = ca.sign("own", &Says { seconds: Some(10), ..Says::default() });
     let (ca_file, crl) = (ca.file(), ca.revoke(&[66]));
     let client = Says { name: "carol", usages: &[ClientAuth], serial: 7, ..Says::default() };
     let carol = ca.sign("carol", &client);

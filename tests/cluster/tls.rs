@@ -20,7 +20,7 @@ use crate::cluster_faults::assert_linearizable_while;
 use crate::support::certs::{Ca, Says, Signed};
 use crate::support::cluster::Cluster;
 use crate::support::limit;
-use crate::support::{Server, etcd, eventually};
+use crate::support::{PATIENCE, Server, agent, etcd, eventually};
 
 /// The certificates of machines, `node1` first.
 fn machines(ca: &Ca, count: u64) -> Vec<Signed> {
@@ -349,7 +349,18 @@ fn revoked_machine_is_cut_off() {
         let written = cluster.server(outcast).post("/v1/keys/outcast", &value);
         written.status == 503
     });
-    for at in (0..3).filter(|at| *at != outcast) {
-        assert_eq!(cluster.server(at).post("/v1/keys/a", &[("value", "x")]).status, 200);
-    }
+    // Nor is anything said to it, also where it was connected before.
+    let others = || (0..3).filter(|at| *at != outcast).map(|at| cluster.server(at));
+    eventually("nobody reaches it", || {
+        others().all(|server| {
+            let list = server.get("/v1/machines?detail=true").body;
+            list.matches("\"role\":\"unreachable\"").count() == 1
+        })
+    });
+    assert!(others().all(|server| server.post("/v1/keys/a", &[("value", "x")]).status == 200));
+    // A person at the peer port is told who speaks there.
+    let peers = cluster.server(leader).peer_url.replace("https://", "http://");
+    let mut told = agent(PATIENCE).get(format!("{peers}/version")).call().unwrap();
+    let body = told.body_mut().read_to_string().unwrap();
+    assert_eq!(body, "Machines Speak TLS Here, Nobody Else\n");
 }

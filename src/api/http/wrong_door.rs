@@ -20,6 +20,11 @@ pub(super) const NO_TLS: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
     connection: close\r\ncontent-length: 35\r\n\r\nThis Port Speaks TLS: Use https://\n";
 
+/// What is said at the peer port, where machines alone speak.
+const PLAIN_AMONG_MACHINES: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 37\r\n\r\n\
+    Machines Speak TLS Here, Nobody Else\n";
+
 /// How long whoever connects may take for a first byte.
 const FIRST_LIMIT: Duration = Duration::from_secs(5);
 
@@ -38,6 +43,16 @@ pub(in crate::api) async fn first_byte(stream: &TcpStream) -> Option<u8> {
 pub(in crate::api) async fn tell_to_use_tls(stream: &mut TcpStream) -> io::Result<()> {
     tracing::debug!("a client spoke plainly where TLS is spoken");
     stream.write_all(PLAIN).await?;
+    stream.shutdown().await
+}
+
+/// Tells a person that machines speak at this port.
+///
+/// # Errors
+///
+/// If the other side is gone.
+pub(in crate::api) async fn tell_of_machines(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(PLAIN_AMONG_MACHINES).await?;
     stream.shutdown().await
 }
 
