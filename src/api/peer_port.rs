@@ -230,7 +230,7 @@ impl Handler for WrongDoor {
         _request: Request,
         _incoming: Incoming<'_>,
     ) -> Result<Response, Refusal> {
-        let text = "it speaks TLS: give --server-cert, --server-key and --server-ca-file, and no --peer-plain-too";
+        let text = "it speaks TLS: give --server-cert, --server-key and --server-ca-file, without --peer-plain-too";
         Err(Refusal::Impossible(text.to_owned()))
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use etcd_log::ClusterId;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
@@ -50,6 +50,9 @@ pub enum ClientError {
     /// Something else answers: the peer port, say.
     #[error("{0} answers, but it is not the client port of a machine")]
     NoMachine(String),
+    /// It wants TLS.
+    #[error("{0} speaks TLS: use https://, and say with --ca-file which authority to believe")]
+    SpeaksTls(String),
     /// It was refused.
     #[error("{url} refuses with status {status}: {said}")]
     Refused {
@@ -125,7 +128,11 @@ async fn get_at(url: &str, tls: Option<&ClientTls>, path: &str) -> Result<Lines,
         })?;
     let cluster = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
     let cluster = cluster.and_then(|id| id.parse().ok());
-    let Some(cluster) = cluster else { return Err(ClientError::NoMachine(url.to_owned())) };
+    let Some(cluster) = cluster else {
+        let what =
+            if wants_tls(answer).await { ClientError::SpeaksTls } else { ClientError::NoMachine };
+        return Err(what(url.to_owned()));
+    };
     let (status, body) = (answer.status(), answer.into_body());
     let mut lines = Lines {
         url: url.to_owned(),
@@ -180,6 +187,17 @@ pub(super) async fn ask(
     let answering = timeout_at(by, sender.send_request(request)).await;
     let answer = answering.map_err(Cause::from).and_then(|answer| Ok(answer?));
     Ok((answer.map_err(Failure::Unanswered)?, connection))
+}
+
+/// Returns whether an answer says that TLS is spoken where it comes from.
+async fn wants_tls(answer: Response<Incoming>) -> bool {
+    let said = timeout(LIMIT, Limited::new(answer.into_body(), REFUSAL_BYTES).collect()).await;
+    said.is_ok_and(|said| said.is_ok_and(|said| says_tls(&said.to_bytes())))
+}
+
+/// Returns whether this is what a port says that speaks TLS.
+pub(super) fn says_tls(body: &[u8]) -> bool {
+    body.starts_with(b"This Port Speaks TLS")
 }
 
 /// Begins to speak HTTP.

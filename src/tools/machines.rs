@@ -46,6 +46,9 @@ pub enum MachineError {
     /// That is where machines speak to each other.
     #[error("{0} is the peer port of a machine: -u wants the client port, 4001 by default")]
     PeerPort(String),
+    /// It wants TLS.
+    #[error("{0} speaks TLS: use https://, and say with --ca-file which authority to believe")]
+    SpeaksTls(String),
     /// That is something else.
     #[error("{0} answers, but it is no machine of a cluster: {1}")]
     NoMachine(String, StatusCode),
@@ -169,6 +172,9 @@ async fn of_machine(
     let answer = answer.map_err(failed)?;
     if answer.is_from_machine {
         return Ok(answer);
+    }
+    if client::says_tls(&answer.body) {
+        return Err(MachineError::SpeaksTls(at.url.clone()));
     }
     // To curious people, the peer port tells its version, and nothing else.
     let version = ask(at, Method::GET, "/version").await.map_err(failed)?;

@@ -143,6 +143,11 @@ fn tools_speak_tls() {
     let (status, said) = run(&list, &[]);
     assert!(said.contains("say with --ca-file which authority to believe"), "{said}");
     assert_eq!(status, Some(1));
+    for plainly in [&["machine", "list", "-u"][..], &["log", "history", "/a", "-u"]] {
+        let plain = urls[1].replace("https://", "http://");
+        let (status, said) = run(plainly, &[&*plain]);
+        assert!(status == Some(1) && said.contains("speaks TLS: use https://"), "{said}");
+    }
     let (status, said) = run(&list, &trust[..2]);
     assert!(status == Some(1) && said.contains("no machine answers"), "{said}");
     let (status, said) = run(&list, &["--ca-file", "nowhere"]);
