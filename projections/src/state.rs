@@ -159,8 +159,9 @@ impl State {
         self.digester.digest()
     }
 
-    /// Returns the last command before the last check that has come by.
-    pub fn checked(&self) -> Option<Index> {
+    /// Returns up to where the last check that has come by says that the state is right; nothing
+    /// before the first that says something to it.
+    pub fn checked(&self) -> Option<Position> {
         self.trail.checked()
     }
 
@@ -168,7 +169,7 @@ impl State {
     /// has compared the state with the batch's check, if it has one.
     pub fn apply_entry(&mut self, entry: RaftIndex, batch: Option<&Batch>) -> Vec<Outcome> {
         if let Some(check) = batch.and_then(|batch| batch.check.as_ref()) {
-            self.trail.note_check(check);
+            self.trail.note_check(self.stood(check).map(|stood| stood.position));
         }
         let outcomes = batch.map_or_else(Vec::new, |batch| self.apply(batch));
         self.trail.note(entry, self.position, self.digest());
@@ -224,17 +225,26 @@ impl State {
     ///
     /// If the two differ: this machine, or the proposer, is not what the log says.
     pub fn compare(&self, check: &Check) -> Result<(), Diverged> {
-        let Check { entry, index, event, time, digest } = *check;
-        let expected = Stand { position: Position { index, event, time }, digest };
-        let here = || (self.position == expected.position).then(|| (self.position, self.digest()));
-        let found = entry.map_or_else(here, |entry| self.trail.find(entry));
-        let Some((position, digest)) = found else { return Ok(()) };
-        let found = Stand { position, digest };
+        let Some(found) = self.stood(check) else { return Ok(()) };
+        let expected = Stand { position: position_of(check), digest: check.digest };
         if found == expected {
             return Ok(());
         }
-        let at = entry.map_or(At::Command(index), At::Entry);
+        let at = check.entry.map_or(At::Command(check.index), At::Entry);
         Err(Diverged { at, stands: Box::new((found, expected)) })
+    }
+
+    /// Returns where the state stood when the proposer of a check said where it does, if that
+    /// is remembered.
+    fn stood(&self, check: &Check) -> Option<Stand> {
+        let here = || Stand { position: self.position, digest: self.digest() };
+        match check.entry {
+            Some(entry) => {
+                let found = self.trail.find(entry);
+                found.map(|(position, digest)| Stand { position, digest })
+            }
+            None => (self.position == position_of(check)).then(here),
+        }
     }
 
     /// Returns the expiry of the next key that is due, if one is.
@@ -296,6 +306,12 @@ impl State {
         self.digester.fold(&outcome);
         Outcome { undo, ..outcome }
     }
+}
+
+/// Where the proposer of a check stood.
+fn position_of(check: &Check) -> Position {
+    let Check { index, event, time, .. } = *check;
+    Position { index, event, time }
 }
 
 fn event(position: Position, key: etcd_log::KeyPath, change: Change) -> Outcome {

@@ -13,7 +13,7 @@
 //! It is a state's memory of itself, and no part of what it holds: a state that comes
 //! from a checkpoint remembers its last entry only.
 
-use etcd_log::{Check, Digest, Index, RaftIndex};
+use etcd_log::{Digest, RaftIndex};
 use imbl::Vector;
 
 use crate::outcome::Position;
@@ -27,7 +27,7 @@ const LENGTH: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trail {
     stood: Vector<Stood>,
-    checked: Option<Index>,
+    checked: Option<Position>,
 }
 
 /// Where an entry has led.
@@ -60,13 +60,14 @@ impl Trail {
         (found.entry == entry).then_some((found.position, found.digest))
     }
 
-    /// Notes that a check has come by.
-    pub(crate) fn note_check(&mut self, check: &Check) {
-        self.checked = self.checked.max(Some(check.index));
+    /// Notes that a check has come by which says something of a position; or of none, if that
+    /// is not remembered.
+    pub(crate) fn note_check(&mut self, position: Option<Position>) {
+        self.checked = self.checked.max(position);
     }
 
-    /// Returns the last command before the last check that has come by.
-    pub(crate) fn checked(&self) -> Option<Index> {
+    /// Returns the last position that a check has said something of.
+    pub(crate) fn checked(&self) -> Option<Position> {
         self.checked
     }
 }

@@ -278,14 +278,22 @@ proptest! {
         // One that names no entry has nothing to say of another position.
         let unnamed = Check { entry: None, ..check };
         prop_assert!(other.compare(&unnamed).is_ok());
+        let last = entry.0 + later;
         for entry in entries.take(usize::try_from(later).unwrap()) {
             state.apply_entry(entry, None);
             other.apply_entry(entry, None);
         }
         prop_assert!(state.compare(&check).is_ok());
         prop_assert!(other.compare(&check).is_err());
-        // What it does not remember, it does not judge.
-        prop_assert!(without(&state, &other_key()).compare(&check).is_ok());
+        // What it does not remember, it does not judge; and is not said to be right.
+        let mut forgetful = without(&state, &other_key());
+        prop_assert!(forgetful.compare(&check).is_ok());
+        let stood = state.position();
+        let checking = Batch { check: Some(check), ..Batch::new(stood.time, Vec::new()) };
+        for (state, checked) in [(&mut state, Some(stood)), (&mut forgetful, None)] {
+            state.apply_entry(RaftIndex(last + 1), Some(&checking));
+            prop_assert_eq!(state.checked(), checked);
+        }
     }
 
     /// No key outlives its deadline, and none with a deadline is forgotten.

@@ -117,7 +117,7 @@ impl Publisher {
     /// The last command up to which what was stored is known to be what the log says: what
     /// this process has begun with is compared with it while it is stored again.
     fn certain(&self) -> Index {
-        self.current.borrow().state.checked().unwrap_or_default().max(self.begun)
+        self.current.borrow().state.checked().unwrap_or_default().index.max(self.begun)
     }
 }
 

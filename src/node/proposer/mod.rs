@@ -266,7 +266,7 @@ impl Task {
         // Counted from the last check that was applied: one that was proposed may have
         // been lost. After a start none is known, and the first batch says what this
         // machine starts from.
-        if now.state.checked().is_none_or(|checked| last - checked.0 >= CHECK_COMMANDS) {
+        if now.state.checked().is_none_or(|checked| last - checked.index.0 >= CHECK_COMMANDS) {
             let Position { index, event, time } = position;
             let entry = now.applied.map(|id| id.index);
             batch.check = Some(Check { entry, index, event, time, digest });
