@@ -15,7 +15,8 @@ const RING: usize = 1000;
 /// How many commands a machine may apply until it finds out.
 const COMMANDS: usize = 1000;
 
-fn newest(dir: &Path) -> Option<(CheckpointStore, Checkpoint)> {
+/// The newest checkpoint of a machine.
+pub(crate) fn newest(dir: &Path) -> Option<(CheckpointStore, Checkpoint)> {
     let store = CheckpointStore::new(dir.join("checkpoints"), RING);
     let (checkpoint, _) = store.newest(|_| true).unwrap()?;
     Some((store, checkpoint))
@@ -24,6 +25,11 @@ fn newest(dir: &Path) -> Option<(CheckpointStore, Checkpoint)> {
 /// Takes a key out of a machine's newest checkpoint, as a flipped bit in its memory would.
 fn lose(dir: &Path, lost: &str) {
     let (store, checkpoint) = newest(dir).unwrap();
+    store.write(&without(checkpoint, lost)).unwrap();
+}
+
+/// A checkpoint without one of its keys.
+pub(crate) fn without(checkpoint: Checkpoint, lost: &str) -> Checkpoint {
     let Checkpoint { applied, membership, state } = checkpoint;
     let is_lost = |item: &SnapshotItem| match item {
         SnapshotItem::File { key, .. } => key.as_str() == lost,
@@ -33,7 +39,7 @@ fn lose(dir: &Path, lost: &str) {
     let mut summary = state.snapshot_header();
     summary.nodes -= 1;
     let state = State::from_snapshot(&summary, pieces, RING).unwrap();
-    store.write(&Checkpoint { applied, membership, state }).unwrap();
+    Checkpoint { applied, membership, state }
 }
 
 #[test]

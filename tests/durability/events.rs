@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::divergence::{newest, without};
 use crate::support::{Server, eventually};
 
 const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
@@ -84,4 +85,50 @@ fn machine_serves_without() {
     fs::write(dir.path().join("events"), "in the way").unwrap();
     let server = Server::start_with(dir.path(), &ARGS);
     assert_eq!(old_watch(&server), seen);
+}
+
+/// A machine that has a gap behind a checkpoint which is not what its log leads to: the one
+/// before it leads through the gap. The newest, with which it starts, is as it should be.
+#[test]
+fn gap_is_not_filled_from_a_wrong_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    let value = "v".repeat(500);
+    let write = |server: &Server, count: usize| {
+        for number in 0..count {
+            server.post(&format!("/v1/keys/k/{number}"), &[("value", &value)]);
+        }
+    };
+    let server = Server::start_with(dir.path(), &ARGS);
+    server.post("/v1/keys/lost", &[("value", "x")]);
+    write(&server, 100);
+    eventually("a checkpoint", || newest(dir.path()).is_some());
+    assert!(server.stop("-TERM").0.success());
+    let (store, wrong) = newest(dir.path()).unwrap();
+    let known = files(dir.path());
+
+    let server = Server::start_with(dir.path(), &ARGS);
+    assert_eq!(server.delete("/v1/keys/lost").status, 200);
+    assert!(server.stop("-TERM").0.success());
+    // The first command behind a start says with what state it began.
+    let server = Server::start_with(dir.path(), &ARGS);
+    write(&server, 50);
+    eventually("a newer checkpoint", || newest(dir.path()).unwrap().1.applied > wrong.applied);
+    let history = server.get("/v1/history/lost").body;
+    assert_eq!(history.lines().count(), 2, "{history}");
+    assert!(server.stop("-TERM").0.success());
+
+    store.write(&without(wrong, "/lost")).unwrap();
+    for later in files(dir.path()).iter().filter(|path| !known.contains(path)) {
+        fs::remove_file(later).unwrap();
+    }
+    let server = Server::start_with(dir.path(), &ARGS);
+    let mut said = server.announced.clone();
+    eventually("it is passed over", || {
+        said.extend(server.said());
+        said.iter().any(|line| line.contains("WARN") && line.ends_with("which is passed over"))
+    });
+    eventually("the gap is filled", || {
+        let told = server.get("/v1/history/lost");
+        told.status == 200 && told.body == history
+    });
 }

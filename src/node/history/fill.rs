@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{LogId, RaftIndex};
-use etcd_projections::{Position, State};
+use etcd_projections::{Outcome, Position, State};
 use tokio::time::Instant;
 
 use super::{History, next_entry};
@@ -87,17 +87,18 @@ impl History {
         closing: Closing,
     ) -> bool {
         let Some(start) = self.start_of_gap(gap, wrong.clone()).await else { return false };
-        let filler = match events.fill(start.state.position(), disk) {
+        let from = gap.start.max(start.state.position());
+        let filler = match events.fill(from, disk) {
             Ok(filler) => filler,
             Err(error) => {
                 tracing::debug!("events stay away: {}", ErrorChain(&error));
                 return false;
             }
         };
-        let (history, end, began) = (self.clone(), gap.end, start.applied);
+        let (history, missing, began) = (self.clone(), from..gap.end, start.applied);
         let (sender, done) = tokio::sync::oneshot::channel();
         spawn_busy(async move {
-            let _told = sender.send(history.replay_into(filler, start, end, closing).await);
+            let _told = sender.send(history.replay_into(filler, start, missing, closing).await);
         });
         // It fails if the runtime ends.
         let is_wrong = done.await.is_ok_and(|filled| filled.is_err());
@@ -147,24 +148,31 @@ impl History {
         found.or_else(|| is_whole.then(empty)).filter(|start| start.state.position() < end)
     }
 
-    /// Hands what a replay comes by to the filler, up to a position.
+    /// Fills in what is missing by replaying, until it is certain. A replay that began with a
+    /// checkpoint goes on behind the gap for that: to the next check in the log, or to what
+    /// this machine had applied.
     async fn replay_into(
         &self,
-        mut filler: EventFiller,
+        filler: EventFiller,
         start: Checkpoint,
-        end: Position,
+        missing: Range<Position>,
         mut closing: Closing,
     ) -> Result<(), WrongCheckpoint> {
-        let range = next_entry(start.applied)..next_entry(self.applied());
+        let (applied, digest) = {
+            let now = self.published.now();
+            (now.applied, now.state.digest())
+        };
+        let range = next_entry(start.applied)..next_entry(applied);
+        let mut filling = Filling::new(filler, missing, start.applied.is_some());
         let mut replay = Replay::new(start.state, self.log.read(range));
         let mut begun = Instant::now();
-        while replay.state().position() < end && !closing.has_begun() {
+        while !filling.is_done() && !closing.has_begun() {
             let before = replay.state().position();
             match replay.next().await {
-                Ok(Some(step)) => filler.push(before, step.outcomes),
-                Ok(None) => break,
-                Err(ReplayError::Diverged { .. }) => {
-                    filler.take_back();
+                Ok(Some(step)) => filling.take(before, step.outcomes, replay.state()),
+                Ok(None) if replay.state().digest() == digest => filling.certain = before,
+                Ok(None) | Err(ReplayError::Diverged { .. }) => {
+                    filling.end();
                     return Err(WrongCheckpoint);
                 }
                 Err(error) => {
@@ -182,7 +190,44 @@ impl History {
                 begun = Instant::now();
             }
         }
-        filler.finish();
+        filling.end();
         Ok(())
+    }
+}
+
+/// A gap that is being filled in.
+struct Filling {
+    filler: EventFiller,
+    missing: Range<Position>,
+    /// Whether the state that the replay began with may be wrong.
+    is_in_doubt: bool,
+    /// Up to where what was handed over is what the log says.
+    certain: Position,
+}
+
+impl Filling {
+    fn new(filler: EventFiller, missing: Range<Position>, is_in_doubt: bool) -> Self {
+        let certain = missing.start;
+        Self { filler, missing, is_in_doubt, certain }
+    }
+
+    fn is_done(&self) -> bool {
+        self.certain >= self.missing.end
+    }
+
+    /// Hands outcomes over if they are missing, and notes what their entry says of those before.
+    fn take(&mut self, before: Position, outcomes: Vec<Outcome>, state: &State) {
+        let after = state.position();
+        if before < self.missing.end && after > self.missing.start {
+            self.filler.push(before, outcomes);
+            self.missing.end = self.missing.end.max(after);
+        }
+        let certain = if self.is_in_doubt { state.checked().unwrap_or_default() } else { after };
+        self.certain = self.certain.max(certain);
+    }
+
+    /// Keeps what is certain.
+    fn end(self) {
+        self.filler.finish(self.certain);
     }
 }

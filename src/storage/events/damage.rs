@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use etcd_log::{ClusterId, Index, KeyPath};
 use etcd_projections::Position;
 
+use super::files::Mend;
 use super::fixtures::{CLUSTER, open, push, read_all, record, recorder, some_history, stored};
+use super::store::mend;
 use super::{EventStore, Interest, Stored};
+use crate::storage::disk_space::DiskRoom;
 
 /// Makes a small file of a few blocks, closed or not. Returns what it holds.
 fn small_file(dir: &Path, is_closed: bool) -> (PathBuf, Vec<Stored>) {
@@ -180,6 +183,49 @@ fn what_was_left_out_is_not_believed_from_before() {
     recorder.finish();
     let ranges = store.ranges();
     assert!(ranges.len() > 1 && ranges[0].end < ranges[1].start, "{ranges:?}");
+}
+
+/// A replay that fills a gap may have begun before it, with a wrong state.
+#[test]
+fn what_is_there_already_is_let_alone_by_who_fills_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = some_history(60);
+    let store = open(dir.path(), &history);
+    push(&store, &history[..20]);
+    push(&store, &history[40..]);
+    recorder(&store).finish();
+    let ranges = || store.ranges();
+    let before = ranges();
+    let mut filler = store.fill(history[20].0, DiskRoom::default()).unwrap();
+    for (at, outcomes) in &history[20..30] {
+        filler.push(*at, outcomes.clone());
+    }
+    filler.finish(history[20].0);
+    assert_eq!(ranges(), before, "it is as it was");
+    let mut filler = store.fill(history[20].0, DiskRoom::default()).unwrap();
+    for (at, outcomes) in &history[20..40] {
+        filler.push(*at, outcomes.clone());
+    }
+    filler.finish(history[40].0);
+    let (found, gap) = read_all(store.after(Position::default(), Interest::All), 300);
+    assert_eq!((found, gap), (stored(&history), None));
+}
+
+/// Two files may begin at one position, one after the other: the first is removed late.
+#[test]
+fn file_that_is_removed_late_is_not_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let history = some_history(12);
+    let store = record(dir.path(), &history);
+    store.forget_behind(Index(0));
+    push(&store, &history);
+    let late = store.files().take_owed();
+    assert!(matches!(late[..], [Mend::Remove(_)]), "{late:?}");
+    recorder(&store).finish();
+    late.into_iter().for_each(mend);
+    let store = open(dir.path(), &history[11..]);
+    let (found, _) = read_all(store.after(Position::default(), Interest::All), 300);
+    assert_eq!(found, stored(&history[..11]));
 }
 
 /// Who asks for no more than there is, is not told of a gap behind it.

@@ -83,8 +83,14 @@ impl EventFile {
         let file = open_files.named(&path(dir, before));
         file.create().map_err(IoError::at("create", file.path()))?;
         let file = Self { file };
-        file.write(&header(cluster, before), 0)?;
-        Ok(file)
+        match file.write(&header(cluster, before), 0) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                // Half of one is nobody's. If it stays, the next start removes it.
+                let _removed = file.remove();
+                Err(error)
+            }
+        }
     }
 
     /// Opens a file of a cluster, and finds its blocks: by its table, or by looking

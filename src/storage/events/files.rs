@@ -16,6 +16,9 @@ pub(super) struct Files {
     /// How often something was forgotten because it may be wrong: a block that was begun
     /// before that may be, too.
     epoch: u64,
+    /// What is to be done to files of which something was forgotten, by whoever may wait for
+    /// the disk.
+    owed: Vec<Mend>,
 }
 
 /// A file that holds something, and where its blocks lie.
@@ -175,33 +178,38 @@ impl Files {
         old.into_iter().filter_map(|start| self.remove(start)).collect()
     }
 
-    /// Forgets every block with an outcome behind a command. Returns what is to be done to
-    /// the files.
-    pub(super) fn forget_behind(&mut self, index: Index) -> Vec<Mend> {
-        self.forget_from(|block| block.after.index > index)
+    /// Returns what is to be done to files of which something was forgotten, once.
+    pub(super) fn take_owed(&mut self) -> Vec<Mend> {
+        std::mem::take(&mut self.owed)
     }
 
-    /// Forgets every block with an outcome behind a position. Returns what is to be done to
-    /// the files.
-    pub(super) fn forget_after(&mut self, position: Position) -> Vec<Mend> {
-        self.forget_from(|block| block.after > position)
+    /// Forgets every block with an outcome behind a command.
+    pub(super) fn forget_behind(&mut self, index: Index) {
+        self.forget_from(|block| block.after.index > index);
     }
 
-    /// Forgets every block with an outcome between two positions. Returns what is to be done
-    /// to the files.
-    pub(super) fn forget_between(&mut self, range: &Range<Position>) -> Vec<Mend> {
-        self.forget_from(|block| range.start < block.after && block.before < range.end)
+    /// Forgets every block with an outcome behind a position.
+    pub(super) fn forget_after(&mut self, position: Position) {
+        self.forget_from(|block| block.after > position);
+    }
+
+    /// Forgets every block with an outcome between two positions.
+    pub(super) fn forget_between(&mut self, range: &Range<Position>) {
+        self.forget_from(|block| range.start < block.after && block.before < range.end);
     }
 
     /// Forgets the first block of each file that may be wrong, and what lies behind it there.
-    fn forget_from(&mut self, may_be_wrong: impl Fn(&BlockPlace) -> bool) -> Vec<Mend> {
+    fn forget_from(&mut self, may_be_wrong: impl Fn(&BlockPlace) -> bool) {
         self.epoch += 1;
         let first = |run: &Run| {
             let first = run.blocks.iter().find(|block| may_be_wrong(block));
             first.map(|block| (run.file.clone(), *block))
         };
         let cuts: Vec<_> = self.runs.values().filter_map(first).collect();
-        cuts.into_iter().filter_map(|(file, block)| self.cut(&file, &block)).collect()
+        for (file, block) in cuts {
+            let mend = self.cut(&file, &block);
+            self.owed.extend(mend);
+        }
     }
 
     fn run_before(&self, position: Position) -> Option<(&Position, &Run)> {

@@ -23,7 +23,7 @@ impl EventStore {
     /// If there is no memory to compress with.
     pub fn fill(&self, position: Position, disk: DiskRoom) -> Result<EventFiller, IoError> {
         let store = self.beside(position);
-        let recorder = Recorder::new(store.clone(), disk)?;
+        let recorder = Recorder::new(store.clone(), disk, position)?;
         Ok(EventFiller { store, recorder, start: position })
     }
 }
@@ -31,20 +31,20 @@ impl EventStore {
 impl EventFiller {
     /// Takes outcomes that follow a position. It may wait for the disk.
     pub fn push(&mut self, before: Position, outcomes: Vec<Outcome>) {
-        let (_has_room, has_block) = self.store.push(before, outcomes);
-        if has_block {
+        if self.store.push(before, outcomes).has_block {
             self.recorder.run();
         }
     }
 
-    /// Takes back what was brought into files: it came of a state that was not what the log
-    /// says.
-    pub fn take_back(self) {
-        self.store.forget_between(&(self.start..self.store.newest()));
-    }
-
-    /// Brings the rest into files.
-    pub fn finish(mut self) {
-        self.recorder.finish();
+    /// Brings all of it into files, if it is certain up to there. Takes back what is not: it may
+    /// have come of a state that was not what the log says.
+    pub fn finish(mut self, certain: Position) {
+        let end = self.store.newest();
+        if certain >= end {
+            self.recorder.finish();
+            return;
+        }
+        self.store.forget_between(&(certain.max(self.start)..end));
+        self.store.mend_files();
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn open(dir: &Path, history: &[(Position, Vec<Outcome>)]) -> EventSto
 }
 
 pub(super) fn recorder(store: &EventStore) -> Recorder {
-    Recorder::new(store.clone(), DiskRoom::default()).unwrap()
+    Recorder::new(store.clone(), DiskRoom::default(), Position::default()).unwrap()
 }
 
 pub(crate) fn push(store: &EventStore, history: &[(Position, Vec<Outcome>)]) {

@@ -194,7 +194,7 @@ proptest! {
         for (before, outcomes) in &history[from..] {
             filler.push(*before, outcomes.clone());
         }
-        filler.finish();
+        filler.finish(newest);
         let (found, gap) = read_all(store.after(Position::default(), Interest::All), 1000);
         let applied = wanted(&stored(&history), &Interest::All, |position| position <= newest);
         prop_assert_eq!((found, gap), (applied, None));

@@ -18,6 +18,7 @@ use etcd_projections::Position;
 use super::FILE_BYTES;
 use super::block::{BlockBuilder, BlockPlace};
 use super::file::{EventFile, FileFault, HEADER};
+use super::files::Mend;
 use super::pending::Batch;
 use super::record::{Interest, Stored};
 use super::store::{EventStore, mend};
@@ -49,6 +50,14 @@ struct Open {
     end: u64,
 }
 
+impl Open {
+    /// Leaves the file as it was before the block that came to nothing.
+    fn give_up(self) {
+        let Self { file, end, .. } = self;
+        mend(if end == HEADER as u64 { Mend::Remove(file) } else { Mend::Cut(file, end) });
+    }
+}
+
 /// What there is to do.
 struct Todo {
     batches: Vec<Arc<Batch>>,
@@ -63,10 +72,10 @@ struct Todo {
 }
 
 impl Recorder {
-    /// Makes one that writes while there is room on the disk.
-    pub(super) fn new(store: EventStore, disk: DiskRoom) -> Result<Self, IoError> {
+    /// Makes one that writes what comes behind a position, while there is room on the disk.
+    pub(super) fn new(store: EventStore, disk: DiskRoom, at: Position) -> Result<Self, IoError> {
         let builder = BlockBuilder::new().map_err(IoError::at("compress", &store.dir))?;
-        let (at, told) = (Position::default(), RateLimit::default());
+        let told = RateLimit::default();
         Ok(Self { store, disk, builder, at, open: None, file_bytes: FILE_BYTES, told })
     }
 
@@ -79,6 +88,7 @@ impl Recorder {
     /// Brings all full blocks into files; or all there is, if somebody wants that. Forgets
     /// what somebody does not want any more.
     pub(super) fn run(&mut self) {
+        self.store.mend_files();
         let oldest = self.store.pending().take_urge();
         if let Some(oldest) = oldest {
             self.store.forget_before(oldest);
@@ -188,20 +198,29 @@ impl Recorder {
             Some(open) => open,
             None => Open { file: self.create()?, start: self.at, end: HEADER as u64 },
         };
-        let finished = self.builder.finish(open.end);
-        let (bytes, block) = finished.map_err(IoError::at("compress", open.file.path()))?;
-        open.file.write(bytes, open.end)?;
-        if !self.store.files().add_block(epoch, open.start, &open.file, block) {
-            open.file.cut(open.end)?;
-            return Ok(false);
+        let written = self.write(&open);
+        let is_added = written
+            .as_ref()
+            .is_ok_and(|block| self.store.files().add_block(epoch, open.start, &open.file, *block));
+        if !is_added {
+            open.give_up();
+            return written.map(|_| false);
         }
-        open.end += u64::from(block.length);
+        open.end += u64::from(written?.length);
         let is_long = open.end >= self.file_bytes;
         self.open = Some(open);
         if is_long {
             self.close();
         }
         Ok(true)
+    }
+
+    /// Writes the block behind those of a file.
+    fn write(&mut self, open: &Open) -> Result<BlockPlace, IoError> {
+        let finished = self.builder.finish(open.end);
+        let (bytes, block) = finished.map_err(IoError::at("compress", open.file.path()))?;
+        open.file.write(bytes, open.end)?;
+        Ok(block)
     }
 
     fn create(&self) -> Result<EventFile, IoError> {
@@ -221,5 +240,25 @@ impl Recorder {
 
     fn settle(&self) {
         self.store.pending().settle(self.at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::events::fixtures::{open, push, recorder, some_history};
+
+    /// However often it is tried.
+    #[test]
+    fn block_that_is_not_added_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let history = some_history(12);
+        let store = open(dir.path(), &history);
+        push(&store, &history);
+        let mut recorder = recorder(&store);
+        let todo = recorder.todo().unwrap();
+        store.forget_behind(Index(0));
+        recorder.write_block(&todo);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

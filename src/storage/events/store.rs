@@ -31,6 +31,15 @@ pub struct EventStore {
     pending: Arc<Mutex<Pending>>,
 }
 
+/// What has become of outcomes that were pushed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pushed {
+    /// Whether there was room for them.
+    pub(super) has_room: bool,
+    /// Whether there is enough for a block by now.
+    pub(super) has_block: bool,
+}
+
 /// Where to find the outcomes that follow a position, or that lead to one.
 pub(super) enum Source {
     /// In memory.
@@ -237,23 +246,26 @@ impl EventStore {
     /// been what the log says. It is filled in from the log again.
     pub fn forget_behind(&self, index: Index) {
         self.pending().forget_behind(index);
-        let mends = self.files().forget_behind(index);
-        mends.into_iter().for_each(mend);
+        self.files().forget_behind(index);
     }
 
-    /// Takes outcomes that follow a position. Returns whether there was room for them; and
-    /// whether there is enough for a block.
-    pub(super) fn push(&self, before: Position, outcomes: Vec<Outcome>) -> (bool, bool) {
+    /// Takes outcomes that follow a position. Waits for no disk.
+    pub(super) fn push(&self, before: Position, outcomes: Vec<Outcome>) -> Pushed {
         let (was_full, has_room, has_block) = {
             let pending = &mut self.pending();
             (pending.is_full(), pending.push(before, outcomes), pending.has_block())
         };
         if !has_room && !was_full {
             // What lies there in files is from before a start, and is compared with nothing.
-            let mends = self.files().forget_after(before);
-            mends.into_iter().for_each(mend);
+            self.files().forget_after(before);
         }
-        (has_room, has_block)
+        Pushed { has_room, has_block }
+    }
+
+    /// Does to the files what was left to be done when something of them was forgotten.
+    pub(super) fn mend_files(&self) {
+        let owed = self.files().take_owed();
+        owed.into_iter().for_each(mend);
     }
 
     /// Returns how often something was forgotten because it may have been wrong.
@@ -264,8 +276,7 @@ impl EventStore {
     /// Forgets what is in files between two positions: nobody can say whether it is what the
     /// log says. It is filled in from the log again.
     pub(super) fn forget_between(&self, range: &Range<Position>) {
-        let mends = self.files().forget_between(range);
-        mends.into_iter().for_each(mend);
+        self.files().forget_between(range);
     }
 
     /// Returns where to find the outcome that follows a position, and up to where a file

@@ -5,7 +5,7 @@ use etcd_projections::{Outcome, Position};
 use tokio::sync::mpsc;
 
 use super::recorder::Recorder;
-use super::store::EventStore;
+use super::store::{EventStore, Pushed};
 use crate::storage::disk_space::DiskRoom;
 use crate::util::blocking::blocking;
 use crate::util::rate_limit::RateLimit;
@@ -30,7 +30,7 @@ impl EventWriter {
     /// Outside a runtime.
     pub fn start(store: EventStore, disk: DiskRoom) -> Result<Self, IoError> {
         let (wake, mut wakes) = mpsc::channel(1);
-        let mut recorder = Recorder::new(store.clone(), disk)?;
+        let mut recorder = Recorder::new(store.clone(), disk, Position::default())?;
         tokio::spawn(async move {
             while wakes.recv().await.is_some() {
                 let work = move || {
@@ -47,7 +47,7 @@ impl EventWriter {
     /// Takes outcomes that follow a position. Never waits: if there is no room for them,
     /// they are left out, and said to be.
     pub fn push(&self, before: Position, outcomes: Vec<Outcome>) {
-        let (has_room, has_block) = self.store.push(before, outcomes);
+        let Pushed { has_room, has_block } = self.store.push(before, outcomes);
         if has_block || !has_room {
             self.wake();
         }
@@ -67,6 +67,7 @@ impl EventWriter {
     /// Forgets what was stored since a command: the state was not what the log says.
     pub fn distrust(&self, certain: Index) {
         self.store.forget_behind(certain);
+        self.wake();
     }
 
     /// Sees to it that everything so far is in files soon, and that the files go of which
@@ -130,7 +131,7 @@ mod tests {
         for (before, outcomes) in &history {
             filler.push(*before, outcomes.clone());
         }
-        filler.finish();
+        filler.finish(store.newest());
         assert_eq!(all(), (stored(&history), None));
     }
 
