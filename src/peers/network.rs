@@ -100,8 +100,7 @@ impl Connect for Sockets {
             // What a silent network swallows is given up, not sent again for minutes.
             SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_LIMIT))?;
             let Some(tls) = tls else { return Ok(Box::new(stream) as Box<dyn Stream>) };
-            let (host, _port) = address.rsplit_once(':').unwrap_or((address, ""));
-            let dialled = tls.dial(host, stream).await.map_err(explained)?;
+            let dialled = tls.dial(address, stream).await.map_err(explained)?;
             dialled.session().insist_on(name)?;
             Ok(Box::new(dialled) as Box<dyn Stream>)
         })

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client};
 
 use super::files::{TlsFault, TlsFileError, at, certificates, key, read, roots};
-use super::provider;
+use super::{host_of, provider};
 
 /// The TLS of a client. Cloning gives another handle.
 #[derive(Clone)]
@@ -54,10 +53,8 @@ impl ClientTls {
         address: &str,
         stream: TcpStream,
     ) -> io::Result<Box<client::TlsStream<TcpStream>>> {
-        let (host, _port) = address.rsplit_once(':').unwrap_or((address, ""));
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let connector = TlsConnector::from(self.config());
-        Ok(Box::new(connector.connect(name.map_err(io::Error::other)?, stream).await?))
+        Ok(Box::new(connector.connect(host_of(address)?, stream).await?))
     }
 }
 

@@ -18,12 +18,10 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 
 /// Of whom a certificate is, and for how long it is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(super) struct Identity {
     /// The machines that it is of: each URI `etcd:NAME` of its alternative names. One that
     /// cannot be read is empty, and fits nobody.
     pub machines: Vec<String>,
-    /// The common name of its subject: the user, where clients show certificates.
-    pub common_name: Option<String>,
     /// Its number, of those that its authority has signed.
     pub serial: Vec<u8>,
     /// From when on it is good.
@@ -42,7 +40,7 @@ pub(super) fn revoked(list: &[u8]) -> Option<Vec<Vec<u8>>> {
 
 impl Identity {
     /// Reads a certificate, in DER; nothing, if it is none.
-    pub fn of(certificate: &[u8]) -> Option<Self> {
+    pub(super) fn of(certificate: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         let names = certificate.subject_alternative_name().ok()?;
         let names = names.iter().flat_map(|names| &names.value.general_names);
@@ -55,12 +53,9 @@ impl Identity {
             }
             _ => None,
         });
-        let common_name = certificate.subject().iter_common_name().next();
-        let common_name = common_name.and_then(|name| name.as_str().ok()).map(str::to_owned);
         let validity = certificate.validity();
         Some(Self {
             machines: machines.collect(),
-            common_name,
             serial: certificate.raw_serial().to_vec(),
             from: time(validity.not_before.timestamp()),
             until: time(validity.not_after.timestamp()),
@@ -68,7 +63,7 @@ impl Identity {
     }
 
     /// Returns the URI that a machine's certificate has (RFC 3986).
-    pub fn uri(machine: &str) -> String {
+    pub(super) fn uri(machine: &str) -> String {
         format!("{SCHEME}:{}", utf8_percent_encode(machine, UNRESERVED))
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::pki_types::ServerName;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
@@ -21,8 +20,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
 use super::files::{Authorities, Contents, Material, TlsFault, TlsFileError, TlsFiles};
 use super::identity::written;
-use super::provider;
 use super::session::{Dialled, Session};
+use super::{host_of, provider};
+use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
 
 /// How often the files are looked at.
@@ -151,11 +151,12 @@ impl LiveTls {
         let shaking = tokio::time::timeout(HANDSHAKE_LIMIT, current.acceptor.accept(stream));
         let stream = Box::new(shaking.await??);
         let chain = stream.get_ref().1.peer_certificates();
-        let session = chain.map(|chain| Session::new(changes, chain, None)).transpose()?;
+        let session =
+            chain.map(|chain| Session::new(changes, &current, chain, None)).transpose()?;
         Ok((stream, session))
     }
 
-    /// Speaks TLS to a host that has been dialled.
+    /// Speaks TLS to a host that has been dialled: `host:port`.
     ///
     /// # Errors
     ///
@@ -164,16 +165,15 @@ impl LiveTls {
     /// # Panics
     ///
     /// If the port is none where machines speak.
-    pub async fn dial(&self, host: &str, stream: TcpStream) -> io::Result<Dialled> {
+    pub async fn dial(&self, address: &str, stream: TcpStream) -> io::Result<Dialled> {
         let changes = self.0.current.subscribe();
         let current = Arc::clone(&changes.borrow());
         let connector = current.connector.as_ref().expect("machines speak there");
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-        let name = name.map_err(io::Error::other)?;
+        let name = host_of(address)?;
         let shaking = connector.connect(name.clone(), stream);
         let stream = Box::new(tokio::time::timeout(HANDSHAKE_LIMIT, shaking).await??);
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let session = Session::new(changes, chain, Some(name))?;
+        let session = Session::new(changes, &current, chain, Some(name))?;
         Ok(Dialled::new(stream, session))
     }
 
@@ -198,9 +198,8 @@ impl LiveTls {
 
     async fn look(&self, refused: &mut Option<String>) {
         let tls = self.clone();
-        let looked = tokio::task::spawn_blocking(move || tls.reload()).await;
         let purpose = self.0.purpose;
-        match looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+        match blocking(move || tls.reload()).await {
             Ok(is_new) => {
                 *refused = None;
                 if is_new {
@@ -343,5 +342,49 @@ fn server_verifier(authorities: &Authorities) -> Result<Arc<WebPkiServerVerifier
 impl fmt::Debug for LiveTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveTls").field("files", &self.0.files).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls::{CertFolder, ClientTls};
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// It is not believed by what counts from then on, though it was by what counted before.
+    #[tokio::test]
+    async fn client_that_is_revoked_while_it_shakes_hands_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = CertFolder::new(dir.path());
+        let authority = folder.authority_or_found().unwrap();
+        let host = ["127.0.0.1".to_owned()];
+        folder.issue("port", &authority.client_port("port", &host, DAY).unwrap()).unwrap();
+        folder.issue("client", &authority.client("client", DAY).unwrap()).unwrap();
+        let crl = folder.revoke(&authority, "port").unwrap();
+        let ((cert, key), (ca, _)) = (folder.paths("port"), folder.authority_paths());
+        let client = ClientTls::open(&ca, Some(folder.paths("client"))).unwrap();
+        let files = TlsFiles { cert, key, ca: Some(ca), crl: Some(crl), ca_of_others: None };
+        let tls = LiveTls::open(files, Purpose::Clients(TlsVersion::Tls12)).unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = TcpStream::connect(&address).await.unwrap();
+        let mut accepting = Box::pin(tls.accept(listener.accept().await.unwrap().0));
+        tokio::select! {
+            biased;
+            _ = &mut accepting => unreachable!("the client has said nothing"),
+            () = future::ready(()) => {}
+        }
+        folder.revoke(&authority, "client").unwrap();
+        assert!(tls.reload().unwrap(), "the list is another one");
+        let (accepted, connected) = tokio::join!(accepting, client.connect(&address, stream));
+        let (_stream, session) = accepted.unwrap();
+        connected.unwrap();
+        tokio::time::timeout(LOOK_INTERVAL, session.unwrap().until_void()).await.unwrap();
     }
 }

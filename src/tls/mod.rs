@@ -12,7 +12,7 @@
 //! Each port has one [`LiveTls`], and all of its connections are made by that: so none
 //! forgets an authority or a revocation. Who dials checks the host that it has dialled; who
 //! answers looks at no address. A machine is told by a name in its certificate: the URI
-//! `etcd:NAME` (see [`Identity`]).
+//! `etcd:NAME` (see `identity`).
 
 mod client;
 mod files;
@@ -25,13 +25,15 @@ mod session;
 pub use client::ClientTls;
 pub use files::{TlsFault, TlsFileError, TlsFiles};
 pub use folder::{CertError, CertFolder};
-pub use identity::{Identity, written};
+pub use identity::written;
 pub use live::{LiveTls, Purpose, TlsVersion};
 pub use session::{Dialled, Session};
 
+use std::io;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
 
 /// Returns the cryptography that TLS here is made of.
 fn provider() -> Arc<CryptoProvider> {
@@ -40,4 +42,13 @@ fn provider() -> Arc<CryptoProvider> {
     #[cfg(not(feature = "aws-lc-rs"))]
     let provider = rustls::crypto::ring::default_provider();
     Arc::new(provider)
+}
+
+/// Returns the host of an address, `host:port`, as its certificate has to name it.
+fn host_of(address: &str) -> io::Result<ServerName<'static>> {
+    let (host, _port) = address.rsplit_once(':').unwrap_or((address, ""));
+    ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| {
+        let text = format!("{host:?} is no name or address of a host");
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })
 }

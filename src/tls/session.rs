@@ -39,8 +39,10 @@ pub struct Session {
 }
 
 impl Session {
+    /// Begins one with somebody in whom what counted then believes: something else may by now.
     pub(super) fn new(
         changes: watch::Receiver<Arc<Current>>,
+        believer: &Current,
         chain: &[CertificateDer<'_>],
         host: Option<ServerName<'static>>,
     ) -> io::Result<Self> {
@@ -49,14 +51,8 @@ impl Session {
         let chain: Arc<[_]> =
             chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let until = next_lapse(&chain, SystemTime::now());
-        let authorities_changed = changes.borrow().authorities_changed;
-        let identity = Arc::new(identity);
+        let (authorities_changed, identity) = (believer.authorities_changed, Arc::new(identity));
         Ok(Self { changes, chain, host, identity, authorities_changed, until })
-    }
-
-    /// Returns of whom the certificate is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// Returns whether the other side may speak for a machine of this name.
