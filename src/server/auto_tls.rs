@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::error::ServeError;
 use crate::tls::{CertError, CertFolder, TlsFiles};
+use crate::util::blocking::blocking;
 use crate::util::error_chain::ErrorChain;
 
 /// How long a certificate is good.
@@ -56,7 +57,8 @@ impl AutoTls {
             if !is_old {
                 continue;
             }
-            match self.renew() {
+            let auto = self.clone();
+            match blocking(move || auto.renew()).await {
                 Ok(()) => made = SystemTime::now(),
                 Err(error) => {
                     tracing::error!("the certificate is not renewed: {}", ErrorChain(&error));

@@ -37,6 +37,9 @@ pub enum CertError {
     /// The authority itself is called so.
     #[error("{AUTHORITY} is what the authority is called")]
     Reserved,
+    /// A list of names, one a line, could not have it.
+    #[error("{0:?} cannot be noted: it has control characters")]
+    Unprintable(String),
     /// A file is there already: nothing is written over.
     #[error("{} is there already: nothing was changed", .0.display())]
     Exists(PathBuf),
@@ -125,10 +128,6 @@ impl CertFolder {
     /// If there is none, if the list cannot be read, or cannot be written.
     pub fn revoke(&self, authority: &Authority, name: &str) -> Result<PathBuf, CertError> {
         let ((certificate, _), list) = (self.paths(name), self.0.join("revoked.crl"));
-        let unreadable = |path: &Path| {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "it cannot be understood");
-            CertError::Io { action: "read", path: path.to_owned(), source }
-        };
         let mut named = self.issued(name)?;
         if named.is_empty() {
             // It may have been signed elsewhere, with the same authority.
@@ -153,9 +152,15 @@ impl CertFolder {
     ///
     /// # Errors
     ///
-    /// If it is its own.
-    pub fn refuse_reserved(name: &str) -> Result<(), CertError> {
-        if name == AUTHORITY { Err(CertError::Reserved) } else { Ok(()) }
+    /// If it is its own, or cannot be noted in a line.
+    pub fn refuse_unfit(name: &str) -> Result<(), CertError> {
+        if name == AUTHORITY {
+            return Err(CertError::Reserved);
+        }
+        if name.contains(char::is_control) {
+            return Err(CertError::Unprintable(name.to_owned()));
+        }
+        Ok(())
     }
 
     /// Refuses to write over a certificate or its key.
@@ -174,11 +179,11 @@ impl CertFolder {
     ///
     /// # Errors
     ///
-    /// If something cannot be written.
+    /// If it cannot be understood, or something cannot be written.
     pub fn issue(&self, name: &str, minted: &Minted) -> Result<(), CertError> {
         let der = CertificateDer::from_pem_slice(minted.certificate.as_bytes());
         let identity = der.ok().and_then(|der| Identity::of(&der));
-        let serial = identity.map(|identity| identity.serial).unwrap_or_default();
+        let serial = identity.ok_or_else(|| unreadable(&self.paths(name).0))?.serial;
         let issued = self.0.join(ISSUED);
         let text = read(&issued)?.unwrap_or_default();
         replace(&issued, &format!("{text}{} {name}\n", written_number(&serial)), 0o644)?;
@@ -222,6 +227,11 @@ fn number(text: &str) -> Option<Vec<u8>> {
         u8::from_str_radix(pair, 16).ok()
     });
     digits.collect()
+}
+
+fn unreadable(path: &Path) -> CertError {
+    let source = io::Error::new(io::ErrorKind::InvalidData, "it cannot be understood");
+    CertError::Io { action: "read", path: path.to_owned(), source }
 }
 
 fn read(path: &Path) -> Result<Option<String>, CertError> {

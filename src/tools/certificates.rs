@@ -12,7 +12,7 @@ use crate::tls::{CertError, CertFolder, written};
 pub enum CertificateError {
     /// There is one already.
     #[error("{0}; --renew replaces it")]
-    Exists(#[source] CertError),
+    Exists(CertError),
     /// The folder has none.
     #[error(transparent)]
     Folder(CertError),
@@ -70,7 +70,7 @@ pub fn issue(
     renew: bool,
     out: &mut dyn Write,
 ) -> Result<(), CertificateError> {
-    CertFolder::refuse_reserved(holder.name()).map_err(CertificateError::Folder)?;
+    CertFolder::refuse_unfit(holder.name()).map_err(CertificateError::Folder)?;
     let authority = authority(folder)?;
     if !renew {
         folder.refuse_existing(holder.name()).map_err(CertificateError::Exists)?;
@@ -94,7 +94,7 @@ pub fn revoke(
     name: &str,
     out: &mut dyn Write,
 ) -> Result<(), CertificateError> {
-    CertFolder::refuse_reserved(name).map_err(CertificateError::Folder)?;
+    CertFolder::refuse_unfit(name).map_err(CertificateError::Folder)?;
     let list = folder.revoke(&authority(folder)?, name).map_err(CertificateError::Folder)?;
     let list = list.display();
     writeln!(out, "{list}  {name} counts no longer")?;

@@ -311,10 +311,14 @@ fn three_commands_make_certificates_that_work() {
     assert_eq!(status, Some(0), "{said}");
     let (status, said) = cert(&["client", "alice"]);
     assert_eq!(status, Some(1));
-    assert!(said.contains("certs/alice.crt is there already"), "{said}");
-    assert!(said.contains("--renew replaces it"), "{said}");
+    let refused = "certs/alice.crt is there already: nothing was changed; --renew replaces it";
+    assert_eq!(said.trim_end(), format!("etcd: {refused}"));
     assert_eq!(cert(&["client", "alice", "--renew"]).0, Some(0));
     assert_eq!(cert(&["machine", "a/b", "--host", "x"]).0, Some(2));
+    let (status, said) = cert(&["client", "two\nlines"]);
+    assert_eq!(status, Some(1));
+    let refused = r#""two\nlines" cannot be noted: it has control characters"#;
+    assert_eq!(said.trim_end(), format!("etcd: {refused}"));
     assert_eq!(cert(&["init"]).0, Some(1));
 
     let file = |name: &str| dir.path().join("certs").join(name);
