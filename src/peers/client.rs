@@ -87,7 +87,11 @@ impl Peers {
     /// Notes what a machine is called: whoever answers in its place has to be that one, if it
     /// can be shown.
     pub fn note_name(&self, node: NodeId, name: &Arc<str>) {
-        self.names().insert(node, Arc::clone(name));
+        let before = self.names().insert(node, Arc::clone(name));
+        if before.as_ref() != Some(name) {
+            // Whoever is there has shown nothing of the kind.
+            self.drop_idle(node);
+        }
     }
 
     /// Returns where a machine is reached.
@@ -109,6 +113,7 @@ impl Peers {
         limit: Duration,
     ) -> Result<Response, CallError> {
         let to = self.address(node).ok_or_else(|| unknown(node))?;
+        let name = self.name(node);
         let body = message::encode(request, behind);
         let mut sent = false;
         let late = |sent| {
@@ -124,7 +129,7 @@ impl Peers {
         let (mut conversation, mut heard) = sending.unwrap_or_else(|_| Err(late(sent)))?;
         loop {
             if let Part::Response(answer) = heard {
-                self.put_back(node, &to, conversation.stream);
+                self.put_back(node, &to, name.as_deref(), conversation.stream);
                 return Ok(answer);
             }
             if !matches!(request, Request::Append { .. }) {
@@ -246,7 +251,7 @@ impl Peers {
 
     /// Connects to a machine; to whoever stands there, if it is zero.
     async fn connect(&self, node: NodeId, to: &Arc<str>) -> Result<Box<dyn Stream>, CallError> {
-        let name = self.names().get(&node).cloned();
+        let name = self.name(node);
         let connecting = self.inner.network.connect(to, name.as_deref());
         let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
         let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -273,13 +278,20 @@ impl Peers {
         }
     }
 
-    fn put_back(&self, node: NodeId, to: &Arc<str>, stream: Box<dyn Stream>) {
+    /// Keeps a connection to a machine for later, if it is still where it was, and is called as
+    /// it was.
+    fn put_back(&self, node: NodeId, to: &Arc<str>, name: Option<&str>, stream: Box<dyn Stream>) {
         if let Some(peer) = self.book().get_mut(&node)
             && peer.address == *to
+            && self.name(node).as_deref() == name
             && peer.idle.len() < IDLE
         {
             peer.idle.push(stream);
         }
+    }
+
+    fn name(&self, node: NodeId) -> Option<Arc<str>> {
+        self.names().get(&node).cloned()
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<str>>> {
@@ -308,7 +320,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::peers::testing::{Respond, peers_with};
+    use crate::peers::testing::{Respond, peers_and_dialled, peers_with};
     use crate::peers::{Appended, Incoming, Refusal};
     use crate::util::limit;
 
@@ -339,11 +351,40 @@ mod tests {
         let asked = peers.ask(NodeId(2), &Request::Barrier, &[], LIMIT).await;
         assert!(matches!(asked, Err(CallError::Lost { .. })), "{asked:?}");
         assert!(begun.elapsed() <= LIMIT);
+        append(&peers).await;
+        assert!(begun.elapsed() >= BUSY);
+    }
+
+    async fn append(peers: &Peers) {
         let (vote, time) = (etcd_log::Vote::default(), etcd_log::LogTime::default());
         let append = Request::Append { vote, previous: None, committed: None, time };
         let asked = peers.ask(NodeId(2), &append, &[], LIMIT).await;
         assert!(asked.is_ok(), "{asked:?}");
-        assert!(begun.elapsed() >= BUSY);
+    }
+
+    /// Whoever was dialled before a name was known has not shown it.
+    #[tokio::test(start_paused = true)]
+    async fn connection_is_used_again_under_the_name_that_it_was_dialled_with() {
+        limit::begin();
+        let (peers, dialled) = peers_and_dialled(Busy);
+        let names = || std::mem::take(&mut *dialled.lock().unwrap());
+        let name = |name: &str| peers.note_name(NodeId(2), &Arc::from(name));
+        append(&peers).await;
+        append(&peers).await;
+        assert_eq!(names(), [None]);
+        name("node2");
+        append(&peers).await;
+        name("node2");
+        append(&peers).await;
+        assert_eq!(names(), [Some("node2".to_owned())]);
+        // It is renamed while a connection is under way.
+        let renamed = async {
+            tokio::time::sleep(BUSY / 2).await;
+            name("other");
+        };
+        tokio::join!(append(&peers), renamed);
+        append(&peers).await;
+        assert_eq!(names(), [Some("other".to_owned())]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! A machine of a test: what it answers is the test's, how it is reached is real.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use etcd_log::{ClusterId, NodeId};
 
@@ -17,16 +17,29 @@ pub trait Respond: Clone + fmt::Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Response, Refusal>> + Send;
 }
 
+/// The names under which a machine was dialled, one a connection.
+pub type Dialled = Arc<Mutex<Vec<Option<String>>>>;
+
 /// Returns the connections of machine 1 to such a machine, which is machine 2.
 pub fn peers_with(responds: impl Respond) -> Peers {
-    let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(Responding(responds)));
+    peers_and_dialled(responds).0
+}
+
+/// Returns those, and under which names they were dialled.
+pub fn peers_and_dialled(responds: impl Respond) -> (Peers, Dialled) {
+    let dialled = Dialled::default();
+    let network = Responding { responds, dialled: Arc::clone(&dialled) };
+    let peers = Peers::new(NodeId(1), ClusterId(1), Arc::new(network));
     peers.learn(NodeId(2), "machine2:1");
-    peers
+    (peers, dialled)
 }
 
 /// Such a machine, which listens to everybody, at any address.
 #[derive(Clone, Debug)]
-struct Responding<R>(R);
+struct Responding<R> {
+    responds: R,
+    dialled: Dialled,
+}
 
 impl<R: Respond> Handler for Responding<R> {
     fn identity(&self) -> (NodeId, ClusterId) {
@@ -38,12 +51,13 @@ impl<R: Respond> Handler for Responding<R> {
     }
 
     async fn answer(&self, request: Request, incoming: Incoming<'_>) -> Result<Response, Refusal> {
-        self.0.respond(request, incoming).await
+        self.responds.respond(request, incoming).await
     }
 }
 
 impl<R: Respond> Connect for Responding<R> {
-    fn connect<'a>(&'a self, _address: &'a str, _name: Option<&'a str>) -> Connecting<'a> {
+    fn connect<'a>(&'a self, _address: &'a str, name: Option<&'a str>) -> Connecting<'a> {
+        self.dialled.lock().unwrap().push(name.map(str::to_owned));
         Box::pin(async {
             let (here, there) = tokio::io::duplex(1 << 20);
             tokio::spawn(serve(Box::new(there), self.clone(), std::future::pending()));
