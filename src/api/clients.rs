@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 use super::http::answer::{Answer, Body};
 use super::http::answering::{KeptPlace, Said};
-use super::http::connection::{ACCEPT_PAUSE, connection};
+use super::http::connection::connection;
 use super::http::door::{Crowd, Door, Talk};
 use super::http::files::Files;
 use super::http::problem::Problem;
@@ -38,6 +38,7 @@ use super::http::wrong_door::{HANDSHAKE, first_byte, tell_to_use_tls};
 use super::v1::{self, Reply};
 use crate::node::{Closing, Node};
 use crate::tls::LiveTls;
+use crate::util::accept::accept;
 use crate::util::rate_limit::RateLimit;
 
 /// How long a head may take to come on a spare place.
@@ -52,8 +53,8 @@ enum Service {
     HealthOnly,
 }
 
-/// Serves clients, and the web pages that may use the port, until the machine closes; then lets the requests that are
-/// under way finish.
+/// Serves clients, and the web pages that may use the port, until the machine closes; then lets
+/// the requests that are under way finish.
 ///
 /// # Panics
 ///
@@ -67,31 +68,23 @@ pub async fn serve_clients(listener: TcpListener, node: Node, port: ClientPort) 
     let (full, failed) = (RateLimit::default(), RateLimit::default());
     loop {
         clients.crowd.note(own.len() >= files.own);
-        let accepted = tokio::select! {
-            accepted = listener.accept(), if own.len() < files.own || spare.has_room() => accepted,
+        let has_room = own.len() < files.own || spare.has_room();
+        let stream = tokio::select! {
+            stream = accept(&listener, "clients", &failed), if has_room => stream,
             // Finished connections are forgotten as they go.
             Some(_) = own.join_next() => continue,
             Some(_) = spare.connections.join_next() => continue,
             () = closing.begun() => break,
         };
-        match accepted {
-            Ok((stream, _)) if own.len() < files.own => {
-                let client = clients.clone();
-                own.spawn(client.serve(Service::Full, stream, closing.clone(), pending()));
-            }
-            Ok((stream, _)) => {
-                if full.is_due() {
-                    tracing::warn!("clients are turned away: all {} places are taken", files.own);
-                }
-                spare.admit(&clients, stream, closing.clone());
-            }
-            Err(error) => {
-                if failed.is_due() {
-                    tracing::warn!("clients are not accepted: {error}");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        if own.len() < files.own {
+            let client = clients.clone();
+            own.spawn(client.serve(Service::Full, stream, closing.clone(), pending()));
+            continue;
         }
+        if full.is_due() {
+            tracing::warn!("clients are turned away: all {} places are taken", files.own);
+        }
+        spare.admit(&clients, stream, closing.clone());
     }
     while own.join_next().await.is_some() {}
     while spare.connections.join_next().await.is_some() {}

@@ -18,7 +18,7 @@ use hyper::{Request as HttpRequest, Response as HttpResponse, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::http::connection::{ACCEPT_PAUSE, connection, prepare};
+use super::http::connection::{connection, prepare};
 use super::http::door::{Crowd, Door};
 use super::http::files::Files;
 use super::http::socket::Socket;
@@ -26,6 +26,7 @@ use super::http::wrong_door::{HANDSHAKE, first_byte, tell_not_to_use_tls, tell_o
 use crate::node::{Closing, Node};
 use crate::peers::{self, Handler, Incoming, Place, Places, Refusal, Request, Response, Stream};
 use crate::tls::{LiveTls, Session};
+use crate::util::accept::accept;
 use crate::util::rate_limit::RateLimit;
 
 /// How the peer port speaks, and to whom.
@@ -246,23 +247,13 @@ async fn serve<F>(
     let mut connections = JoinSet::new();
     let failed = RateLimit::default();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let stream = tokio::select! {
+            stream = accept(&listener, "connections to the peer port", &failed) => stream,
             // Finished connections are forgotten as they go.
             Some(_) = connections.join_next() => continue,
             () = closing.begun() => break,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(handle(stream, closing.clone()));
-            }
-            Err(error) => {
-                if failed.is_due() {
-                    tracing::warn!("connections to the peer port are not accepted: {error}");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        connections.spawn(handle(stream, closing.clone()));
     }
     while connections.join_next().await.is_some() {}
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::server::TlsOptions;
 use crate::tls::{TlsFiles, TlsVersion};
@@ -20,7 +20,10 @@ const OF_2013: [(&str, &str); 6] = [
 
 /// Which ports speak TLS, and with what.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "TLS")]
+#[command(
+    next_help_heading = "TLS",
+    group = ArgGroup::new("tls_for_clients").args(["client_cert", "auto_tls"])
+)]
 pub(super) struct TlsArgs {
     /// Certificate of this machine for the others, and those between it
     /// and the authority; with --server-key and --server-ca-file, all
@@ -60,11 +63,17 @@ pub(super) struct TlsArgs {
 
     /// Speak TLS to clients with a certificate that this machine makes for
     /// itself, in its directory, and renews
-    #[arg(long, verbatim_doc_comment, conflicts_with = "client_cert")]
+    #[arg(long, verbatim_doc_comment)]
     auto_tls: bool,
 
     /// The earliest version of TLS for clients: 1.2 or 1.3
-    #[arg(long, value_name = "VERSION", default_value = "1.2", hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "VERSION",
+        default_value = "1.2",
+        hide_possible_values = true,
+        requires = "tls_for_clients"
+    )]
     tls_min: Least,
 
     /// Whom to believe that it is a machine: strict, only one whose

@@ -349,40 +349,23 @@ impl fmt::Debug for LiveTls {
 mod tests {
     use std::future;
 
-    use tokio::net::TcpListener;
-
     use super::*;
-    use crate::tls::{CertFolder, ClientTls};
-
-    const DAY: Duration = Duration::from_hours(24);
+    use crate::tls::testing::{Port, connected};
 
     /// It is not believed by what counts from then on, though it was by what counted before.
     #[tokio::test]
     async fn client_that_is_revoked_while_it_shakes_hands_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = CertFolder::new(dir.path());
-        let authority = folder.authority_or_found().unwrap();
-        let host = ["127.0.0.1".to_owned()];
-        folder.issue("port", &authority.client_port("port", &host, DAY).unwrap()).unwrap();
-        folder.issue("client", &authority.client("client", DAY).unwrap()).unwrap();
-        let crl = folder.revoke(&authority, "port").unwrap();
-        let ((cert, key), (ca, _)) = (folder.paths("port"), folder.authority_paths());
-        let client = ClientTls::open(&ca, Some(folder.paths("client"))).unwrap();
-        let files = TlsFiles { cert, key, ca: Some(ca), crl: Some(crl), ca_of_others: None };
-        let tls = LiveTls::open(files, Purpose::Clients(TlsVersion::Tls12)).unwrap();
-
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let stream = TcpStream::connect(&address).await.unwrap();
-        let mut accepting = Box::pin(tls.accept(listener.accept().await.unwrap().0));
+        let Port { tls, client, folder, authority, .. } = &Port::new();
+        let (here, there, address) = connected().await;
+        let mut accepting = Box::pin(tls.accept(there));
         tokio::select! {
             biased;
             _ = &mut accepting => unreachable!("the client has said nothing"),
             () = future::ready(()) => {}
         }
-        folder.revoke(&authority, "client").unwrap();
+        folder.revoke(authority, "client").unwrap();
         assert!(tls.reload().unwrap(), "the list is another one");
-        let (accepted, connected) = tokio::join!(accepting, client.connect(&address, stream));
+        let (accepted, connected) = tokio::join!(accepting, client.connect(&address, here));
         let (_stream, session) = accepted.unwrap();
         connected.unwrap();
         tokio::time::timeout(LOOK_INTERVAL, session.unwrap().until_void()).await.unwrap();

@@ -21,6 +21,8 @@ mod identity;
 mod live;
 pub mod mint;
 mod session;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use client::ClientTls;
 pub use files::{TlsFault, TlsFileError, TlsFiles};

@@ -1,5 +1,6 @@
 //! What everything else may use, and what uses nothing of this program itself.
 
+pub(crate) mod accept;
 pub(crate) mod blocking;
 pub mod clock;
 pub mod error_chain;

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use super::door::Door;
 use super::head::HEAD_BYTES;
+use super::linger::linger;
 use crate::node::Closing;
 
 /// After how long a silent connection is asked for a sign of life, how often, and
@@ -34,9 +35,6 @@ const SENT_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 
 /// How long what was sent may go without being acknowledged.
 const SEND_LIMIT: Duration = Duration::from_mins(2);
-
-/// How long to wait when the operating system has no room for a connection.
-pub(in crate::api) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves one connection, until it ends or the machine closes; or until it has to give
 /// way, if no request has come by then; or until whoever is there is believed no longer. Its
@@ -86,12 +84,12 @@ where
             }
         };
         note_end(ended);
-        let door = served.into_parts().io.into_inner();
+        let mut door = served.into_parts().io.into_inner();
         if talk.is_broken() {
             return reset(door.tcp());
         }
         // On the heap: few connections ever come here, and all would have room for it.
-        Box::pin(door.linger()).await;
+        Box::pin(linger(door.socket_mut())).await;
     }
 }
 

@@ -24,7 +24,7 @@
 //! said that nobody is there, as it does when keepalive asks it. Where there is no place
 //! left, such a client is taken for one that is gone.
 
-use std::future::{Future as _, poll_fn};
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -61,13 +61,6 @@ const WORDLESS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\nconte
 /// What is written in its place.
 const WORDED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n\
     connection: close\r\ncontent-length: 18\r\n\r\nMalformed Request\n";
-
-/// How much of what a client goes on sending behind its last answer is read: a
-/// connection that is closed with something unread is reset, and the answer with it.
-const LINGER_BYTES: usize = 1 << 20;
-
-/// For how long it is read.
-const LINGER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the door and the service have to tell each other.
 #[derive(Debug, Default)]
@@ -174,25 +167,6 @@ impl Door {
 
     pub(in crate::api) fn socket_mut(&mut self) -> &mut Socket {
         &mut self.socket
-    }
-
-    /// Reads on for a while, so that a client that still sends gets to read the answer.
-    /// The sending side has been closed.
-    pub(in crate::api) async fn linger(mut self) {
-        let reading = async {
-            let mut scratch = [0; 1024];
-            let mut length = 0;
-            while length < LINGER_BYTES {
-                let mut read = ReadBuf::new(&mut scratch);
-                let next = poll_fn(|cx| Pin::new(&mut self.socket).poll_read(cx, &mut read));
-                if next.await.is_err() || read.filled().is_empty() {
-                    break;
-                }
-                length += read.filled().len();
-            }
-        };
-        // Who goes on for longer has had its time.
-        let _in_time = tokio::time::timeout(LINGER_LIMIT, reading).await;
     }
 
     /// Looks at a head that begins here, unless a request is being passed on.
@@ -478,6 +452,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::tls::testing::{Port, connected};
     use crate::util::limit;
 
     /// How often a connection was woken.
@@ -531,6 +506,51 @@ mod tests {
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         while matches!(looks(), Poll::Ready(Ok(()))) {
+            woken.once().await;
+        }
+    }
+
+    /// What tells that it is gone is within TLS, behind whatever it has sent before.
+    #[tokio::test]
+    async fn client_with_tls_that_is_gone_is_noticed_where_no_place_is_left() {
+        limit::begin();
+        let port = Port::new();
+        let (here, there, address) = connected().await;
+        let shaking = tokio::join!(port.tls.accept(there), port.client.connect(&address, here));
+        let (socket, mut client) = (shaking.0.unwrap().0, shaking.1.unwrap());
+        let crowd = Crowd::default();
+        let mut door = Door::new(Socket::Tls(socket), crowd.clone());
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        assert_eq!(door.read(&mut [0; 1024]).await.unwrap(), request.len());
+        tokio::time::pause();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let look = |door: &mut Door| {
+            let is_there = Pin::new(door).poll_flush(&mut Context::from_waker(&waker));
+            matches!(is_there, Poll::Ready(Ok(())))
+        };
+        crowd.note(true);
+        for _ in 0..3 {
+            assert!(look(&mut door), "it is there");
+            tokio::time::advance(PULSE).await;
+        }
+        // What it asks meanwhile is not lost.
+        client.write_all(request).await.unwrap();
+        woken.once().await;
+        while door.held.is_empty() {
+            assert!(look(&mut door), "it is there");
+            tokio::time::advance(PULSE).await;
+        }
+        assert_eq!(door.read(&mut [0; 1024]).await.unwrap(), request.len());
+        client.shutdown().await.unwrap();
+        crowd.note(false);
+        for _ in 0..3 {
+            assert!(look(&mut door), "it may wait for its answer");
+            woken.once().await;
+        }
+        crowd.note(true);
+        while look(&mut door) {
             woken.once().await;
         }
     }

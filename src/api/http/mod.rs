@@ -8,6 +8,7 @@ pub(super) mod door;
 pub(super) mod escapes;
 pub(super) mod files;
 pub(super) mod head;
+mod linger;
 pub mod problem;
 pub(super) mod request;
 pub mod same_origin;

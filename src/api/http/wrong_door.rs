@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use super::linger::linger;
+
 /// How a handshake of TLS begins (RFC 8446, section 5.1).
 pub(in crate::api) const HANDSHAKE: u8 = 0x16;
 
@@ -42,8 +44,7 @@ pub(in crate::api) async fn first_byte(stream: &TcpStream) -> Option<u8> {
 /// If the other side is gone.
 pub(in crate::api) async fn tell_to_use_tls(stream: &mut TcpStream) -> io::Result<()> {
     tracing::debug!("a client spoke plainly where TLS is spoken");
-    stream.write_all(PLAIN).await?;
-    stream.shutdown().await
+    tell(stream, PLAIN).await
 }
 
 /// Tells a person that machines speak at this port.
@@ -52,8 +53,7 @@ pub(in crate::api) async fn tell_to_use_tls(stream: &mut TcpStream) -> io::Resul
 ///
 /// If the other side is gone.
 pub(in crate::api) async fn tell_of_machines(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(PLAIN_AMONG_MACHINES).await?;
-    stream.shutdown().await
+    tell(stream, PLAIN_AMONG_MACHINES).await
 }
 
 /// Tells whoever speaks TLS that this port does not.
@@ -62,6 +62,12 @@ pub(in crate::api) async fn tell_of_machines(stream: &mut TcpStream) -> io::Resu
 ///
 /// If the other side is gone.
 pub(in crate::api) async fn tell_not_to_use_tls(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(&NO_TLS).await?;
-    stream.shutdown().await
+    tell(stream, &NO_TLS).await
+}
+
+async fn tell(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    linger(stream).await;
+    Ok(())
 }

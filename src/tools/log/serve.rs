@@ -6,20 +6,17 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use etcd_projections::{Position, State};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::ToolError;
 use crate::api::v1::frozen;
+use crate::util::accept::accept;
 use crate::util::rate_limit::RateLimit;
-
-/// How long to wait when the operating system has no room for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves a state at a port of this computer, any free one for 0, until the process ends.
 ///
@@ -37,7 +34,7 @@ pub async fn serve(state: State, port: u16, out: &mut dyn Write) -> Result<(), T
     out.flush()?;
     let (state, no_room) = (Arc::new(state), RateLimit::default());
     loop {
-        let stream = accept(&listener, &no_room).await;
+        let stream = accept(&listener, "connections", &no_room).await;
         let state = Arc::clone(&state);
         let service = service_fn(move |request| {
             let state = Arc::clone(&state);
@@ -49,20 +46,5 @@ pub async fn serve(state: State, port: u16, out: &mut dyn Write) -> Result<(), T
         tokio::spawn(
             async move { drop(http.serve_connection(TokioIo::new(stream), service).await) },
         );
-    }
-}
-
-/// Waits for the next connection. If there is no room for one, there is when another ends.
-async fn accept(listener: &TcpListener, no_room: &RateLimit) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) => {
-                if no_room.is_due() {
-                    tracing::warn!("connections are not accepted: {error}");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
     }
 }
