@@ -351,10 +351,12 @@ mod tests {
 
     use super::*;
     use crate::tls::testing::{Port, connected};
+    use crate::util::limit;
 
     /// It is not believed by what counts from then on, though it was by what counted before.
     #[tokio::test]
     async fn client_that_is_revoked_while_it_shakes_hands_is_told() {
+        limit::begin();
         let Port { tls, client, folder, authority, .. } = &Port::new();
         let (here, there, address) = connected().await;
         let mut accepting = Box::pin(tls.accept(there));

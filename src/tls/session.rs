@@ -34,7 +34,7 @@ pub struct Session {
     identity: Arc<Identity>,
     /// What counted when it was looked at last.
     authorities_changed: u64,
-    /// When the next of its certificates lapses: those between may not be needed.
+    /// When the next of its certificates has lapsed: those between may not be needed.
     until: SystemTime,
 }
 
@@ -120,7 +120,7 @@ impl Session {
     /// Returns whether the other side is believed no longer: cheap, if nothing has changed.
     fn is_void(&mut self) -> bool {
         let now = SystemTime::now();
-        let has_lapsed = self.until < now;
+        let has_lapsed = self.until <= now;
         if !has_lapsed && !self.changes.has_changed().unwrap_or(false) {
             return false;
         }
@@ -150,8 +150,10 @@ impl Session {
 
 /// Returns when the next of these certificates lapses; far away, if all have.
 fn next_lapse(chain: &[CertificateDer<'_>], now: SystemTime) -> SystemTime {
-    let lapses = chain.iter().filter_map(|certificate| Some(Identity::of(certificate)?.until));
-    lapses.filter(|until| *until >= now).min().unwrap_or(now + FAR_AWAY)
+    let good_until = chain.iter().filter_map(|certificate| Some(Identity::of(certificate)?.until));
+    // Its last second is counted whole (RFC 5280, 4.1.2.5).
+    let lapses = good_until.map(|last| last + Duration::from_secs(1));
+    lapses.filter(|lapse| *lapse > now).min().unwrap_or(now + FAR_AWAY)
 }
 
 /// A connection to a host that was dialled. It fails once that host is believed no longer.

@@ -2,12 +2,17 @@
 //! not, and files that change while clients are there.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use ureq::tls::TlsConfig;
 
@@ -92,6 +97,14 @@ fn whoever_comes_to_the_wrong_door_is_told() {
     assert_eq!(told.status(), 400);
     let body = told.body_mut().read_to_string().unwrap();
     assert_eq!(body, "This Port Speaks TLS: Use https://\n");
+    // Also who has much to say first, and reads then.
+    let mut stream = TcpStream::connect(plain.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"POST /v1/keys/a HTTP/1.1\r\ncontent-length: 500000\r\n\r\n").unwrap();
+    stream.write_all(&[b'x'; 500_000]).unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).unwrap();
+    assert!(told.ends_with("\r\n\r\nThis Port Speaks TLS: Use https://\n"), "{told}");
 
     let dir = TempDir::new().unwrap();
     let plain = Server::start(dir.path());
@@ -126,7 +139,9 @@ fn silent_handshakes_delay_nobody() {
     for stream in &mut silent {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // An alert, an end, or a reset: it is not left to be silent for ever.
-        let _said = stream.read_to_end(&mut Vec::new());
+        if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
     }
 }
 
@@ -218,6 +233,68 @@ fn lapsed_certificate_keeps_no_revocation_from_counting() {
     ca.revoke(&[66, 7]);
     server.signal("-HUP");
     assert!(watch.ends_in_failure(), "it is revoked");
+}
+
+/// Whoever was let in is let in for as long as the certificate is good, though no file changes.
+#[test]
+fn clients_certificate_lapses_while_it_watches() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let client = Says { name: "alice", usages: &[ClientAuth], ..Says::default() };
+    let (short, long) = (Says { seconds: Some(10), ..client.clone() }, ca.sign("long", &client));
+    let ca_file = ca.file();
+    let mut server =
+        start(&dir, &own, &["--client-ca-file", text(&ca_file)], ca.trust(Some(&long)));
+    server.post("/v1/keys/a", &[("value", "1")]);
+    server.trust = Some(ca.trust(Some(&ca.sign("short", &short))));
+    let mut watch = server.lines("/v1/watch/a?stream=true&index=1", &[]);
+    assert!(watch.next().is_some());
+    assert!(watch.ends_in_failure(), "it has lapsed");
+    assert_eq!(version(&server, ca.trust(Some(&long))), Some(200));
+}
+
+/// Shakes hands with one version of TLS alone.
+fn shake_hands(
+    server: &Server,
+    ca: &Ca,
+    version: &'static SupportedProtocolVersion,
+) -> io::Result<()> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let host = "127.0.0.1".try_into().unwrap();
+    let mut tls = ClientConnection::new(Arc::new(config), host).unwrap();
+    let mut stream = TcpStream::connect(server.url.trim_start_matches("https://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn old_version_is_spoken_unless_it_is_refused() {
+    let (ca, dir) = (Ca::new(), TempDir::new().unwrap());
+    let own = ca.sign("own", &Says::default());
+    let both = start(&dir, &own, &[], ca.trust(None));
+    for version in [&TLS12, &TLS13] {
+        shake_hands(&both, &ca, version).unwrap();
+    }
+    let dir = TempDir::new().unwrap();
+    let newest = start(&dir, &own, &["--tls-min", "1.3"], ca.trust(None));
+    shake_hands(&newest, &ca, &TLS13).unwrap();
+    let refused = shake_hands(&newest, &ca, &TLS12).unwrap_err().to_string();
+    assert!(refused.contains("ProtocolVersion"), "{refused}");
+    // Where nobody speaks TLS, whoever wants it new has forgotten something.
+    let plain = etcd(&["--tls-min", "1.3"]).output().unwrap();
+    let said = String::from_utf8(plain.stderr).unwrap();
+    assert_eq!(plain.status.code(), Some(2), "{said}");
+    assert!(said.contains("<--client-cert <FILE>|--auto-tls>"), "{said}");
 }
 
 #[test]

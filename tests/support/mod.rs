@@ -10,7 +10,7 @@ pub mod limit;
 pub mod proxy;
 pub mod scripts_are_tests;
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -322,8 +322,17 @@ pub struct Lines {
 
 impl Lines {
     /// Whether the stream ends as one that was cut off.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end.
     pub fn ends_in_failure(mut self) -> bool {
-        self.lines.read_to_end(&mut Vec::new()).is_err()
+        let ended = self.lines.read_to_end(&mut Vec::new());
+        ended.is_err_and(|error| {
+            let cut = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+            assert!(cut.contains(&error.kind()), "it goes on: {error:?}");
+            true
+        })
     }
 }
 
