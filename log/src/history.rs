@@ -34,9 +34,9 @@ use crate::reader::LogReader;
 use crate::recording::{End, RecordingError, RecordingReader};
 use crate::types::{Entry, Index, IndexedBatch};
 
-/// How many batches a stream is ahead of its reader. Bounds what it holds: a batch has 4
-/// MiB at most.
-const AHEAD: usize = 16;
+/// How many batches a stream is ahead of its reader. Most have some KiB, those of a machine
+/// under load 4 MiB; a single line of a recording may have 32.
+const AHEAD: usize = 4;
 
 /// How often the archive of a machine that runs is looked at anew when retention has taken
 /// away a file between two looks.

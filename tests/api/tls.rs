@@ -101,7 +101,7 @@ fn whoever_comes_to_the_wrong_door_is_told() {
     let mut stream = TcpStream::connect(plain.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"POST /v1/keys/a HTTP/1.1\r\ncontent-length: 500000\r\n\r\n").unwrap();
-    stream.write_all(&[b'x'; 500_000]).unwrap();
+    stream.write_all(&vec![b'x'; 500_000]).unwrap();
     let mut told = String::new();
     stream.read_to_string(&mut told).unwrap();
     assert!(told.ends_with("\r\n\r\nThis Port Speaks TLS: Use https://\n"), "{told}");

@@ -351,6 +351,31 @@ fn machine_that_was_removed_cannot_move() {
     assert_eq!(cluster.server(0).get("/v1/machines").body.split(", ").count(), 2);
 }
 
+/// Nor is anybody let in under the id of a member that does not run, by another name.
+#[test]
+fn id_of_a_member_is_not_taken_by_another_name() {
+    let mut cluster = Cluster::start(3, &[]);
+    let about = (cluster.leader() + 1) % 3;
+    let described = Machine {
+        name: Arc::from("node4"),
+        node: node(&cluster, about),
+        peer_url: Arc::from("http://127.0.0.1:1"),
+        client_url: Arc::from("http://127.0.0.1:2"),
+    };
+    cluster.kill(about);
+    let leader = cluster.leader();
+    for from in [NodeId(7), described.node] {
+        let liar = Liar::new(&cluster, leader, from);
+        let machine = described.clone();
+        let refused = liar.ask(&Request::Join { machine, log_format: LogFormat::NEWEST }, &[]);
+        let why = Refusal::Impossible(format!("its id is that of machine node{}", about + 1));
+        assert_eq!(refused, Err(why));
+    }
+    cluster.launch(about, &[]);
+    cluster.wait(about);
+    all_is_well(&cluster);
+}
+
 /// Whoever speaks for a member that runs leads nobody away from it, nor does it stop.
 #[test]
 fn member_that_runs_is_not_found_elsewhere() {

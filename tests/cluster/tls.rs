@@ -51,6 +51,25 @@ fn with_clients(own: &Signed, ca: &Path) -> Vec<String> {
     all
 }
 
+/// Starts three machines that have certificates of their names, and nothing else.
+fn start_named(ca: &Path, certs: &[Signed]) -> Cluster {
+    let (certs, ca) = (certs.to_vec(), ca.to_owned());
+    Cluster::start_each(3, move |at| args(&certs[at], &ca), None)
+}
+
+/// The same; clients are asked for certificates of that authority, too.
+fn start_with_clients(ca: &Ca, certs: &[Signed]) -> Cluster {
+    let alice = alice(ca);
+    let (certs, file) = (certs.to_vec(), ca.file());
+    let own = move |at: usize| with_clients(&certs[at], &file);
+    Cluster::start_each(3, own, Some(ca.trust(Some(&alice))))
+}
+
+/// A client's certificate.
+fn alice(ca: &Ca) -> Signed {
+    ca.sign("alice", &Says { name: "alice", ..Says::default() })
+}
+
 /// Tries to join with these arguments; returns how that ends.
 fn join(cluster: &Cluster, name: &str, args: &[String]) -> (Option<i32>, String) {
     let through = cluster.server(0).peer_url.split_once("://").unwrap().1.to_owned();
@@ -101,10 +120,10 @@ fn machine_is_let_in_by_a_certificate_that_names_it() {
     for (what, args, status, why) in [
         ("none", plain, Some(1), "it speaks TLS: give --server-cert, --server-key and"),
         ("another's", tls(&certs[1]), Some(1), "its certificate is of node2"),
-        ("foreign", tls(&foreigner), None, "not joined yet"),
+        ("foreign", tls(&foreigner), None, "UnknownCA"),
         ("expired", tls(&expired), Some(2), "its certificate was good until"),
         ("revoked", tls(&revoked), None, "Revoked"),
-        ("for servers", tls(&for_servers), None, "not joined yet"),
+        ("for servers", tls(&for_servers), None, "UnsupportedCertificate"),
         ("which does not trust", args(&certs[3], &foreign.file()), None, "UnknownIssuer"),
     ] {
         let (ended, said) = join(&cluster, "node4", &args);
@@ -118,13 +137,8 @@ fn machine_is_let_in_by_a_certificate_that_names_it() {
 #[test]
 fn tools_speak_tls() {
     let ca = Ca::new();
-    let (certs, file) = (machines(&ca, 3), ca.file());
-    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
-    let own = {
-        let file = file.clone();
-        move |at: usize| with_clients(&certs[at], &file)
-    };
-    let mut cluster = Cluster::start_each(3, own, Some(ca.trust(Some(&alice))));
+    let (file, alice) = (ca.file(), alice(&ca));
+    let mut cluster = start_with_clients(&ca, &machines(&ca, 3));
     let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let (ca_file, cert, key) = (path(&file), path(&alice.cert), path(&alice.key));
@@ -182,17 +196,33 @@ fn tools_speak_tls() {
 #[test]
 fn client_is_no_machine_where_both_ports_have_one_authority() {
     let ca = Ca::new();
-    let (certs, file) = (machines(&ca, 3), ca.file());
-    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
-    let own = {
-        let (certs, file) = (certs.clone(), file.clone());
-        move |at: usize| with_clients(&certs[at], &file)
-    };
-    let cluster = Cluster::start_each(3, own, Some(ca.trust(Some(&alice))));
+    let cluster = start_with_clients(&ca, &machines(&ca, 3));
     assert_eq!(cluster.server(1).post("/v1/keys/a", &[("value", "1")]).status, 200);
-    let (status, said) = join(&cluster, "alice", &args(&alice, &file));
+    let (status, said) = join(&cluster, "alice", &args(&alice(&ca), &ca.file()));
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("its certificate names no machine, as etcd:NAME would"), "{said}");
+}
+
+/// A machine whose certificate names it lets nobody in whose certificate names none, unless
+/// that is said.
+#[test]
+fn certificate_without_a_name_is_let_in_where_any_will_do() {
+    let ca = Ca::new();
+    let file = ca.file();
+    let node4 = ca.sign("nameless", &Says { name: "node4", ..Says::default() });
+    for (identity, is_let_in) in [(None, false), (Some("strict"), false), (Some("any"), true)] {
+        let mut founder = args(&machines(&ca, 1)[0], &file);
+        founder.extend(identity.map(|identity| format!("--peer-identity={identity}")));
+        let cluster = Cluster::start_each(1, move |_| founder.clone(), None);
+        let (status, said) = join(&cluster, "node4", &args(&node4, &file));
+        if is_let_in {
+            assert!(status.is_none() && said.contains("ready in"), "{identity:?}: {said}");
+            continue;
+        }
+        assert_eq!(status, Some(1), "{identity:?}: {said}");
+        let why = "its certificate names no machine, as etcd:NAME would";
+        assert!(said.contains(why), "{identity:?}: {said}");
+    }
 }
 
 /// Speaks to machines with a certificate, in the name of an id.
@@ -221,12 +251,8 @@ async fn certificate_is_of_one_machine_alone() {
     limit::begin();
     let ca = Ca::new();
     let (certs, file) = (machines(&ca, 3), ca.file());
-    let own = {
-        let (certs, file) = (certs.clone(), file.clone());
-        move |at: usize| args(&certs[at], &file)
-    };
-    let cluster = Cluster::start_each(3, own, None);
-    let alice = ca.sign("alice", &Says { name: "alice", ..Says::default() });
+    let cluster = start_named(&file, &certs);
+    let alice = alice(&ca);
     let aaa = ca.sign("aaa", &Says { name: "aaa", uri: Some("etcd:aaa"), ..Says::default() });
     let odd = ca.sign("odd", &Says { name: "odd", uri: Some("ETCD:%FF"), ..Says::default() });
     let victim = NodeId(cluster.id(2));
@@ -273,12 +299,8 @@ async fn certificate_is_of_one_machine_alone() {
 async fn whoever_stands_in_a_machines_place_is_told_nothing() {
     limit::begin();
     let ca = Ca::new();
-    let (certs, file) = (machines(&ca, 3), ca.file());
-    let own = {
-        let (certs, file) = (certs.clone(), file.clone());
-        move |at: usize| args(&certs[at], &file)
-    };
-    let mut cluster = Cluster::start_each(3, own, None);
+    let file = ca.file();
+    let mut cluster = start_named(&file, &machines(&ca, 3));
     let follower = (cluster.leader() + 1) % 3;
     let address = cluster.server(follower).peer_url.trim_start_matches("https://").to_owned();
     cluster.kill(follower);
