@@ -45,6 +45,7 @@ fn main() {
     load.row("durable PUT, 1 connection", "PUT", 1, &machine.url);
     load.row("durable PUT, 64 connections", "PUT", 64, &machine.url);
     load.row("durable PUT, 256 connections", "PUT", 256, &machine.url);
+    load.row("durable PUT under ids, 64 connections", "PUT once", 64, &machine.url);
     load.row("linearizable GET, 64 connections", "GET", 64, &machine.url);
     println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
     let with_tls = Machine::start_with(&dir.path().join("tls"), &["--auto-tls"]);

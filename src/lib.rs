@@ -58,7 +58,7 @@
 //! | [`tls`] | who is on the other side of a connection, for as long as that can be believed |
 //! | [`util`] | what everything else may use |
 //!
-//! # Twelve words
+//! # Thirteen words
 //!
 //! * *command*: what somebody wants; it may be refused. *Event*: what happened; it cannot fail.
 //! * *batch*: the commands of one Raft entry, and the leader's time; without any, a *tick*.
@@ -73,6 +73,7 @@
 //! * *barrier*: the proof that this machine leads, or whom it follows does, for reads.
 //! * *node*: a process of ours. *Machine*: a member of the cluster, by its name and its
 //!   addresses. *Learner*: a member without a vote yet.
+//! * *request*: a command that somebody asked for under an id of his own: it is done once.
 //! * *pulse*: a leader's sign of life beside its entries.
 //!
 //! # The life of a PUT

@@ -119,12 +119,14 @@ impl Drop for Machine {
     }
 }
 
-/// 10,000 keys, in an order that is not that of their names; 256-byte values.
+/// 10,000 keys, in an order that is not that of their names; 256-byte values. `PUT once` is
+/// under the id of a request, which none before it had.
 const LOAD: &str = r#"
-local n, value, method = 0, string.rep("v", 256), METHOD
+local n, value, method, run = 0, string.rep("v", 256), METHOD, os.time()
 local headers = {["Content-Type"] = "application/x-www-form-urlencoded"}
 request = function()
   n = n + 1
+  if method == "PUT once" then headers["X-Request-Id"] = run .. "-" .. n end
   local path = "/v1/keys/bench/key-" .. (n * 7919 % 10000)
   if method == "GET" then return wrk.format("GET", path) end
   return wrk.format("PUT", path, headers, "value=" .. value)

@@ -117,9 +117,10 @@ pub use stream::EntryStream;
 #[doc(hidden)]
 pub use testing::crashing;
 pub use types::{
-    Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, IndexedBatch, InvalidKey,
-    KeyPath, LogFormat, LogId, LogTime, Machine, Membership, NodeId, Payload, RaftIndex, Restore,
-    RestoreChange, Term, TestAndSet, Ttl, Vote,
+    Asked, Batch, Check, ClusterId, Command, Digest, Entry, EventNumber, Index, IndexedBatch,
+    InvalidKey, InvalidRequestId, KeyPath, LogFormat, LogId, LogTime, Machine, Membership, NodeId,
+    Payload, RaftIndex, RequestHash, RequestId, Restore, RestoreChange, Term, TestAndSet, Ttl,
+    Vote,
 };
 pub use wal::Wal;
 pub use wal::backfill::{Backfill, BackfillError};

@@ -48,6 +48,7 @@ pub fn decide<'c>(
         Command::TestAndDelete { key, prev_value } => test_and_delete(tree, key, prev_value)?,
         Command::DeleteDir { key } => delete_dir(tree, key)?,
         Command::Restore(restore) => return steps(restore, last),
+        Command::As(asked) => return decide(tree, &asked.command, time, last),
         Command::Sync { cluster, format } => {
             let value = ClusterValue { cluster: *cluster, format: *format };
             overwrite(tree, cluster_key(), value.to_string())

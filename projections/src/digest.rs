@@ -12,7 +12,7 @@ use etcd_log::Digest;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::event::{Change, Event};
-use crate::outcome::{Outcome, Position, Projection, Rejection, What};
+use crate::outcome::{Outcome, Position, Projection, Rejection, Requested, What};
 
 /// The fold that makes the digest.
 #[derive(Debug, Default)]
@@ -75,6 +75,18 @@ impl Layout<'_> {
             }
             What::Tick => self.buffer.push(3),
         }
+        // Where there is none, nothing is laid out: it came with format 3.
+        if let Some(requested) = &outcome.requested {
+            self.requested(requested);
+        }
+    }
+
+    fn requested(&mut self, requested: &Requested) {
+        let Requested { id, hash, at } = requested;
+        self.buffer.push(4);
+        self.text(id.as_str());
+        self.number(hash.0);
+        self.option(*at, |layout, at| layout.number(at.0));
     }
 
     fn number(&mut self, number: u64) {
@@ -157,6 +169,11 @@ impl Layout<'_> {
                 self.number(base.0);
             }
             Rejection::NothingToDo => self.buffer.push(10),
+            Rejection::Repeated(first) => {
+                self.buffer.push(11);
+                self.number(first.index.0);
+            }
+            Rejection::RequestIdUsed => self.buffer.push(12),
         }
     }
 }

@@ -70,6 +70,8 @@ mod expiry;
 
 mod machines;
 
+mod requests;
+
 mod digest;
 
 mod trail;
@@ -88,8 +90,11 @@ pub use event::{Change, Event};
 pub use expiry::ExpiryIndex;
 pub use key_tree::{Child, KeyTree, TreeNode};
 pub use machines::Machines;
-pub use outcome::{Outcome, Position, Projection, Rejection, Undo, What, of_commands};
+pub use outcome::{
+    Came, FirstAnswer, Outcome, Position, Projection, Rejection, Requested, Undo, What, of_commands,
+};
 pub use replay::{ReplayError, Resuming, replay, replay_with};
+pub use requests::Requests;
 pub use snapshot::{RestoreError, SnapshotHeader, SnapshotItem};
 pub use state::{Diverged, State};
 pub use system_keys::{CLUSTER_KEY, is_reserved, machine_key};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use etcd_log::{EventNumber, Index, KeyPath, LogTime};
+use etcd_log::{EventNumber, Index, KeyPath, LogTime, RequestHash, RequestId};
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
@@ -32,6 +32,55 @@ pub struct Outcome {
     /// What an event does not say of the tree before it. It follows from the log, as all
     /// else does; the digest covers it by what it follows from.
     pub undo: Undo,
+    /// Under which id its command was asked for, if under one: of several events, the first
+    /// says so.
+    pub requested: Option<Arc<Requested>>,
+}
+
+impl Outcome {
+    /// Makes one that nothing else is said of.
+    pub fn new(position: Position, what: What) -> Self {
+        Self { position, what, undo: Undo::default(), requested: None }
+    }
+}
+
+/// How somebody asked for a command, to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requested {
+    /// The id that it was asked for under.
+    pub id: RequestId,
+    /// The hash of what was said.
+    pub hash: RequestHash,
+    /// For a restore, the command behind which it was so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Index>,
+}
+
+/// What came of a command that was asked for under an id, when it came first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstAnswer {
+    /// How it was asked for.
+    pub requested: Arc<Requested>,
+    /// The command's index.
+    pub index: Index,
+    /// When that was, in logged time.
+    pub time: LogTime,
+    /// What came of it.
+    pub came: Came,
+    /// How many keys it has changed.
+    pub changed: u32,
+}
+
+/// What can come of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Came {
+    /// Something happened: of several events, the first.
+    Event(Arc<Event>),
+    /// It was refused.
+    Refused(Rejection),
 }
 
 /// What it takes to undo an event, besides the event. Nothing, for most.
@@ -56,7 +105,8 @@ pub enum What {
 
 /// Why a command was refused. As deterministic as an event: every machine
 /// refuses the same commands for the same reasons.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Rejection {
     /// There is no such key.
     KeyNotFound,
@@ -82,6 +132,12 @@ pub enum Rejection {
     },
     /// Nothing of it was left to be done.
     NothingToDo,
+    /// It was asked for before, under the same id. Whoever asks gets the first answer.
+    #[serde(skip)]
+    Repeated(Arc<FirstAnswer>),
+    /// Another command was asked for under the same id.
+    #[serde(skip)]
+    RequestIdUsed,
     /// The key belongs to the system.
     Reserved(KeyPath),
     /// A machine's name or address cannot be written down as a key and its value.
@@ -99,6 +155,8 @@ impl fmt::Display for Rejection {
             Self::KeyExists(key) => write!(f, "key already exists: {key}"),
             Self::Overtaken { base } => write!(f, "another command came behind {base}"),
             Self::NothingToDo => f.write_str("nothing to do"),
+            Self::Repeated(first) => write!(f, "it was asked for before, by {}", first.index),
+            Self::RequestIdUsed => f.write_str("request id was used for another command"),
             Self::Reserved(key) => write!(f, "reserved for the system: {key}"),
             Self::InvalidMachine(name) => write!(f, "invalid machine: {name}"),
         }

@@ -1,7 +1,7 @@
 //! Snapshots: a state taken apart, item by item, and put together again.
 //!
-//! A checkpoint is a [`SnapshotHeader`], then every node of the tree, then every event
-//! of the ring. What other projections hold follows from these: the deadlines
+//! A checkpoint is a [`SnapshotHeader`], then every node of the tree, every event of the
+//! ring, and every id of a request that is remembered. What other projections hold follows from these: the deadlines
 //! and the machines from the nodes, the digest from the header.
 //!
 //! Deliberately not here: files and checksums. An item knows its JSON form only.
@@ -16,7 +16,8 @@ use crate::event::Event;
 use crate::expiry::ExpiryIndex;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
-use crate::outcome::Position;
+use crate::outcome::{FirstAnswer, Position};
+use crate::requests::Requests;
 use crate::state::State;
 use crate::system_keys::is_machine;
 use crate::watch_ring::WatchRing;
@@ -35,6 +36,14 @@ pub struct SnapshotHeader {
     pub events: usize,
     /// The index of the newest event that is no longer in the ring.
     pub dropped: Index,
+    /// How many ids of requests are remembered; absent for none.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub requests: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// One part of a state.
@@ -58,6 +67,8 @@ pub enum SnapshotItem {
     },
     /// An event in the ring.
     Event(Arc<Event>),
+    /// What came of a command that was asked for under an id.
+    Request(Arc<FirstAnswer>),
 }
 
 /// Items that do not add up to the state which their header promises.
@@ -78,6 +89,7 @@ impl State {
             nodes: self.tree.len(),
             events: self.ring.len(),
             dropped: self.ring.dropped(),
+            requests: self.requests.len(),
         }
     }
 
@@ -89,7 +101,9 @@ impl State {
             }
             TreeNode::Directory => SnapshotItem::Directory { key },
         });
-        nodes.chain(self.ring.iter().map(|event| SnapshotItem::Event(Arc::clone(event))))
+        let events = self.ring.iter().map(|event| SnapshotItem::Event(Arc::clone(event)));
+        let requests = self.requests.iter();
+        nodes.chain(events).chain(requests.map(|first| SnapshotItem::Request(Arc::clone(first))))
     }
 
     /// Puts a state together again, with a ring of so many events.
@@ -106,7 +120,7 @@ impl State {
         items: impl IntoIterator<Item = SnapshotItem>,
         ring_capacity: usize,
     ) -> Result<Self, RestoreError> {
-        let mut events = Vec::new();
+        let (mut events, mut requests) = (Vec::new(), Vec::new());
         let nodes = items.into_iter().filter_map(|item| match item {
             SnapshotItem::File { key, value, deadline } => {
                 Some((key, TreeNode::File { value, deadline }))
@@ -116,16 +130,22 @@ impl State {
                 events.push(event);
                 None
             }
+            SnapshotItem::Request(first) => {
+                requests.push(first);
+                None
+            }
         });
         let position = header.position;
         let tree = KeyTree::restore(position, nodes);
         check("nodes of the tree", tree.len(), header.nodes)?;
         check("events of the ring", events.len(), header.events)?;
+        check("ids of requests", requests.len(), header.requests)?;
         let expiry = ExpiryIndex::restore(position, deadlines(&tree));
         let machines = Machines::restore(position, machine_values(&tree));
         let ring = WatchRing::restore(ring_capacity, position, header.dropped, events);
+        let requests = Requests::restore(position, requests);
         let digester = Digester::restore(position, header.digest);
-        Ok(Self::restore(position, tree, ring, expiry, machines, digester))
+        Ok(Self::restore(position, tree, ring, expiry, machines, requests, digester))
     }
 }
 

@@ -7,7 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use etcd_log::{
-    Batch, Check, ClusterId, Command, Digest, Index, LogFormat, LogTime, RaftIndex, RestoreChange,
+    Asked, Batch, Check, ClusterId, Command, Digest, Index, LogFormat, LogTime, RaftIndex,
+    RestoreChange,
 };
 
 use crate::cluster::{ClusterValue, FormatInForce};
@@ -17,7 +18,8 @@ use crate::event::{Change, Event};
 use crate::expiry::ExpiryIndex;
 use crate::key_tree::{KeyTree, TreeNode};
 use crate::machines::Machines;
-use crate::outcome::{Outcome, Position, Projection as _, Rejection, Undo, What};
+use crate::outcome::{Outcome, Position, Projection as _, Rejection, Requested, What};
+use crate::requests::Requests;
 use crate::trail::Trail;
 use crate::watch_ring::WatchRing;
 
@@ -72,6 +74,7 @@ pub struct State {
     pub(crate) expiry: ExpiryIndex,
     pub(crate) machines: Machines,
     format: FormatInForce,
+    pub(crate) requests: Requests,
     pub(crate) digester: Digester,
     trail: Trail,
 }
@@ -90,6 +93,7 @@ impl State {
             expiry: ExpiryIndex::default(),
             machines: Machines::default(),
             format: FormatInForce::default(),
+            requests: Requests::default(),
             digester: Digester::default(),
             trail: Trail::default(),
         }
@@ -102,11 +106,12 @@ impl State {
         ring: WatchRing,
         expiry: ExpiryIndex,
         machines: Machines,
+        requests: Requests,
         digester: Digester,
     ) -> Self {
         let format = FormatInForce::restore(position, &tree);
         let trail = Trail::default();
-        Self { position, tree, ring, expiry, machines, format, digester, trail }
+        Self { position, tree, ring, expiry, machines, format, requests, digester, trail }
     }
 
     /// Notes which entry of the log has led here, if one has: a state that comes from
@@ -142,6 +147,11 @@ impl State {
     /// Returns the machines of the cluster.
     pub fn machines(&self) -> &Machines {
         &self.machines
+    }
+
+    /// Returns what came of the commands that were asked for under an id.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// Returns who the cluster is, as its key says; nothing, before the first sync.
@@ -199,7 +209,7 @@ impl State {
         }
         if outcomes.is_empty() && time > self.position.time {
             let position = self.position.after_clock(time, false);
-            outcomes.push(self.fold(outcome(position, What::Tick)));
+            outcomes.push(self.fold(Outcome::new(position, What::Tick)));
         }
         // One index a command: whoever waits for the answer of one counts on it.
         let decided = self.position.index.0 - before.0;
@@ -259,17 +269,29 @@ impl State {
     }
 
     fn apply_command(&mut self, command: &Command, time: LogTime, outcomes: &mut Vec<Outcome>) {
-        let rejection = match decide(&self.tree, command, time, self.position.index) {
+        let asked = if let Command::As(asked) = command { Some(asked) } else { None };
+        let refused = asked.and_then(|asked| self.requests.refuse(asked, time));
+        let requested = asked.map(requested);
+        let decided = match refused {
+            Some(rejection) => Err(rejection),
+            None => decide(&self.tree, command, time, self.position.index),
+        };
+        let rejection = match decided {
             Ok(Decided::Change(key, change)) => {
                 let happened = event(self.position.after_command(time, true), key, change);
-                return outcomes.push(self.fold(happened));
+                return outcomes.push(self.fold(Outcome { requested, ..happened }));
             }
-            Ok(Decided::Steps(steps)) if self.take_steps(steps, time, outcomes) > 0 => return,
-            Ok(Decided::Steps(_)) => Rejection::NothingToDo,
+            Ok(Decided::Steps(steps)) => {
+                if self.take_steps(steps, time, requested.as_ref(), outcomes) > 0 {
+                    return;
+                }
+                Rejection::NothingToDo
+            }
             Err(rejection) => rejection,
         };
-        let position = self.position.after_command(time, false);
-        outcomes.push(self.fold(outcome(position, What::Rejection(rejection))));
+        let refused =
+            Outcome::new(self.position.after_command(time, false), What::Rejection(rejection));
+        outcomes.push(self.fold(Outcome { requested, ..refused }));
     }
 
     /// Takes the steps of one command: its events all have its index. Returns how many
@@ -278,18 +300,20 @@ impl State {
         &mut self,
         steps: &[RestoreChange],
         time: LogTime,
+        requested: Option<&Arc<Requested>>,
         outcomes: &mut Vec<Outcome>,
     ) -> usize {
         let (index, before) = (self.position.index, outcomes.len());
         for step in steps {
             let Some((key, change)) = decide_step(&self.tree, step, time) else { continue };
             let is_first = self.position.index == index;
-            let position = if is_first {
-                self.position.after_command(time, true)
+            let (position, requested) = if is_first {
+                (self.position.after_command(time, true), requested.cloned())
             } else {
-                self.position.after_clock(time, true)
+                (self.position.after_clock(time, true), None)
             };
-            outcomes.push(self.fold(event(position, key, change)));
+            let happened = event(position, key, change);
+            outcomes.push(self.fold(Outcome { requested, ..happened }));
         }
         outcomes.len() - before
     }
@@ -303,9 +327,18 @@ impl State {
         self.expiry.fold(&outcome);
         self.machines.fold(&outcome);
         self.format.fold(&outcome);
+        self.requests.fold(&outcome);
         self.digester.fold(&outcome);
         Outcome { undo, ..outcome }
     }
+}
+
+/// How a command was asked for.
+fn requested(asked: &Asked) -> Arc<Requested> {
+    let restore =
+        if let Command::Restore(restore) = &*asked.command { Some(restore) } else { None };
+    let at = restore.map(|restore| restore.at);
+    Arc::new(Requested { id: asked.id.clone(), hash: asked.hash, at })
 }
 
 /// Where the proposer of a check stood.
@@ -317,9 +350,5 @@ fn position_of(check: &Check) -> Position {
 fn event(position: Position, key: etcd_log::KeyPath, change: Change) -> Outcome {
     let Position { index, event: number, time } = position;
     let event = Event { number, index, time, key, change };
-    outcome(position, What::Event(Arc::new(event)))
-}
-
-fn outcome(position: Position, what: What) -> Outcome {
-    Outcome { position, what, undo: Undo::default() }
+    Outcome::new(position, What::Event(Arc::new(event)))
 }

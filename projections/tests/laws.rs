@@ -7,11 +7,12 @@ mod limit;
 use std::sync::Arc;
 
 use etcd_log::{
-    Batch, Check, Command, Digest, Index, KeyPath, LogTime, RaftIndex, Restore, RestoreChange,
-    TestAndSet, Ttl,
+    Asked, Batch, Check, Command, Digest, Index, KeyPath, LogTime, RaftIndex, RequestHash, Restore,
+    RestoreChange, TestAndSet, Ttl,
 };
 use etcd_projections::{
-    KeyTree, Outcome, Position, Projection as _, SnapshotItem, State, TreeNode, What, of_commands,
+    KeyTree, Outcome, Position, Projection as _, Rejection, SnapshotItem, State, TreeNode, What,
+    of_commands,
 };
 use proptest::prelude::*;
 
@@ -30,7 +31,27 @@ fn ttl() -> impl Strategy<Value = Option<Ttl>> {
     proptest::option::of(1..6_u64).prop_map(|ttl| ttl.and_then(Ttl::new))
 }
 
+/// A command, perhaps under one of a few ids.
 fn command() -> impl Strategy<Value = Command> {
+    let id = proptest::sample::select(vec!["r1", "r2", "r3"]);
+    (plain_command(), proptest::option::weighted(0.3, id)).prop_map(|(command, id)| match id {
+        Some(id) => under(id, command),
+        None => command,
+    })
+}
+
+fn under(id: &str, command: Command) -> Command {
+    let id = id.parse().unwrap();
+    Command::As(match &command {
+        Command::Restore(Restore { key, .. }) => {
+            let hash = RequestHash::of([key.as_str()]);
+            Asked { id, hash, command: Box::new(command) }
+        }
+        _ => Asked::new(id, command),
+    })
+}
+
+fn plain_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (key(), value(), ttl()).prop_map(|(key, value, ttl)| Command::Set { key, value, ttl }),
         2 => (key(), value(), value(), ttl()).prop_map(|(key, prev_value, value, ttl)| {
@@ -68,7 +89,7 @@ fn step() -> impl Strategy<Value = RestoreChange> {
 /// Says in each restore which command stands before it.
 fn placed(mut commands: Vec<Command>, last: &mut Index) -> Vec<Command> {
     for command in &mut commands {
-        if let Command::Restore(restore) = command
+        if let Command::Restore(restore) = command.wanted_mut()
             && restore.base == HERE
         {
             restore.base = *last;
@@ -105,11 +126,11 @@ fn restored(state: &State) -> State {
 fn without(state: &State, lost: &KeyPath) -> State {
     let is_lost = |item: &SnapshotItem| match item {
         SnapshotItem::File { key, .. } => key == lost,
-        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) | SnapshotItem::Request(_) => false,
     };
     let items: Vec<SnapshotItem> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
     let mut header = state.snapshot_header();
-    header.nodes = items.len() - header.events;
+    header.nodes = items.len() - header.events - header.requests;
     State::from_snapshot(&header, items, RING).unwrap()
 }
 
@@ -128,6 +149,7 @@ fn assert_equal(left: &State, right: &State) {
     assert!(left.tree().iter().eq(right.tree().iter()));
     assert!(left.ring().iter().eq(right.ring().iter()));
     assert!(left.expiry().iter().eq(right.expiry().iter()));
+    assert!(left.requests().iter().eq(right.requests().iter()));
 }
 
 /// All outcomes of a log, and the trees before the first and after each.
@@ -202,6 +224,45 @@ proptest! {
         assert_equal(&whole, &restored(&whole));
     }
 
+    /// However often commands are repeated under their ids, and in whatever places behind, they
+    /// are done once: the same happens as if nobody had repeated any.
+    #[test]
+    fn what_is_repeated_is_done_once(
+        commands in proptest::collection::vec((plain_command(), 0..4_u64), 1..20),
+        again in proptest::collection::vec(any::<prop::sample::Index>(), 0..40),
+    ) {
+        let commands: Vec<_> = commands
+            .into_iter()
+            .enumerate()
+            .filter(|(_, (command, _))| !matches!(command, Command::Restore(_)))
+            .map(|(at, (command, later))| (under(&format!("r{at}"), command), later))
+            .collect();
+        let (mut once, mut often, mut time) = (State::new(RING), State::new(RING), LogTime(1));
+        for (at, (command, later)) in commands.iter().enumerate() {
+            time = LogTime(time.0 + later * 1_000_000_000);
+            let batch = Batch::new(time, vec![command.clone()]);
+            once.apply(&batch);
+            often.apply(&batch);
+            let known = &commands[..=at];
+            for again in again.iter().skip(at).step_by(3).take(3) {
+                let (repeated, _) = again.get(known);
+                let outcomes = often.apply(&Batch::new(time, vec![repeated.clone()]));
+                let is_told = matches!(
+                    &outcomes[..],
+                    [Outcome { what: What::Rejection(Rejection::Repeated(_)), .. }]
+                );
+                prop_assert!(is_told, "{:?}", outcomes);
+            }
+        }
+        prop_assert!(once.tree().iter().eq(often.tree().iter()));
+        prop_assert_eq!(once.position().event, often.position().event);
+        let answers = |state: &State| {
+            let came = state.requests().iter().map(|first| (Arc::clone(&first.requested), first.changed));
+            came.collect::<Vec<_>>()
+        };
+        prop_assert_eq!(answers(&once), answers(&often));
+    }
+
     /// Indices and event numbers are dense, and the clock never goes back.
     #[test]
     fn numbers_have_no_gaps(log in log()) {
@@ -219,7 +280,10 @@ proptest! {
                 let by_event = u64::from(matches!(what, What::Event(_)));
                 match by_command {
                     // A later event of one command, or the clock's before all of them.
-                    0 => prop_assert!(matches!(command, None | Some(Command::Restore(_)))),
+                    0 => {
+                        let wanted = command.map(Command::wanted);
+                        prop_assert!(matches!(wanted, None | Some(Command::Restore(_))));
+                    }
                     1 => command = commands.next(),
                     _ => prop_assert!(false, "{} behind {}", position.index, before.index),
                 }

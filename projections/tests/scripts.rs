@@ -6,8 +6,10 @@
 //! put_back KEY [base=N] STEP…  a restore; a step is `KEY=VALUE`, `KEY=` (delete) or `KEY/=`
 //! sync ID [format=N]   upgrade N   join NAME NODE [port=P]   leave NAME
 //! sleep S  at S              the next batch is S seconds later; at this second
+//! request ID                 the next command is asked for under this id
 //! tick                       a batch without commands
-//! tree  list KEY  ring  since N  from_index N  deadlines  machines  format  position  digest
+//! tree  list KEY  ring  since N  from_index N  deadlines  machines  format  requests
+//! position  digest
 //! restore [ring=N]           take the state apart, and put it together again
 //! ```
 //!
@@ -30,10 +32,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use etcd_log::{
-    Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogFormat, LogTime,
-    Machine, NodeId, Restore, RestoreChange, TestAndSet, Ttl,
+    Asked, Batch, ClusterId, Command, EventNumber, Index, InvalidKey, KeyPath, LogFormat, LogTime,
+    Machine, NodeId, RequestHash, RequestId, Restore, RestoreChange, TestAndSet, Ttl,
 };
-use etcd_projections::{Change, Event, Outcome, SnapshotItem, State, TreeNode, What};
+use etcd_projections::{
+    Came, Change, Event, FirstAnswer, Outcome, SnapshotItem, State, TreeNode, What,
+};
 use test_each_file::test_each_path;
 
 test_each_path! { in "projections/tests/scripts" as scripts => run }
@@ -53,14 +57,19 @@ struct Runner {
     state: State,
     /// Seconds since the epoch, which the next batch carries.
     now: u64,
+    /// Under which id the next command is asked for.
+    request: Option<RequestId>,
 }
 
 impl Runner {
     fn new() -> Self {
-        Self { state: State::new(5), now: 0 }
+        Self { state: State::new(5), now: 0, request: None }
     }
 
-    fn apply(&mut self, commands: Vec<Command>) -> String {
+    fn apply(&mut self, mut commands: Vec<Command>) -> String {
+        if let Some(id) = self.request.take() {
+            commands = commands.into_iter().map(|command| asked(id.clone(), command)).collect();
+        }
         let time = LogTime(self.now * 1_000_000_000);
         let outcomes = self.state.apply(&Batch::new(time, commands));
         lines(outcomes.iter().map(shown))
@@ -92,6 +101,7 @@ impl Runner {
                 let Machine { name, node, peer_url, client_url } = machine;
                 format!("{name} {node} {peer_url} {client_url}")
             })),
+            Action::Requests => lines(state.requests().iter().map(|first| first_answer(first))),
             Action::Format => format!("{}\n", state.format()),
             Action::Position => {
                 let position = state.position();
@@ -152,6 +162,7 @@ enum Action {
         port: Option<u16>,
     },
     Leave(String),
+    Request(String),
     Sleep(u64),
     At(u64),
     Tick,
@@ -167,6 +178,7 @@ enum Action {
     Deadlines,
     Machines,
     Format,
+    Requests,
     Position,
     Digest,
 }
@@ -220,6 +232,10 @@ impl goldenscript::Runner for Runner {
                 client_url: Arc::from("http://h:4001"),
             })],
             Action::Leave(name) => vec![Command::Leave { name: Arc::from(&**name) }],
+            Action::Request(id) => {
+                self.request = Some(id.parse()?);
+                return Ok(String::new());
+            }
             Action::Tick => vec![],
             Action::Sleep(seconds) => {
                 self.now += seconds;
@@ -249,6 +265,27 @@ fn step((key, value): &(String, String)) -> Result<RestoreChange, InvalidKey> {
         "" => RestoreChange::Delete(path),
         value => RestoreChange::Set { key: path, value: Arc::from(value), ttl: None },
     })
+}
+
+/// The command as it is asked for under an id. Of a restore, the key alone is said.
+fn asked(id: RequestId, command: Command) -> Command {
+    Command::As(match &command {
+        Command::Restore(Restore { key, .. }) => {
+            let hash = RequestHash::of([key.as_str()]);
+            Asked { id, hash, command: Box::new(command) }
+        }
+        _ => Asked::new(id, command),
+    })
+}
+
+fn first_answer(first: &FirstAnswer) -> String {
+    let FirstAnswer { requested, index, time, came, changed } = first;
+    let came = match came {
+        Came::Event(event) => event_shown(event),
+        Came::Refused(rejection) => format!("refused: {rejection}"),
+    };
+    let at = requested.at.map_or(String::new(), |at| format!(" to {at}"));
+    format!("{}{at} by {index} at {}: {came}; changed {changed}", requested.id, seconds(*time))
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {

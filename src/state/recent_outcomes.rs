@@ -115,14 +115,13 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use etcd_log::Index;
-    use etcd_projections::{Position, Undo, What};
+    use etcd_projections::{Position, What};
 
     use super::*;
 
     fn outcomes(first: u64, count: u64) -> Vec<Outcome> {
         let position = |index| Position { index: Index(index), ..Position::default() };
-        let outcome =
-            |index| Outcome { position: position(index), what: What::Tick, undo: Undo::default() };
+        let outcome = |index| Outcome::new(position(index), What::Tick);
         (first..first + count).map(outcome).collect()
     }
 
@@ -171,10 +170,7 @@ mod tests {
     fn refused_tests_count_with_their_values() {
         let (found, expected) = ("f".repeat(1000).into(), "e".repeat(500).into());
         let what = What::Rejection(Rejection::TestFailed { found, expected });
-        assert_eq!(
-            size(&[Outcome { position: Position::default(), what, undo: Undo::default() }]),
-            1628
-        );
+        assert_eq!(size(&[Outcome::new(Position::default(), what)]), 1628);
     }
 
     #[test]

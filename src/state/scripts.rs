@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use etcd_log::{
     Batch, Check, Command, EventNumber, Index, InvalidKey, KeyPath, LogId, LogTime, RaftIndex, Ttl,
 };
-use etcd_projections::{Change, Event, Outcome, Position, State, Undo, What};
+use etcd_projections::{Change, Event, Outcome, Position, State, What};
 use test_each_file::test_each_path;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
@@ -353,7 +353,7 @@ fn large(bytes: usize) -> Outcome {
     let (number, index, key) = (EventNumber(1), Index(1), KeyPath::root());
     let event = Event { number, index, time: LogTime(1), key, change };
     let what = What::Event(Arc::new(event));
-    Outcome { position: Position::default(), what, undo: Undo::default() }
+    Outcome::new(Position::default(), what)
 }
 
 fn lines(lines: impl Iterator<Item = String>) -> String {

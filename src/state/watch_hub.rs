@@ -240,11 +240,7 @@ mod tests {
         let (key, position) =
             (KeyPath::clean(key).unwrap(), Position { index, event: number, time });
         let event = Event { number, index, time, key, change: Change::DeleteDir };
-        hub.wake(&[Outcome {
-            position,
-            what: What::Event(Arc::new(event)),
-            undo: etcd_projections::Undo::default(),
-        }]);
+        hub.wake(&[Outcome::new(position, What::Event(Arc::new(event)))]);
     }
 
     fn listen(hub: &WatchHub, key: &str, children: bool, newest: u64) -> Listener {

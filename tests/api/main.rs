@@ -1,5 +1,5 @@
 //! What clients are told: the transcript of the first etcd, errors, HTTP as it stands on
-//! the wire, watches, what lies below a directory, and the past. One real process each.
+//! the wire, watches, what lies below a directory, the past, and requests under an id. One real process each.
 
 mod errors;
 mod health;
@@ -7,6 +7,7 @@ mod http;
 mod large;
 mod past;
 mod past_kept;
+mod requests;
 mod streams;
 mod subtrees;
 #[path = "../support/mod.rs"]

@@ -168,7 +168,7 @@ fn every_answer_says_which_state_gave_it() {
     assert_eq!(get.number("x-raft-index"), 5);
     let cluster = server.get("/v1/keys/_etcd/cluster");
     let id = cluster.header("x-etcd-cluster-id");
-    assert!(cluster.body.contains(&format!(r#""value":"{id} format=2""#)), "{}", cluster.body);
+    assert!(cluster.body.contains(&format!(r#""value":"{id} format=3""#)), "{}", cluster.body);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! A fault lasts until it shows: until the others follow a machine that it has not hit,
 //! and the one that it has hit knows that it is alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a figure, for people")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::linearizability::{self, Answer, Call, Operation};
 use crate::support::cluster::Cluster;
 use crate::support::proxy::Cut;
-use crate::support::{agent, eventually};
+use crate::support::{PATIENCE, agent, eventually};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -35,11 +36,20 @@ const BACK_LIMIT: Duration = Duration::from_secs(15);
 /// How many seconds are longer than anything takes.
 const LONG_LIMIT: u64 = 60;
 
+/// How often writes are asked for, and how often nobody could say what came of them.
+#[derive(Debug, Default)]
+struct Told {
+    asked: AtomicU64,
+    unknown: AtomicU64,
+}
+
 /// What all clients share.
 pub(crate) struct Shared {
     urls: Vec<String>,
     clock: AtomicU64,
     values: AtomicU64,
+    /// What was told of writes: without an id, and under one.
+    told: [Told; 2],
     history: Mutex<Vec<Operation>>,
     /// The writes that were acknowledged, as they were answered.
     acknowledged: Mutex<Vec<String>>,
@@ -54,6 +64,7 @@ impl Shared {
             urls: cluster.running().map(|server| server.url.clone()).collect(),
             clock: AtomicU64::new(0),
             values: AtomicU64::new(0),
+            told: Default::default(),
             history: Mutex::default(),
             acknowledged: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -74,7 +85,41 @@ impl Shared {
     /// was done.
     fn ask(&self, at: usize, key: &str, call: Call, seconds: u64) -> Option<Answer> {
         let called = self.tick();
-        let heard = send(&self.urls[at], key, &call, seconds);
+        let heard = self.send(at, key, &call, (seconds, None));
+        self.note(key, call, heard, called)
+    }
+
+    /// The same, under an id: whoever is not told what came of it asks again, anywhere, until
+    /// he is.
+    fn ask_once(&self, at: usize, key: &str, call: Call) -> Option<Answer> {
+        let (called, id, begun) = (self.tick(), self.value(), Instant::now());
+        let mut machines = (at..).map(|at| at % self.urls.len());
+        let mut may_be_done = false;
+        let heard = loop {
+            let at = machines.next()?;
+            let heard = self.send(at, key, &call, (LIMIT, Some(&id)));
+            may_be_done |= heard.is_unknown();
+            if !may_be_done || matches!(heard, Heard::Reply(200 | 400 | 404, _)) {
+                break heard;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{call:?} under {id} is not told");
+            thread::sleep(Duration::from_millis(20));
+        };
+        self.note(key, call, heard, called)
+    }
+
+    fn send(&self, at: usize, key: &str, call: &Call, how: (u64, Option<&str>)) -> Heard {
+        let heard = send(&self.urls[at], key, call, how);
+        if *call != Call::Get {
+            let told = &self.told[usize::from(how.1.is_some())];
+            told.asked.fetch_add(1, Ordering::SeqCst);
+            told.unknown.fetch_add(u64::from(heard.is_unknown()), Ordering::SeqCst);
+        }
+        heard
+    }
+
+    /// Notes what was heard; nothing, if it is certain that nothing was done.
+    fn note(&self, key: &str, call: Call, heard: Heard, called: u64) -> Option<Answer> {
         let answered = self.tick();
         let answer = match heard {
             Heard::Nobody => None,
@@ -115,22 +160,30 @@ enum Heard {
     Nobody,
 }
 
-fn send(url: &str, key: &str, call: &Call, seconds: u64) -> Heard {
+impl Heard {
+    /// Whether it may have been done, or not.
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown | Self::Reply(504, _))
+    }
+}
+
+fn send(url: &str, key: &str, call: &Call, (seconds, id): (u64, Option<&str>)) -> Heard {
     // Whoever is paused says nothing in time.
     let agent = agent(Duration::from_secs(seconds + 1));
     let path = format!("{url}/v1/keys/{key}?timeout={seconds}");
-    let reply = match call {
-        Call::Get => agent.get(path).call(),
-        Call::Delete => agent.delete(path).call(),
-        Call::TestAndDelete { prev } => agent.delete(format!("{path}&prevValue={prev}")).call(),
-        Call::Set(value) => agent.post(path).send_form([("value", &**value)]),
-        Call::Create(value) => {
-            agent.post(path).send_form([("value", &**value), ("prevExist", "false")])
-        }
+    let (method, path) = match call {
+        Call::Get => ("GET", path),
+        Call::Delete => ("DELETE", path),
+        Call::TestAndDelete { prev } => ("DELETE", format!("{path}&prevValue={prev}")),
+        Call::Set(value) => ("PUT", format!("{path}&value={value}")),
+        Call::Create(value) => ("PUT", format!("{path}&value={value}&prevExist=false")),
         Call::TestAndSet { prev, value } => {
-            agent.post(path).send_form([("prevValue", &**prev), ("value", &**value)])
+            ("PUT", format!("{path}&value={value}&prevValue={prev}"))
         }
     };
+    let request = ureq::http::Request::builder().method(method).uri(path);
+    let request = id.into_iter().fold(request, |request, id| request.header("x-request-id", id));
+    let reply = agent.run(request.body(()).unwrap());
     match reply {
         Ok(mut reply) => match reply.body_mut().read_to_string() {
             Ok(body) => Heard::Reply(reply.status().as_u16(), body),
@@ -170,7 +223,7 @@ fn answer(call: &Call, status: u16, body: &str) -> Option<Answer> {
     })
 }
 
-/// Writes and reads, at one machine.
+/// Writes and reads, at one machine. Every other client writes under an id.
 fn client(shared: &Shared, number: usize) {
     let at = number % shared.urls.len();
     let mut last = BTreeMap::<&str, String>::new();
@@ -188,7 +241,12 @@ fn client(shared: &Shared, number: usize) {
             (_, Some(prev)) => Call::TestAndSet { prev: prev.clone(), value: shared.value() },
             (_, None) => continue,
         };
-        let answer = shared.ask(at, key, call.clone(), LIMIT);
+        let is_once = (number / shared.urls.len()) % 2 == 1 && call != Call::Get;
+        let answer = if is_once {
+            shared.ask_once(at, key, call.clone())
+        } else {
+            shared.ask(at, key, call.clone(), LIMIT)
+        };
         match (&answer, call) {
             (Some(Answer::Value(value) | Answer::Found(value)), _) => {
                 last.insert(key, value.clone());
@@ -276,6 +334,8 @@ pub(crate) fn assert_linearizable_while(
     let seen: Vec<_> = watching.join().unwrap().into_values().collect();
     check_events(cluster, &seen);
     check_writes(&shared, &seen);
+    // For people: how seldom a machine cannot say what came of a write under an id.
+    eprintln!("without an id, and under one: {:?}", shared.told);
     linearizability::check(&shared.history.lock().unwrap()).unwrap();
 }
 

@@ -15,6 +15,9 @@ use crate::support::{PATIENCE, Reply, Server, agent, etcd, eventually, last_faul
 /// Plays a version that reads the first format alone.
 const OLD: [&str; 2] = ["--log-format", "1"];
 
+/// The format that this version begins with.
+const NEWEST: u32 = 3;
+
 fn create(server: &Server, key: &str) -> Reply {
     server.post(&format!("/v1/keys/{key}"), &[("value", "me"), ("prevExist", "false")])
 }
@@ -63,7 +66,25 @@ impl Drop for Ends<'_> {
 /// works once all can. Nothing that was acknowledged meanwhile is lost.
 #[test]
 fn cluster_is_upgraded_one_machine_at_a_time() {
-    let mut cluster = Cluster::start_playing(3, &OLD);
+    let cluster = upgraded(1, |server| create(server, "lock"));
+    assert_eq!(create(cluster.server(1), "lock").status, 200);
+    assert_eq!(create(cluster.server(2), "lock").body, "Key Already Exists: /lock\n");
+}
+
+/// The same from the second format, which knows no requests under an id.
+#[test]
+fn cluster_is_upgraded_from_the_second_format() {
+    let ask =
+        |server: &Server| server.ask("PUT", "/v1/keys/once?value=x", &[("x-request-id", "once")]);
+    let cluster = upgraded(2, ask);
+    assert_eq!(ask(cluster.server(1)).header("x-etcd-replayed"), "");
+    assert_eq!(ask(cluster.server(2)).header("x-etcd-replayed"), "true");
+}
+
+/// Returns a cluster that was of machines that read an old format, and has become one of this
+/// version while clients wrote; meanwhile, what takes a later format was refused.
+fn upgraded(old: u32, later: impl Fn(&Server) -> Reply) -> Cluster {
+    let mut cluster = Cluster::start_playing(3, &["--log-format", &old.to_string()]);
     let urls: Vec<_> = cluster.running().map(|server| server.url.clone()).collect();
     let ends = AtomicBool::new(false);
     let acknowledged: Vec<_> = thread::scope(|scope| {
@@ -77,23 +98,24 @@ fn cluster_is_upgraded_one_machine_at_a_time() {
             })
             .collect();
         for at in 0..3 {
-            let refused = create(cluster.server((at + 1) % 3), "lock");
+            let refused = later(cluster.server((at + 1) % 3));
             assert_eq!(refused.status, 409, "{}", refused.body);
             let named = refused.body.trim_end().strip_prefix("Upgrade Not Finished: node");
-            let named = named.and_then(|rest| rest.strip_suffix(" Reads Log Format 1"));
+            let named =
+                named.and_then(|rest| rest.strip_suffix(&*format!(" Reads Log Format {old}")));
             let late = at + 1..=3;
             assert!(
                 named.is_some_and(|name| late.contains(&name.parse().unwrap())),
                 "{}",
                 refused.body
             );
-            assert!(cluster.running().all(|server| format(server) == 1));
+            assert!(cluster.running().all(|server| format(server) == old));
             cluster.kill(at);
             cluster.launch(at, &[]);
             cluster.wait(at);
         }
         eventually("the new format is in force", || {
-            cluster.running().all(|server| format(server) == 2)
+            cluster.running().all(|server| format(server) == NEWEST)
         });
         drop(writing);
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
@@ -103,8 +125,7 @@ fn cluster_is_upgraded_one_machine_at_a_time() {
         assert!(read.body.contains(&format!("\"value\":\"{value}\"")), "{key}: {}", read.body);
     }
     assert!(acknowledged.iter().all(|written| written.len() > 2), "{acknowledged:?}");
-    assert_eq!(create(cluster.server(1), "lock").status, 200);
-    assert_eq!(create(cluster.server(2), "lock").body, "Key Already Exists: /lock\n");
+    cluster
 }
 
 /// A machine that is away may come back as it was: it is in the way, by name.
@@ -131,7 +152,7 @@ fn machine_that_does_not_answer_is_in_the_way() {
 #[test]
 fn newcomer_that_cannot_read_the_log_is_refused() {
     let cluster = Cluster::start(1, &[]);
-    assert_eq!(format(cluster.server(0)), 2);
+    assert_eq!(format(cluster.server(0)), NEWEST);
     let dir = TempDir::new().unwrap();
     let (dir, peers) = (dir.path().join("late"), cluster.server(0).ports().1);
     let through = format!("127.0.0.1:{peers}");
@@ -139,7 +160,7 @@ fn newcomer_that_cannot_read_the_log_is_refused() {
     let args = ["-d", dir, "-c", "0", "-s", "0", "-C", &through, OLD[0], OLD[1]];
     let fault = last_fault(&args);
     assert!(
-        fault.ends_with("this cluster's log is of format 2, machine late reads format 1"),
+        fault.ends_with("this cluster's log is of format 3, machine late reads format 1"),
         "{fault}"
     );
     // In a cluster that still says nothing of the second format, it is welcome.

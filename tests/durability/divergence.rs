@@ -33,7 +33,7 @@ pub(crate) fn without(checkpoint: Checkpoint, lost: &str) -> Checkpoint {
     let Checkpoint { applied, membership, state } = checkpoint;
     let is_lost = |item: &SnapshotItem| match item {
         SnapshotItem::File { key, .. } => key.as_str() == lost,
-        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+        SnapshotItem::Directory { .. } | SnapshotItem::Event(_) | SnapshotItem::Request(_) => false,
     };
     let pieces: Vec<SnapshotItem> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
     let mut summary = state.snapshot_header();

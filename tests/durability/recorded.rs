@@ -151,6 +151,10 @@ fn shown(state: &State) -> Result<String, Box<dyn Error>> {
     for machine in state.machines().iter() {
         writeln!(out, "machine {} {} {}", machine.name, machine.peer_url, machine.client_url)?;
     }
+    for first in state.requests().iter() {
+        let (id, changed) = (&first.requested.id, first.changed);
+        writeln!(out, "request {id} by {}, changed {changed}", first.index)?;
+    }
     let position = state.position();
     writeln!(out, "position {} {} {}", position.index, position.event, position.time)?;
     writeln!(out, "digest {}", state.digest())?;

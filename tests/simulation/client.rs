@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
 use etcd::state::filter::Filter;
-use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
-use etcd_projections::{Change, Outcome, Rejection, TreeNode, What};
+use etcd_log::{Asked, Command, KeyPath, TestAndSet, Ttl};
+use etcd_projections::{Came, Change, Event, Outcome, Rejection, TreeNode, What};
 
 use super::linearizability::order::{self, Shown};
 use super::linearizability::{Answer, Call, Operation};
@@ -16,6 +16,9 @@ use super::world::World;
 
 /// How long a request may take.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// How often it is tried again what may have been done, where it is not done twice.
+const TRIES: usize = 3;
 
 /// How long a machine may hold back what it has: longer than it ever does.
 const LONG: Duration = Duration::from_mins(10);
@@ -66,7 +69,7 @@ pub(crate) async fn run(world: World, name: Arc<str>, node: Node) {
         let called = world.tick();
         // A machine that crashes never gets to note the answer.
         world.begin(key, &call, called);
-        let answer = ask(&node, key, &call).await;
+        let answer = ask(&world, &node, key, &call).await;
         let answered = world.tick();
         if let Some((answer, Some(index))) = &answer {
             let (machine, index, what) = (name.to_string(), *index, what(key, &call, answer));
@@ -117,8 +120,8 @@ async fn keep(world: &World, node: &Node, name: &'static str) {
 }
 
 /// Asks for something, and returns the answer and its index, if it names one; nothing,
-/// if it is certain that nothing was done.
-async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>)> {
+/// if it is certain that nothing was done. Every other write is asked for under an id.
+async fn ask(world: &World, node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>)> {
     let key = KeyPath::clean(key).unwrap();
     let command = match call.clone() {
         Call::Get => return get(node, &key).await,
@@ -131,8 +134,35 @@ async fn ask(node: &Node, key: &str, call: &Call) -> Option<(Answer, Option<u64>
             Command::TestAndSet(TestAndSet { key, prev_value, value, ttl: None })
         }
     };
+    if !world.dice().one_in(2) {
+        return propose(node, command).await;
+    }
+    let command = Command::As(Asked::new(world.unique().parse().unwrap(), command));
+    let mut told = propose(node, command.clone()).await;
+    for _ in 0..TRIES {
+        if !matches!(told, Some((Answer::Unknown, _))) {
+            break;
+        }
+        // What is certain of this try is not so of those before it.
+        told = propose(node, command.clone()).await.or(told);
+    }
+    if world.dice().one_in(4)
+        && let Some((answer, Some(_))) = &told
+        && let Some((again, Some(_))) = propose(node, command).await
+        && again != *answer
+    {
+        world.violation(format_args!("{call:?} was {answer:?}, and then {again:?}"));
+    }
+    told
+}
+
+/// Proposes a command once.
+async fn propose(node: &Node, command: Command) -> Option<(Answer, Option<u64>)> {
     match node.propose(command, LIMIT).await {
-        Ok(outcome) => Some((answer(&outcome), Some(outcome.position.index.0))),
+        Ok(outcome) => {
+            let (answer, index) = answer(&outcome);
+            Some((answer, Some(index)))
+        }
         Err(WriteError::Unknown) => Some((Answer::Unknown, None)),
         Err(
             WriteError::Unavailable(_) | WriteError::DiskFull | WriteError::UpgradeNotFinished(_),
@@ -149,18 +179,38 @@ async fn get(node: &Node, key: &KeyPath) -> Option<(Answer, Option<u64>)> {
     Some((answer, Some(published.state.position().index.0)))
 }
 
-fn answer(outcome: &Outcome) -> Answer {
+/// What was answered, and by which index it was done: of what was done before under its id,
+/// that of then.
+fn answer(outcome: &Outcome) -> (Answer, u64) {
+    let index = outcome.position.index.0;
     match &outcome.what {
-        What::Event(event) => Answer::Done(match &event.change {
-            Change::Set { prev, .. } => prev.as_ref().map(ToString::to_string),
-            Change::Delete { prev, .. } | Change::Expire { prev, .. } => Some(prev.to_string()),
-            Change::DeleteDir => None,
-        }),
-        What::Rejection(Rejection::KeyNotFound) => Answer::NotFound,
-        What::Rejection(Rejection::KeyExists(_)) => Answer::Exists,
-        What::Rejection(Rejection::TestFailed { found, .. }) => Answer::Found(found.to_string()),
-        What::Rejection(other) => panic!("nobody asked for {other:?}"),
+        What::Event(event) => (done(event), index),
+        What::Rejection(Rejection::Repeated(first)) => {
+            let answer = match &first.came {
+                Came::Event(event) => done(event),
+                Came::Refused(rejection) => refused(rejection),
+            };
+            (answer, first.index.0)
+        }
+        What::Rejection(rejection) => (refused(rejection), index),
         What::Tick => panic!("a command is no tick"),
+    }
+}
+
+fn done(event: &Event) -> Answer {
+    Answer::Done(match &event.change {
+        Change::Set { prev, .. } => prev.as_ref().map(ToString::to_string),
+        Change::Delete { prev, .. } | Change::Expire { prev, .. } => Some(prev.to_string()),
+        Change::DeleteDir => None,
+    })
+}
+
+fn refused(rejection: &Rejection) -> Answer {
+    match rejection {
+        Rejection::KeyNotFound => Answer::NotFound,
+        Rejection::KeyExists(_) => Answer::Exists,
+        Rejection::TestFailed { found, .. } => Answer::Found(found.to_string()),
+        other => panic!("nobody asked for {other:?}"),
     }
 }
 

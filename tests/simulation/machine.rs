@@ -157,7 +157,9 @@ impl Stored {
         let lost = (!there.is_empty()).then(|| dice.pick(&there).clone())?;
         let is_lost = |item: &SnapshotItem| match item {
             SnapshotItem::File { key, .. } => *key == lost,
-            SnapshotItem::Directory { .. } | SnapshotItem::Event(_) => false,
+            SnapshotItem::Directory { .. } | SnapshotItem::Event(_) | SnapshotItem::Request(_) => {
+                false
+            }
         };
         let pieces: Vec<_> = state.snapshot_items().filter(|item| !is_lost(item)).collect();
         let mut summary = state.snapshot_header();

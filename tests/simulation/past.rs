@@ -46,7 +46,7 @@ pub(crate) async fn put_back(world: &World, name: &str, node: &Node) {
     }
     let moment = Moment::Index(at);
     let query = RestoreQuery { key: top.clone(), at: moment, if_index: None, ttl: LivesOn::Rest };
-    let restored = node.restore(query, LIMIT).await;
+    let restored = node.restore(query, None, LIMIT).await;
     let expected = match &restored {
         Ok(restored) if restored.changed == 3 => vec![then],
         Err(PastError::Write(WriteError::Unknown)) => vec![then, now],

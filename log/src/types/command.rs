@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::format::LogFormat;
 use super::key_path::KeyPath;
 use super::numbers::{ClusterId, Digest, EventNumber, Index, LogTime, NodeId, RaftIndex};
+use super::request::Asked;
 
 /// How long a key lives: whole seconds, one or more.
 pub type Ttl = NonZeroU64;
@@ -81,6 +82,8 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "LogFormat::is_first")]
         format: LogFormat,
     },
+    /// Do what somebody asked for under an id, unless that was done before (format 3).
+    As(Asked),
     /// Put down many changes below a directory at once, to make it what it was (format 2).
     Restore(Restore),
     /// Say more in the log from here on: all members can read it (format 2).
@@ -254,11 +257,7 @@ impl Batch {
 
     /// Returns how many keys the batch changes at most, but for those that expire.
     pub fn changes(&self) -> usize {
-        let changes = self.commands.iter().map(|command| match command {
-            Command::Restore(restore) => restore.changes.len(),
-            _ => 1,
-        });
-        changes.sum()
+        self.commands.iter().map(Command::changes).sum()
     }
 
     /// Returns the first format of the log that can say all of it.
@@ -295,6 +294,31 @@ impl Command {
             | Self::TestAndDelete { .. }
             | Self::Restore(_)
             | Self::Upgrade { .. } => LogFormat(2),
+            Self::As(asked) => asked.command.format().max(LogFormat(3)),
+        }
+    }
+
+    /// Returns what is to be done, whoever asked for it.
+    pub fn wanted(&self) -> &Self {
+        match self {
+            Self::As(asked) => &asked.command,
+            _ => self,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn wanted_mut(&mut self) -> &mut Self {
+        match self {
+            Self::As(asked) => &mut asked.command,
+            _ => self,
+        }
+    }
+
+    /// Returns how many keys it changes at most.
+    fn changes(&self) -> usize {
+        match self.wanted() {
+            Self::Restore(restore) => restore.changes.len(),
+            _ => 1,
         }
     }
 
@@ -323,6 +347,8 @@ impl Command {
             Self::TestAndDelete { key, prev_value } => [key.as_str(), prev_value, ""],
             Self::Sync { .. } | Self::Upgrade { .. } => [""; 3],
             Self::Restore(restore) => return restore.sum(size),
+            // Its id and its hash are as long as what stands around a command.
+            Self::As(asked) => return 128 + asked.command.sum(size),
             Self::Join(machine) => [&*machine.name, &machine.peer_url, &machine.client_url],
             Self::Leave { name } => [&**name, "", ""],
         };
@@ -369,7 +395,8 @@ mod tests {
             r#"{"testAndDelete":{"key":"/lock","prevValue":"me"}},"#,
             r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"delete":"/a/b"},"#,
             r#"{"deleteDir":"/a/c"},{"set":{"key":"/a/d","value":"x","ttl":7}}]}},"#,
-            r#"{"upgrade":{"format":2}}],"#,
+            r#"{"upgrade":{"format":2}},"#,
+            r#"{"as":{"id":"x-1","hash":"00000000000000ff","do":{"delete":{"key":"/foo"}}}}],"#,
             r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
             r#""digest":"0000000000000000000000000000000f"}}"#,
         );
@@ -424,6 +451,7 @@ mod tests {
             (r#"{"testAndDelete":{"key":"/a","prevValue":"b"}}"#, 2),
             (r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[]}}"#, 2),
             (r#"{"upgrade":{"format":9}}"#, 2),
+            (r#"{"as":{"id":"x","hash":"1","do":{"delete":{"key":"/a"}}}}"#, 3),
         ] {
             let command: Command = serde_json::from_str(text).unwrap();
             assert_eq!(command.format(), LogFormat(format), "{text}");
@@ -444,6 +472,13 @@ mod tests {
             r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"paint":"/a/b"}]}}"#,
             r#"{"upgrade":{"format":0}}"#,
             r#"{"upgrade":{}}"#,
+            r#"{"as":{"id":"x","hash":"1","do":{"paint":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","do":{"delete":{"key":"/a"}},"by":"bob"}}"#,
+            r#"{"as":{"id":"x y","hash":"1","do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"","hash":"1","do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","do":{"leave":{"name":"node1"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","do":{"as":{"id":"y","hash":"1","do":{"delete":{"key":"/a"}}}}}}"#,
         ] {
             assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
         }

@@ -3,6 +3,7 @@
 //! ```text
 //! format 1   set, testAndSet, delete, deleteDir, sync, join, leave; checks that name an entry
 //! format 2   create, testAndDelete, restore, upgrade; a sync that says its format
+//! format 3   as: a command under the id of a request
 //! ```
 //!
 //! A machine stops at a command that it cannot read. So nothing of a later format is
@@ -30,7 +31,7 @@ impl LogFormat {
     pub const FIRST: Self = Self(1);
 
     /// The newest one that this version reads.
-    pub const NEWEST: Self = Self(2);
+    pub const NEWEST: Self = Self(3);
 
     /// Returns whether it is the first one.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

@@ -142,6 +142,25 @@ impl FromStr for Digest {
     }
 }
 
+/// A hash over what a client has said, to tell whether he says it again. Written as 16
+/// hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHash(pub u64);
+
+impl fmt::Display for RequestHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for RequestHash {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
 /// Logged time: nanoseconds since the Unix epoch, as the leader read its clock
 /// when it proposed the batch. Good until the year 2262.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -183,6 +202,7 @@ impl FromStr for LogTime {
 
 serialize_as_text!(LogTime);
 serialize_as_text!(Digest);
+serialize_as_text!(RequestHash);
 
 #[cfg(test)]
 mod tests {

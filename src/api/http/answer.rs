@@ -38,11 +38,11 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, DEL
 
 /// Which headers it may send, besides those that any may.
 const FOR_REQUESTS: HeaderValue =
-    HeaderValue::from_static("authorization, content-type, last-event-id");
+    HeaderValue::from_static("authorization, content-type, last-event-id, x-request-id");
 
 /// Which headers it may read.
 const FOR_PAGES: HeaderValue = HeaderValue::from_static(
-    "x-etcd-index, x-etcd-event, x-etcd-time, x-etcd-next, x-etcd-cluster-id, x-raft-index, x-raft-term, retry-after",
+    "x-etcd-index, x-etcd-event, x-etcd-time, x-etcd-next, x-etcd-replayed, x-etcd-cluster-id, x-raft-index, x-raft-term, retry-after",
 );
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -50,6 +50,7 @@ const X_ETCD_INDEX: HeaderName = HeaderName::from_static("x-etcd-index");
 const X_ETCD_EVENT: HeaderName = HeaderName::from_static("x-etcd-event");
 const X_ETCD_TIME: HeaderName = HeaderName::from_static("x-etcd-time");
 const X_ETCD_NEXT: HeaderName = HeaderName::from_static("x-etcd-next");
+const X_ETCD_REPLAYED: HeaderName = HeaderName::from_static("x-etcd-replayed");
 const X_ETCD_CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const X_RAFT_INDEX: HeaderName = HeaderName::from_static("x-raft-index");
 const X_RAFT_TERM: HeaderName = HeaderName::from_static("x-raft-term");
@@ -166,6 +167,11 @@ impl Answer {
     pub fn with_next(self, next: Option<&str>) -> Self {
         let next = next.map(|next| HeaderValue::try_from(next).expect("it was encoded"));
         Self { next, ..self }
+    }
+
+    /// Says that it is the answer to a request that was made before.
+    pub(in crate::api) fn replayed(self) -> Self {
+        self.with(X_ETCD_REPLAYED, HeaderValue::from_static("true"))
     }
 
     /// Adds a header.

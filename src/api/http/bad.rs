@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use etcd_log::KeyPath;
+use etcd_log::{KeyPath, RequestId};
 
 /// How much of a name that is not known is shown, in characters.
 const FIELD_NAME_CHARS: usize = 64;
@@ -58,6 +58,8 @@ pub enum Bad {
     KeySize,
     /// A value that is not UTF-8.
     ValueText,
+    /// An id of a request that is none, or more than one.
+    RequestId,
     /// A body that broke off.
     Body,
 }
@@ -97,6 +99,11 @@ impl fmt::Display for Bad {
                 KeyPath::MAX_PARTS
             ),
             Self::ValueText => f.write_str("Value Must Be UTF-8"),
+            Self::RequestId => write!(
+                f,
+                "X-Request-Id Must Have 1 To {} Visible ASCII Characters",
+                RequestId::MAX_CHARS
+            ),
             Self::Body => f.write_str("Body Incomplete"),
         }
     }

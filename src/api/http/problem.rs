@@ -232,6 +232,13 @@ fn rejected(rejection: &Rejection) -> Answer {
             format_args!("Overtaken: Another Command Came Behind {}", base.0),
         ),
         Rejection::NothingToDo => Answer::line(StatusCode::CONFLICT, "Nothing To Do"),
+        Rejection::Repeated(first) => {
+            let index = first.index.0;
+            Answer::line(StatusCode::CONFLICT, format_args!("It Was Asked For Before, By {index}"))
+        }
+        Rejection::RequestIdUsed => {
+            Answer::line(StatusCode::CONFLICT, "Request Id Was Used For Another Command")
+        }
         Rejection::Reserved(key) => {
             Answer::line(StatusCode::FORBIDDEN, format_args!("Reserved For The System: {key}"))
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use etcd_log::{EventNumber, Index, KeyPath, Ttl};
+use etcd_log::{EventNumber, Index, KeyPath, RequestId, Ttl};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::HeaderName;
 use hyper::{Request, header};
 use percent_encoding::percent_decode_str;
 
@@ -16,6 +17,8 @@ use super::head::number;
 use super::problem::Problem;
 use crate::node::{Freshness, LivesOn, Moment};
 use crate::state::filter::Actions;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest body, in bytes.
 const BODY_BYTES: usize = 1 << 20;
@@ -317,6 +320,15 @@ impl Fields {
             Some(_) => Err(Bad::Flag(name).into()),
         }
     }
+}
+
+/// Reads the id that a client asks for a write under, if it gives one.
+pub(in crate::api) fn request_id<B>(request: &Request<B>) -> Result<Option<RequestId>, Problem> {
+    let mut given = request.headers().get_all(X_REQUEST_ID).iter();
+    let Some(id) = given.next() else { return Ok(None) };
+    let id = id.to_str().ok().and_then(|text| text.parse().ok());
+    let is_one = given.next().is_none();
+    id.filter(|_| is_one).map(Some).ok_or(Bad::RequestId.into())
 }
 
 /// Reads the key that a path names.

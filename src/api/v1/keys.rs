@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Command, KeyPath, TestAndSet};
-use etcd_projections::{Outcome, Rejection, TreeNode, What, is_reserved};
+use etcd_log::{Asked, Command, KeyPath, RequestId, TestAndSet};
+use etcd_projections::{Came, Event, Outcome, Rejection, TreeNode, What, is_reserved};
 use hyper::Request;
 use hyper::body::Incoming;
 
@@ -14,7 +14,7 @@ use super::{json, past};
 use crate::api::http::answer::Answer;
 use crate::api::http::bad::Bad;
 use crate::api::http::problem::Problem;
-use crate::api::http::request::{Fields, REQUEST_LIMIT};
+use crate::api::http::request::{self, Fields, REQUEST_LIMIT};
 use crate::node::Node;
 use crate::state::published::Published;
 
@@ -89,7 +89,7 @@ pub(super) async fn set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &SET).await?;
+    let (fields, id) = fields_of_write(&key, request, &SET).await?;
     let value = fields.value()?.ok_or(Bad::SetValue)?;
     let ttl = fields.ttl()?;
     let command = match (fields.prev_value(Bad::PrevValue)?, fields.creates()?) {
@@ -100,7 +100,7 @@ pub(super) async fn set(
         (None, true) => Command::Create { key, value, ttl },
         (None, false) => Command::Set { key, value, ttl },
     };
-    propose(node, command, &fields).await
+    propose(node, command, id, &fields).await
 }
 
 /// Sets a key if it holds a given value.
@@ -109,11 +109,12 @@ pub(super) async fn test_and_set(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &TEST_AND_SET).await?;
+    let (fields, id) = fields_of_write(&key, request, &TEST_AND_SET).await?;
     let prev_value = fields.prev_value(Bad::PrevValue)?.ok_or(Bad::PrevValue)?;
     let value = fields.value()?.ok_or(Bad::TestAndSetValue)?;
     let ttl = fields.ttl()?;
-    propose(node, Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }), &fields).await
+    let command = Command::TestAndSet(TestAndSet { key, prev_value, value, ttl });
+    propose(node, command, id, &fields).await
 }
 
 /// Deletes a key; with a previous value, tests it first. Or a directory that holds nothing.
@@ -122,14 +123,14 @@ pub(super) async fn delete(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let fields = fields_of_write(&key, request, &DELETE).await?;
+    let (fields, id) = fields_of_write(&key, request, &DELETE).await?;
     let command = match (fields.prev_value(Bad::DeletePrevValue)?, fields.dir()?) {
         (Some(_), true) => return Err(Bad::Exclusive("Delete: PrevValue And Dir").into()),
         (Some(prev_value), false) => Command::TestAndDelete { key, prev_value },
         (None, true) => Command::DeleteDir { key },
         (None, false) => Command::Delete { key },
     };
-    propose(node, command, &fields).await
+    propose(node, command, id, &fields).await
 }
 
 /// Gets a state that is as fresh as the request wants it, and how long that may take.
@@ -138,14 +139,15 @@ async fn read(node: &Node, fields: &Fields) -> Result<(Arc<Published>, Duration)
     Ok((node.read(fields.freshness()?, limit).await?, limit))
 }
 
-/// Reads what a request for writing says, and refuses what no client may write.
+/// Reads what a request for writing says, and under which id, and refuses what no client may write.
 /// A field that is not known is refused too: it may be a condition that would not
 /// have been tested, or the rest of a value with a `&` in it.
 async fn fields_of_write(
     key: &KeyPath,
     request: Request<Incoming>,
     known: &[&str],
-) -> Result<Fields, Problem> {
+) -> Result<(Fields, Option<RequestId>), Problem> {
+    let id = request::request_id(&request)?;
     let fields = Fields::of_request(request).await?;
     fields.allow_only(known)?;
     if is_reserved(key) {
@@ -154,15 +156,34 @@ async fn fields_of_write(
     if key.is_root() {
         return Err(Rejection::NotAFile(key.clone()).into());
     }
-    Ok(fields)
+    Ok((fields, id))
 }
 
-async fn propose(node: &Node, command: Command, fields: &Fields) -> Result<Answer, Problem> {
+/// Writes something, once if it has an id.
+async fn propose(
+    node: &Node,
+    command: Command,
+    id: Option<RequestId>,
+    fields: &Fields,
+) -> Result<Answer, Problem> {
     let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
+    let command = match id {
+        Some(id) => Command::As(Asked::new(id, command)),
+        None => command,
+    };
     let Outcome { what, .. } = node.propose(command, limit).await?;
     match what {
-        What::Event(event) => Ok(Answer::json(json::event(&event)).with_event(Some(event.number))),
+        What::Event(event) => Ok(happened(&event)),
+        What::Rejection(Rejection::Repeated(first)) => Ok(match &first.came {
+            Came::Event(event) => happened(event),
+            Came::Refused(rejection) => Problem::from(rejection.clone()).into_answer(),
+        }
+        .replayed()),
         What::Rejection(rejection) => Err(rejection.into()),
         What::Tick => unreachable!("a command makes an event, or is refused"),
     }
+}
+
+fn happened(event: &Event) -> Answer {
+    Answer::json(json::event(event)).with_event(Some(event.number))
 }

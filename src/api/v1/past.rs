@@ -22,7 +22,7 @@ use crate::api::http::answer::{Answer, BrokenOff};
 use crate::api::http::bad::Bad;
 use crate::api::http::door::Talk;
 use crate::api::http::problem::Problem;
-use crate::api::http::request::{Fields, REQUEST_LIMIT};
+use crate::api::http::request::{self, Fields, REQUEST_LIMIT};
 use crate::node::{
     Diff, HistoryQuery, Moment, NetChange, Node, PastError, PastEvents, RestoreQuery, Restored,
     Unavailable,
@@ -179,7 +179,7 @@ pub(super) async fn restore(
     key: KeyPath,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
-    let talk = Talk::of(&request);
+    let (talk, id) = (Talk::of(&request), request::request_id(&request)?);
     let fields = Fields::of_request(request).await?;
     fields.allow_only(&RESTORE)?;
     if is_reserved(&key) {
@@ -201,9 +201,11 @@ pub(super) async fn restore(
     if fields.dry_run()? {
         return Ok(changed(node.dry_restore(query, limit).await.map_err(problem)?, talk));
     }
-    let Restored { at, changed, index } = node.restore(query, limit).await.map_err(problem)?;
+    let restored = node.restore(query, id, limit).await.map_err(problem)?;
+    let Restored { at, changed, index, is_repeated } = restored;
     let index = index.unwrap_or_else(|| node.now().state.position().index);
-    Ok(Answer::json(json::restored(&key, at, changed, index)))
+    let answer = Answer::json(json::restored(&key, at, changed, index));
+    Ok(if is_repeated { answer.replayed() } else { answer })
 }
 
 /// Answers with what changed, a line a key.

@@ -24,8 +24,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Command, Index, KeyPath, LogTime, Restore, RestoreChange, Ttl};
-use etcd_projections::{KeyTree, Outcome, Position, Rejection, TreeNode, What, is_reserved};
+use etcd_log::{
+    Asked, Command, Index, KeyPath, LogTime, RequestHash, RequestId, Restore, RestoreChange, Ttl,
+};
+use etcd_projections::{
+    FirstAnswer, KeyTree, Outcome, Position, Rejection, TreeNode, What, is_reserved,
+};
 use serde::{Deserialize, Serialize};
 
 use super::deadline::Deadline;
@@ -84,6 +88,46 @@ pub struct Restored {
     pub changed: usize,
     /// The command; none, if nothing had to be changed.
     pub index: Option<Index>,
+    /// Whether it was done before, under the same id: this came of it then.
+    pub is_repeated: bool,
+}
+
+impl Restored {
+    fn again(first: &FirstAnswer) -> Self {
+        let (at, index) = (first.requested.at.unwrap_or_default(), Some(first.index));
+        let changed = usize::try_from(first.changed).unwrap_or(usize::MAX);
+        Self { at, changed, index, is_repeated: true }
+    }
+}
+
+impl RestoreQuery {
+    /// Returns the command for what was worked out.
+    fn command(&self, restore: Restore, id: Option<&RequestId>) -> Command {
+        let restore = Command::Restore(restore);
+        let Some(id) = id else { return restore };
+        let Self { key, at, if_index, ttl } = self;
+        // What was said; not what that came to.
+        let said = format!("{at:?} {if_index:?} {ttl:?}");
+        let (id, hash) = (id.clone(), RequestHash::of(["restore", key.as_str(), &said]));
+        Command::As(Asked { id, hash, command: Box::new(restore) })
+    }
+}
+
+/// What a restore comes to, as things are.
+struct WorkedOut {
+    command: Restore,
+    /// How many keys change.
+    changed: usize,
+    /// Whether nothing has happened there since it was begun to be worked out.
+    is_current: bool,
+}
+
+impl WorkedOut {
+    fn nothing(key: KeyPath) -> Self {
+        let (at, base) = (Index::default(), Index::default());
+        let command = Restore { key, at, base, changes: Vec::new() };
+        Self { command, changed: 0, is_current: true }
+    }
 }
 
 /// A restore that has been worked out: what to do, and what changes by that.
@@ -110,7 +154,7 @@ impl Node {
         Ok(Diff { changes: diff, position, applied, place: view.into_place() })
     }
 
-    /// Makes a key, and all below it, what it was.
+    /// Makes a key, and all below it, what it was. Under the id of a request, once.
     ///
     /// # Errors
     ///
@@ -119,42 +163,80 @@ impl Node {
     pub async fn restore(
         &self,
         query: RestoreQuery,
+        id: Option<RequestId>,
         limit: Duration,
     ) -> Result<Restored, PastError> {
         let (deadline, mut tried) = (Deadline::after(limit), 0);
         loop {
             tried += 1;
-            let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
-            let (base, stored) = (view.position, events.clone());
-            let (Plan { mut command, diff }, view) =
-                self.plan(query.clone(), stored, view, deadline).await?;
-            drop(view);
-            let (at, changed) = (command.at, diff.len());
-            if command.changes.is_empty() {
-                return Ok(Restored { at, changed: 0, index: None });
+            let is_known = self.was_asked(id.as_ref(), deadline).await?;
+            let WorkedOut { command, changed, is_current } = if is_known {
+                // It will be answered, and nothing done.
+                WorkedOut::nothing(query.key.clone())
+            } else {
+                self.work_out(&query, deadline).await?
+            };
+            let at = command.at;
+            if command.changes.is_empty() && id.is_none() {
+                return Ok(Restored { at, changed: 0, index: None, is_repeated: false });
             }
-            let (newest, key) = (events.newest(), command.key.clone());
-            let looking =
-                deadline.within(move || is_untouched(&events, (base, newest), &key, deadline));
-            if looking.await? {
-                command.base = newest.index;
-            } else if tried < TRIES {
+            if !is_current && tried < TRIES {
                 continue;
             }
-            let Outcome { position, what, .. } =
-                self.propose(Command::Restore(command), deadline.left()).await?;
+            let command = query.command(command, id.as_ref());
+            let Outcome { position, what, .. } = self.propose(command, deadline.left()).await?;
+            let done = |changed| {
+                let index = Some(position.index);
+                Restored { at, changed, index, is_repeated: false }
+            };
             match what {
-                What::Event(_) => {
-                    return Ok(Restored { at, changed, index: Some(position.index) });
-                }
+                What::Event(_) => return Ok(done(changed)),
+                What::Rejection(Rejection::Repeated(first)) => return Ok(Restored::again(&first)),
                 What::Rejection(Rejection::Overtaken { .. }) if tried < TRIES => {}
-                What::Rejection(Rejection::NothingToDo) => {
-                    return Ok(Restored { at, changed: 0, index: Some(position.index) });
-                }
+                // What was known was let go of meanwhile.
+                What::Rejection(Rejection::NothingToDo) if is_known && tried < TRIES => {}
+                What::Rejection(Rejection::NothingToDo) => return Ok(done(0)),
                 What::Rejection(rejection) => return Err(PastError::Refused(rejection)),
                 What::Tick => unreachable!("a command makes an event, or is refused"),
             }
         }
+    }
+
+    /// Returns whether a restore was asked for before, under this id: what would have to be
+    /// done for it now has nothing to do with it.
+    async fn was_asked(
+        &self,
+        id: Option<&RequestId>,
+        deadline: Deadline,
+    ) -> Result<bool, PastError> {
+        let Some(id) = id else { return Ok(false) };
+        let now = self.read(Freshness::Linearizable, deadline.left()).await?;
+        let time = now.state.position().time;
+        Ok(now.state.requests().find(id, time).is_some())
+    }
+
+    /// Works out what has to be changed, as things are now.
+    async fn work_out(
+        &self,
+        query: &RestoreQuery,
+        deadline: Deadline,
+    ) -> Result<WorkedOut, PastError> {
+        let Present { events, view } = self.present(Freshness::Linearizable, deadline).await?;
+        let (base, stored) = (view.position, events.clone());
+        let (Plan { mut command, diff }, view) =
+            self.plan(query.clone(), stored, view, deadline).await?;
+        drop(view);
+        if command.changes.is_empty() {
+            return Ok(WorkedOut { command, changed: 0, is_current: true });
+        }
+        let (newest, key) = (events.newest(), command.key.clone());
+        let looking =
+            deadline.within(move || is_untouched(&events, (base, newest), &key, deadline));
+        let is_current = looking.await?;
+        if is_current {
+            command.base = newest.index;
+        }
+        Ok(WorkedOut { command, changed: diff.len(), is_current })
     }
 
     /// Works out what has to be changed, as things are in a view. Returns the view of then,

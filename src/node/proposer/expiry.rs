@@ -36,7 +36,7 @@ pub(super) fn batch_time(expiry: &ExpiryIndex, now: LogTime) -> LogTime {
 pub(super) fn make_up_for(lag: Duration, commands: &mut [Command]) {
     let seconds = lag.as_secs() + u64::from(lag.subsec_nanos() > 0);
     let later = |ttl: Ttl| ttl.saturating_add(seconds);
-    for command in commands {
+    for command in commands.iter_mut().map(Command::wanted_mut) {
         if let Command::Restore(restore) = command {
             for change in &mut restore.changes {
                 if let RestoreChange::Set { ttl: Some(ttl), .. } = change {

@@ -98,24 +98,34 @@ impl Proposer {
     }
 
     /// Proposes a command, and waits for its outcome. While nobody leads it tries
-    /// again: nothing has been proposed then.
+    /// again: nothing has been proposed then. If it is asked for under an id, it is tried
+    /// again also where it may have been: it is not done twice.
     pub(super) async fn propose(
         &self,
         command: Command,
         limit: Duration,
     ) -> Result<Outcome, WriteError> {
-        let mut place = None;
+        let is_done_once = matches!(command, Command::As(_));
+        let (mut place, mut may_be_done) = (None, false);
         let trying = async {
             loop {
                 match self.try_once(command.clone(), None, &mut place).await {
-                    Err(WriteError::Unavailable(_)) => place = None,
+                    Err(WriteError::Unknown) if is_done_once => may_be_done = true,
+                    Err(WriteError::Unavailable(_)) => {}
+                    // What is certain of this try is not so of those before it.
+                    Err(_) if may_be_done => {}
                     result => return result,
                 }
+                place = None;
                 tokio::time::sleep(RETRY).await;
             }
         };
         let tried = tokio::time::timeout(limit, trying).await;
-        tried.unwrap_or_else(|_| self.late(place))
+        tried.unwrap_or_else(
+            |_| {
+                if may_be_done { Err(WriteError::Unknown) } else { self.late(place) }
+            },
+        )
     }
 
     /// Proposes a command, if this machine still leads in this term, and has led in no

@@ -20,7 +20,7 @@ pub(super) fn rebase(state: &State, commands: &mut [Command]) {
     let last = state.position().index;
     for at in 0..commands.len() {
         let (before, rest) = commands.split_at_mut(at);
-        let Command::Restore(restore) = &mut rest[0] else { continue };
+        let Command::Restore(restore) = rest[0].wanted_mut() else { continue };
         let is_untouched = before.iter().all(|command| !touches(command, &restore.key));
         if is_untouched && is_as_it_was(state, restore) {
             restore.base = Index(last.0 + at as u64);
@@ -55,6 +55,7 @@ fn touches(command: &Command, key: &KeyPath) -> bool {
         | Command::TestAndDelete { key: changed, .. }
         | Command::DeleteDir { key: changed } => concerns(changed, key),
         Command::Restore(other) => concerns(&other.key, key),
+        Command::As(asked) => touches(&asked.command, key),
         // They change the system's keys, and no restore does.
         Command::Sync { .. }
         | Command::Upgrade { .. }

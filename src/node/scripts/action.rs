@@ -30,6 +30,8 @@ pub(super) enum Action {
         #[arg(key, optional)]
         only_in: Option<u64>,
         #[arg(key, optional)]
+        id: Option<String>,
+        #[arg(key, optional)]
         on: Option<String>,
         pairs: Vec<(String, String)>,
     },

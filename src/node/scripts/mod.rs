@@ -6,7 +6,8 @@
 //!                                    shown; each writes a checkpoint after so many bytes
 //! introduce                          into the log: a sync, and a join of each
 //! stop [on=n1]  restart [on=n1]      what is on its disk stays
-//! set KEY=VALUE… [ttl=S] [limit=MS] [bytes=N] [only_in=TERM]    a request a key, all at once
+//! set KEY=VALUE… [ttl=S] [limit=MS] [bytes=N] [only_in=TERM] [id=ID]    a request a key, all at
+//!                                    once; under the id of a request
 //! delete KEY                         a request
 //! many N KEY [ttl=S] [bytes=N] [batch=N] [every=MS]     KEY/1, KEY/2, …; so many at a time
 //! group KEY=VALUE… [bytes=N]         as what waited on another machine, in one message
@@ -51,7 +52,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{Command, EventNumber, Index, KeyPath, LogId, RaftIndex, Term, Ttl};
+use etcd_log::{Asked, Command, EventNumber, Index, KeyPath, LogId, RaftIndex, Term, Ttl};
 use etcd_projections::{Event, TreeNode};
 use test_each_file::test_each_path;
 use tokio::task::AbortHandle;
@@ -187,9 +188,12 @@ impl Runner {
     /// Asks for writes, and does not wait for their answers.
     fn ask(&mut self, action: &Action) -> Output {
         match action {
-            Action::Set { ttl, limit, bytes, only_in, on: name, pairs } => {
+            Action::Set { ttl, limit, bytes, only_in, id, on: name, pairs } => {
                 for (key, value) in pairs {
-                    let command = set(key, value, *ttl, *bytes)?;
+                    let mut command = set(key, value, *ttl, *bytes)?;
+                    if let Some(id) = id {
+                        command = Command::As(Asked::new(id.parse()?, command));
+                    }
                     let limit = Duration::from_millis(limit.unwrap_or(LIMIT));
                     self.request(on(name.as_ref()), key, command, limit, only_in.map(Term));
                 }

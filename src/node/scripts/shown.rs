@@ -80,6 +80,7 @@ fn command(command: &Command) -> String {
         Command::Create { key, ttl: lives, .. } => format!("create {key}{}", ttl(lives)),
         Command::TestAndDelete { key, .. } => format!("testanddelete {key}"),
         Command::Restore(restore) => format!("restore {}", restore.key),
+        Command::As(asked) => format!("{} as {}", self::command(&asked.command), asked.id),
         Command::Upgrade { format } => format!("upgrade {format}"),
         Command::Delete { key } => format!("delete {key}"),
         Command::DeleteDir { key } => format!("delete directory {key}"),

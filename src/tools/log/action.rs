@@ -55,6 +55,7 @@ impl Action {
             Command::Join(_) => Self::Join,
             Command::Leave { .. } => Self::Leave,
             Command::Upgrade { .. } => Self::Upgrade,
+            Command::As(asked) => Self::of_command(&asked.command),
         }
     }
 

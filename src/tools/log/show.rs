@@ -234,6 +234,7 @@ fn key_of_command(command: &Command) -> Option<KeyPath> {
         | Command::TestAndDelete { key, .. }
         | Command::Restore(Restore { key, .. })
         | Command::TestAndSet(TestAndSet { key, .. }) => Some(key.clone()),
+        Command::As(asked) => key_of_command(&asked.command),
         Command::Sync { .. } | Command::Upgrade { .. } => {
             KeyPath::clean(etcd_projections::CLUSTER_KEY).ok()
         }

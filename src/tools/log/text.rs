@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::Write;
 
-use etcd_log::{Command, Machine, Restore, TestAndSet, Ttl};
+use etcd_log::{Asked, Command, Machine, Restore, TestAndSet, Ttl};
 use etcd_projections::{Change, Event, Outcome, What};
 use serde::Serialize;
 use serde_json::Serializer;
@@ -60,6 +60,9 @@ impl fmt::Display for CommandText<'_> {
             }
             Command::Restore(Restore { key, at, changes, .. }) => {
                 write!(f, "restore {} to {at}, {} changes", Printable(key), changes.len())
+            }
+            Command::As(Asked { id, command, .. }) => {
+                write!(f, "{}, request {id}", CommandText(command))
             }
             Command::Upgrade { format } => write!(f, "upgrade to log format {format}"),
             Command::Delete { key } => write!(f, "delete {}", Printable(key)),
