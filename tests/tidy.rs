@@ -1,7 +1,10 @@
 //! What the compiler cannot check: every file opens with its idea, every script
-//! with its claim, no file outgrows its idea, and no import runs upwards.
+//! with its claim, no file outgrows its idea, no import runs upwards, and what else is built
+//! into the program may be.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "tidy/dependencies.rs"]
+mod dependencies;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/time_limit.rs"]
