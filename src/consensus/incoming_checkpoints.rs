@@ -9,15 +9,19 @@
 //!
 //! The order matters where the process may be killed in between: a checkpoint that
 //! the log does not lead to would be taken for damage.
+//!
+//! One comes at a time. One of an earlier term gives way: whoever sent it leads no longer, and
+//! may have fallen silent in the midst of it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use etcd_log::{EventNumber, Index, IoError, LogId, sync_dir};
-use tokio::sync::OwnedMutexGuard;
+use etcd_log::{EventNumber, Index, IoError, LogId, Term, sync_dir};
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::send_checkpoint::PIECE_LIMIT;
 use super::types::SnapshotData;
@@ -40,6 +44,9 @@ pub struct CheckpointHeader {
     pub bytes: u64,
 }
 
+/// How long one of an earlier term may take to give way: it may be on its way into the state.
+const GIVE_WAY_LIMIT: Duration = Duration::from_secs(1);
+
 /// How many checkpoints are kept that the log has not gone on behind.
 const KEPT: usize = 3;
 
@@ -51,6 +58,17 @@ pub(crate) struct IncomingCheckpoints {
     disk: DiskRoom,
     /// Held by the one that comes: each is as large as the whole state.
     place: Arc<tokio::sync::Mutex<()>>,
+    /// Which one that is.
+    coming: Arc<Mutex<Coming>>,
+}
+
+/// The checkpoint that comes, or came last.
+#[derive(Debug, Default)]
+struct Coming {
+    /// The term of who sends it.
+    term: Term,
+    /// Told when it has to give way.
+    gives_way: Arc<Notify>,
 }
 
 /// A checkpoint that is coming. Its file goes with it, unless it is kept.
@@ -76,6 +94,8 @@ pub(crate) enum ReceiveError {
     Connection(#[from] FrameError),
     #[error("another one is coming already")]
     NotAlone,
+    #[error("whoever leads by now sends another one")]
+    Overruled,
     #[error("the disk has no room for it")]
     NoRoom,
     #[error("it is longer than the {offered} bytes that were offered")]
@@ -91,7 +111,7 @@ impl ReceiveError {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             // It comes again.
-            Self::NotAlone => Refusal::NotReady,
+            Self::NotAlone | Self::Overruled => Refusal::NotReady,
             error => Refusal::Impossible(ErrorChain(error).to_string()),
         }
     }
@@ -102,14 +122,14 @@ impl IncomingCheckpoints {
         Self { store: Some(store), disk, ..Self::default() }
     }
 
-    /// Takes a checkpoint in, piece by piece, while no other one comes.
+    /// Takes in a checkpoint of who leads in a term, piece by piece, while no other one comes.
     pub(crate) async fn take(
         &self,
         incoming: &mut Incoming<'_>,
+        term: Term,
         offer: CheckpointHeader,
     ) -> Result<IncomingCheckpoint, ReceiveError> {
-        let place = Arc::clone(&self.place).try_lock_owned();
-        let place = place.map_err(|_| ReceiveError::NotAlone)?;
+        let (place, gives_way) = self.place(term).await?;
         if !self.disk.has_room_besides_reserve(offer.bytes) {
             return Err(ReceiveError::NoRoom);
         }
@@ -119,8 +139,41 @@ impl IncomingCheckpoints {
         let coming = IncomingCheckpoint { file, is_kept: false, _place: place };
         // The other machine sends nothing before.
         incoming.tell(&[]).await.map_err(FrameError::Io)?;
-        self.write(incoming, &coming.file.path, offer.bytes).await?;
+        tokio::select! {
+            written = self.write(incoming, &coming.file.path, offer.bytes) => written?,
+            () = gives_way.notified() => return Err(ReceiveError::Overruled),
+        }
         Ok(coming)
+    }
+
+    /// Returns the place, which one of an earlier term has to give up; and what is told when it
+    /// has to be given up again.
+    async fn place(&self, term: Term) -> Result<(OwnedMutexGuard<()>, Arc<Notify>), ReceiveError> {
+        let place = if let Ok(place) = Arc::clone(&self.place).try_lock_owned() {
+            place
+        } else {
+            self.overrule(term)?;
+            let place = Arc::clone(&self.place).lock_owned();
+            let given = tokio::time::timeout(GIVE_WAY_LIMIT, place).await;
+            given.map_err(|_| ReceiveError::NotAlone)?
+        };
+        let mut coming = self.coming();
+        *coming = Coming { term, gives_way: Arc::default() };
+        Ok((place, Arc::clone(&coming.gives_way)))
+    }
+
+    /// Tells the one that comes to give way, if it is of an earlier term.
+    fn overrule(&self, term: Term) -> Result<(), ReceiveError> {
+        let coming = self.coming();
+        if coming.term >= term {
+            return Err(ReceiveError::NotAlone);
+        }
+        coming.gives_way.notify_one();
+        Ok(())
+    }
+
+    fn coming(&self) -> MutexGuard<'_, Coming> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads and checks what has come, and keeps it.
@@ -228,9 +281,8 @@ fn discard(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use etcd_log::{NodeId, RaftIndex};
+    use etcd_log::{NodeId, RaftIndex, Vote};
     use tempfile::TempDir;
-    use tokio::sync::Notify;
 
     use super::*;
     use crate::peers::testing::{Respond, peers_with};
@@ -259,11 +311,11 @@ mod tests {
             request: Request,
             mut incoming: Incoming<'_>,
         ) -> Result<Response, Refusal> {
-            let Request::Checkpoint { applied, index, event, bytes, .. } = request else {
+            let Request::Checkpoint { vote, applied, index, event, bytes } = request else {
                 return Err(Refusal::NotReady);
             };
             let offer = CheckpointHeader { applied, index, event, bytes };
-            let taken = self.checkpoints.take(&mut incoming, offer).await.map(drop);
+            let taken = self.checkpoints.take(&mut incoming, vote.term, offer).await.map(drop);
             self.done.notify_one();
             taken.map_err(|error| error.refusal()).map(|()| Response::Done)
         }
@@ -271,9 +323,15 @@ mod tests {
 
     /// Offers a checkpoint of so many bytes.
     async fn offer(receiver: &Receiver, bytes: u64) -> Conversation {
+        offer_in(Term(1), receiver, bytes).await
+    }
+
+    /// The same, in a term.
+    async fn offer_in(term: Term, receiver: &Receiver, bytes: u64) -> Conversation {
         let peers = peers_with(receiver.clone());
         let applied = LogId { index: RaftIndex(5), ..LogId::default() };
-        let (index, event, vote) = (Index(5), EventNumber(5), etcd_log::Vote::default());
+        let vote = Vote { term, ..Vote::default() };
+        let (index, event) = (Index(5), EventNumber(5));
         let request = Request::Checkpoint { vote, applied, index, event, bytes };
         peers.open_stream(NodeId(2), &request, PIECE_LIMIT).await.unwrap()
     }
@@ -297,6 +355,24 @@ mod tests {
         let longer = "it is longer than the 10 bytes that were offered";
         assert_eq!(refusal(&mut conversation).await, Refusal::Impossible(longer.to_owned()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// Who led before may be silent in the midst of it for as long as it likes.
+    #[tokio::test]
+    async fn checkpoint_of_an_earlier_term_gives_way() {
+        limit::begin();
+        let dir = TempDir::new().unwrap();
+        let receiver = Receiver::new(&dir);
+        let mut before = offer_in(Term(3), &receiver, 10).await;
+        assert!(matches!(before.next().await, Ok(Part::Piece(_))));
+        let mut same = offer_in(Term(3), &receiver, 10).await;
+        assert_eq!(refusal(&mut same).await, Refusal::NotReady);
+        let mut earlier = offer_in(Term(2), &receiver, 10).await;
+        assert_eq!(refusal(&mut earlier).await, Refusal::NotReady);
+        let mut later = offer_in(Term(4), &receiver, 10).await;
+        assert!(matches!(later.next().await, Ok(Part::Piece(_))));
+        assert_eq!(refusal(&mut before).await, Refusal::NotReady);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "its file is gone");
     }
 
     #[tokio::test]

@@ -189,7 +189,8 @@ impl Consensus {
             tracing::warn!("a checkpoint did not come whole: {}", ErrorChain(&error));
             error.refusal()
         };
-        let coming = self.incoming_checkpoints.take(incoming, offer).await.map_err(failed)?;
+        let coming = self.incoming_checkpoints.take(incoming, vote.term, offer).await;
+        let coming = coming.map_err(failed)?;
         let installing = async {
             let image = self.incoming_checkpoints.check(coming, applied).await.map_err(failed)?;
             let this = self.clone();
