@@ -29,7 +29,8 @@ pub enum Decided<'c> {
     Steps(&'c [RestoreChange]),
 }
 
-/// Decides what a command does to the tree at a logged time, behind the last command.
+/// Decides what a command does to the tree at a logged time, behind the last command. Whether
+/// it was done before under its id, is not looked at here.
 ///
 /// # Errors
 ///

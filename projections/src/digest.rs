@@ -174,6 +174,7 @@ impl Layout<'_> {
                 self.number(first.index.0);
             }
             Rejection::RequestIdUsed => self.buffer.push(12),
+            Rejection::RequestForgotten => self.buffer.push(13),
         }
     }
 }

@@ -25,14 +25,7 @@ pub struct Event {
 impl Event {
     /// Returns about how many bytes of memory the event takes.
     pub fn size(&self) -> usize {
-        let values = match &self.change {
-            Change::Set { value, prev, .. } => {
-                value.len() + prev.as_ref().map_or(0, |prev| prev.len())
-            }
-            Change::Delete { prev, .. } | Change::Expire { prev, .. } => prev.len(),
-            Change::DeleteDir => 0,
-        };
-        128 + self.key.as_str().len() + values
+        128 + self.key.as_str().len() + self.change.values()
     }
 }
 
@@ -71,6 +64,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// Returns how many bytes the values have, now and before.
+    pub(crate) fn values(&self) -> usize {
+        match self {
+            Self::Set { value, prev, .. } => {
+                value.len() + prev.as_ref().map_or(0, |prev| prev.len())
+            }
+            Self::Delete { prev, .. } | Self::Expire { prev, .. } => prev.len(),
+            Self::DeleteDir => 0,
+        }
+    }
+
     /// Returns when the key expires, would have expired, or was due to.
     pub fn deadline(&self) -> Option<LogTime> {
         match self {

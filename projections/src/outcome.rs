@@ -81,6 +81,40 @@ pub enum Came {
     Event(Arc<Event>),
     /// It was refused.
     Refused(Rejection),
+    /// What it was is let go; the log knows.
+    LetGo,
+}
+
+impl Came {
+    /// Returns how many bytes its texts have.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Event(event) => event.key.as_str().len() + event.change.values(),
+            Self::Refused(rejection) => rejection.size(),
+            Self::LetGo => 0,
+        }
+    }
+}
+
+impl Rejection {
+    /// Returns how many bytes its own texts have.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::TestFailed { found, expected } => found.len() + expected.len(),
+            Self::NotAFile(key)
+            | Self::NotADirectory(key)
+            | Self::NotEmpty(key)
+            | Self::KeyExists(key)
+            | Self::Reserved(key) => key.as_str().len(),
+            Self::InvalidMachine(name) => name.len(),
+            Self::KeyNotFound
+            | Self::Overtaken { .. }
+            | Self::NothingToDo
+            | Self::Repeated(_)
+            | Self::RequestIdUsed
+            | Self::RequestForgotten => 0,
+        }
+    }
 }
 
 /// What it takes to undo an event, besides the event. Nothing, for most.
@@ -138,6 +172,9 @@ pub enum Rejection {
     /// Another command was asked for under the same id.
     #[serde(skip)]
     RequestIdUsed,
+    /// Ids have been forgotten since it was tried first: it may be done.
+    #[serde(skip)]
+    RequestForgotten,
     /// The key belongs to the system.
     Reserved(KeyPath),
     /// A machine's name or address cannot be written down as a key and its value.
@@ -157,6 +194,7 @@ impl fmt::Display for Rejection {
             Self::NothingToDo => f.write_str("nothing to do"),
             Self::Repeated(first) => write!(f, "it was asked for before, by {}", first.index),
             Self::RequestIdUsed => f.write_str("request id was used for another command"),
+            Self::RequestForgotten => f.write_str("request id may have been forgotten"),
             Self::Reserved(key) => write!(f, "reserved for the system: {key}"),
             Self::InvalidMachine(name) => write!(f, "invalid machine: {name}"),
         }

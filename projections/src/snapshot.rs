@@ -1,8 +1,8 @@
 //! Snapshots: a state taken apart, item by item, and put together again.
 //!
 //! A checkpoint is a [`SnapshotHeader`], then every node of the tree, every event of the
-//! ring, and every id of a request that is remembered. What other projections hold follows from these: the deadlines
-//! and the machines from the nodes, the digest from the header.
+//! ring, and every id of a request that is remembered. What other projections hold follows
+//! from these: the deadlines and the machines from the nodes, the digest from the header.
 //!
 //! Deliberately not here: files and checksums. An item knows its JSON form only.
 
@@ -39,6 +39,15 @@ pub struct SnapshotHeader {
     /// How many ids of requests are remembered; absent for none.
     #[serde(default, skip_serializing_if = "is_none")]
     pub requests: usize,
+    /// The newest command of which it is forgotten under which id it was asked for; absent
+    /// for none.
+    #[serde(default, skip_serializing_if = "is_before_the_first")]
+    pub forgotten: Index,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_before_the_first(index: &Index) -> bool {
+    *index == Index(0)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -73,11 +82,20 @@ pub enum SnapshotItem {
 
 /// Items that do not add up to the state which their header promises.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: found {found}, expected {expected}")]
-pub struct RestoreError {
-    what: &'static str,
-    found: usize,
-    expected: usize,
+pub enum RestoreError {
+    /// There are more or fewer of some.
+    #[error("{what}: found {found}, expected {expected}")]
+    Count {
+        /// Which.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// The ids of requests are in no order that commands come in.
+    #[error("ids of requests: not in the order of their commands")]
+    Order,
 }
 
 impl State {
@@ -90,6 +108,7 @@ impl State {
             events: self.ring.len(),
             dropped: self.ring.dropped(),
             requests: self.requests.len(),
+            forgotten: self.requests.forgotten(),
         }
     }
 
@@ -110,7 +129,7 @@ impl State {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer items than the header says.
+    /// If there are more or fewer items than the header says, or not in their order.
     ///
     /// # Panics
     ///
@@ -143,14 +162,15 @@ impl State {
         let expiry = ExpiryIndex::restore(position, deadlines(&tree));
         let machines = Machines::restore(position, machine_values(&tree));
         let ring = WatchRing::restore(ring_capacity, position, header.dropped, events);
-        let requests = Requests::restore(position, requests);
+        let requests = Requests::restore(position, header.forgotten, requests);
+        let requests = requests.ok_or(RestoreError::Order)?;
         let digester = Digester::restore(position, header.digest);
         Ok(Self::restore(position, tree, ring, expiry, machines, requests, digester))
     }
 }
 
 fn check(what: &'static str, found: usize, expected: usize) -> Result<(), RestoreError> {
-    if found == expected { Ok(()) } else { Err(RestoreError { what, found, expected }) }
+    if found == expected { Ok(()) } else { Err(RestoreError::Count { what, found, expected }) }
 }
 
 fn deadlines(tree: &KeyTree) -> impl Iterator<Item = (LogTime, KeyPath)> {

@@ -45,9 +45,9 @@ fn under(id: &str, command: Command) -> Command {
     Command::As(match &command {
         Command::Restore(Restore { key, .. }) => {
             let hash = RequestHash::of([key.as_str()]);
-            Asked { id, hash, command: Box::new(command) }
+            Asked { id, hash, since: Index(0), command: Box::new(command) }
         }
-        _ => Asked::new(id, command),
+        _ => Asked::new(id, Index(0), command),
     })
 }
 

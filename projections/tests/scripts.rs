@@ -6,7 +6,8 @@
 //! put_back KEY [base=N] STEP…  a restore; a step is `KEY=VALUE`, `KEY=` (delete) or `KEY/=`
 //! sync ID [format=N]   upgrade N   join NAME NODE [port=P]   leave NAME
 //! sleep S  at S              the next batch is S seconds later; at this second
-//! request ID                 the next command is asked for under this id
+//! request ID [since=N]       the next command is asked for under this id, and was not tried up
+//!                            to command N
 //! tick                       a batch without commands
 //! tree  list KEY  ring  since N  from_index N  deadlines  machines  format  requests
 //! position  digest
@@ -59,16 +60,20 @@ struct Runner {
     now: u64,
     /// Under which id the next command is asked for.
     request: Option<RequestId>,
+    /// Since when it may have been tried; none, for not before.
+    since: Option<Index>,
 }
 
 impl Runner {
     fn new() -> Self {
-        Self { state: State::new(5), now: 0, request: None }
+        Self { state: State::new(5), now: 0, request: None, since: None }
     }
 
     fn apply(&mut self, mut commands: Vec<Command>) -> String {
         if let Some(id) = self.request.take() {
-            commands = commands.into_iter().map(|command| asked(id.clone(), command)).collect();
+            let since = self.since.take().unwrap_or(self.state.position().index);
+            let asked = |command| asked(id.clone(), since, command);
+            commands = commands.into_iter().map(asked).collect();
         }
         let time = LogTime(self.now * 1_000_000_000);
         let outcomes = self.state.apply(&Batch::new(time, commands));
@@ -162,7 +167,11 @@ enum Action {
         port: Option<u16>,
     },
     Leave(String),
-    Request(String),
+    Request {
+        id: String,
+        #[arg(key, optional)]
+        since: Option<u64>,
+    },
     Sleep(u64),
     At(u64),
     Tick,
@@ -232,8 +241,9 @@ impl goldenscript::Runner for Runner {
                 client_url: Arc::from("http://h:4001"),
             })],
             Action::Leave(name) => vec![Command::Leave { name: Arc::from(&**name) }],
-            Action::Request(id) => {
+            Action::Request { id, since } => {
                 self.request = Some(id.parse()?);
+                self.since = since.map(Index);
                 return Ok(String::new());
             }
             Action::Tick => vec![],
@@ -268,13 +278,13 @@ fn step((key, value): &(String, String)) -> Result<RestoreChange, InvalidKey> {
 }
 
 /// The command as it is asked for under an id. Of a restore, the key alone is said.
-fn asked(id: RequestId, command: Command) -> Command {
+fn asked(id: RequestId, since: Index, command: Command) -> Command {
     Command::As(match &command {
         Command::Restore(Restore { key, .. }) => {
             let hash = RequestHash::of([key.as_str()]);
-            Asked { id, hash, command: Box::new(command) }
+            Asked { id, hash, since, command: Box::new(command) }
         }
-        _ => Asked::new(id, command),
+        _ => Asked::new(id, since, command),
     })
 }
 
@@ -283,6 +293,7 @@ fn first_answer(first: &FirstAnswer) -> String {
     let came = match came {
         Came::Event(event) => event_shown(event),
         Came::Refused(rejection) => format!("refused: {rejection}"),
+        Came::LetGo => "let go".to_owned(),
     };
     let at = requested.at.map_or(String::new(), |at| format!(" to {at}"));
     format!("{}{at} by {index} at {}: {came}; changed {changed}", requested.id, seconds(*time))

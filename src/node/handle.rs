@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{ClusterId, Command, Index, LogFormat, LogStorage, LogTime, Machine};
+use etcd_log::{
+    Asked, ClusterId, Command, Index, LogFormat, LogStorage, LogTime, Machine, RequestId,
+};
 use etcd_projections::Outcome;
 use tokio::sync::{Mutex, watch as latest};
 use tokio::time::Instant;
@@ -192,6 +194,15 @@ impl Node {
         self.until_it_may_say(command.format(), deadline).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         self.inner.proposer.propose(command, left).await
+    }
+
+    /// Returns a command as it is asked for under an id, from here on.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say all that a client has said: see [`Asked::new`].
+    pub fn once(&self, id: RequestId, command: Command) -> Command {
+        Command::As(Asked::new(id, self.now().state.position().index, command))
     }
 
     /// Returns a state that is fresh enough, waiting for it up to `limit`.

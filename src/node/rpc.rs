@@ -125,7 +125,7 @@ impl Node {
         }
         let is_for_leader = |command: &etcd_log::Command| {
             use etcd_log::Command::{Join, Leave, Sync, Upgrade};
-            matches!(command, Sync { .. } | Join(_) | Leave { .. } | Upgrade { .. })
+            matches!(command.wanted(), Sync { .. } | Join(_) | Leave { .. } | Upgrade { .. })
         };
         if commands.iter().any(is_for_leader) {
             // There is a request for each, which the leader looks into.

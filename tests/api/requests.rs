@@ -7,7 +7,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::support::{Reply, Server, etcd};
+use crate::support::{PATIENCE, Reply, Server, etcd, eventually};
 
 fn fresh() -> (TempDir, Server) {
     let dir = TempDir::new().unwrap();
@@ -146,11 +146,84 @@ fn restore_is_done_once() {
     let again = under(&server, "n", "POST", nothing);
     assert!(is_replayed(&again) && again.body == first.body, "{}", again.body);
     assert_eq!(server.get("/v1/keys/q").status, 200);
+    // What expired before it was done is no key that it has changed.
+    set("/e/a", "1");
+    let at = server.post("/v1/keys/e/b", &[("value", "1")]).number("x-etcd-index");
+    for key in ["/e/a", "/e/b"] {
+        server.post(&format!("/v1/keys{key}"), &[("value", "2"), ("ttl", "1")]);
+    }
+    eventually("they expire", || server.get("/v1/keys/e/a").status == 404);
+    let back = format!("/v1/restore/e?at={at}");
+    let first = under(&server, "e", "POST", &back);
+    let again = under(&server, "e", "POST", &back);
+    assert!(first.status == 200 && is_replayed(&again) && again.body == first.body);
     // A span of time says the same, whenever it is said.
     let first = under(&server, "s", "POST", "/v1/restore/p?at=-0s");
     set("/p/a", "4");
     let again = under(&server, "s", "POST", "/v1/restore/p?at=-0s");
     assert!(is_replayed(&again) && again.body == first.body, "{}", again.body);
+}
+
+/// Nobody is told that it cannot be done because it was.
+#[test]
+fn restore_that_many_ask_for_at_once_is_done_once() {
+    let (_dir, server) = fresh();
+    for value in ["1", "2"] {
+        server.post("/v1/keys/p/a", &[("value", value)]);
+    }
+    let answers: Vec<_> = thread::scope(|scope| {
+        let ask = || under(&server, "r", "POST", "/v1/restore/p?at=3&if_index=4");
+        let asking: Vec<_> = (0..16).map(|_| scope.spawn(ask)).collect();
+        asking.into_iter().map(|asking| asking.join().unwrap()).collect()
+    });
+    let body = "{\"action\":\"RESTORE\",\"key\":\"/p\",\"at\":3,\"changed\":1,\"index\":5}\n";
+    for answer in &answers {
+        assert_eq!((answer.status, &*answer.body), (200, body));
+    }
+    assert_eq!(answers.iter().filter(|answer| !is_replayed(answer)).count(), 1);
+}
+
+/// A dry run does nothing, so it is no request that is remembered.
+#[test]
+fn dry_run_uses_no_id() {
+    let (_dir, server) = fresh();
+    for value in ["1", "2"] {
+        server.post("/v1/keys/p/a", &[("value", value)]);
+    }
+    let dry = under(&server, "r", "POST", "/v1/restore/p?at=3&dry_run=true");
+    assert_eq!(dry.body, "{\"key\":\"/p/a\",\"from\":\"2\",\"to\":\"1\"}\n");
+    let restored = under(&server, "r", "POST", "/v1/restore/p?at=3");
+    assert!(restored.status == 200 && !is_replayed(&restored), "{}", restored.body);
+}
+
+/// More than the state remembers is in the log; and why something was refused is not.
+#[test]
+fn answer_that_was_let_go_is_read_from_the_log() {
+    let (_dir, server) = fresh();
+    let large = "x".repeat(1_000_000);
+    let post = |id: &str, path: &str, form: &[(&str, &str)]| {
+        let request = server.agent(PATIENCE).post(format!("{}{path}", server.url));
+        let mut reply = request.header("x-request-id", id).send_form(form.iter().copied()).unwrap();
+        let is_replayed = reply.headers().contains_key("x-etcd-replayed");
+        let body = reply.body_mut().with_config().limit(4 << 20).read_to_string().unwrap();
+        (reply.status().as_u16(), body, is_replayed)
+    };
+    let set = |number: usize| {
+        let value = format!("{number}{large}");
+        post(&number.to_string(), "/v1/keys/a", &[("value", &value)])
+    };
+    let test = || post("test", "/v1/testAndSet/a", &[("prevValue", "y"), ("value", "z")]);
+    let (first, refused) = (set(0), test());
+    assert_eq!((first.0, refused.0), (200, 400));
+    for number in 1..20 {
+        assert_eq!(set(number).0, 200);
+    }
+    let again = set(0);
+    assert!(again.0 == 200 && again.2 && again.1 == first.1, "the same, and replayed");
+    let last = set(19);
+    assert!(last.0 == 200 && last.2 && last.1.contains("\"index\":"), "kept, and replayed");
+    let why = "It Was Refused Before, By 4; Why Is No Longer Kept\n";
+    assert_eq!(test(), (409, why.to_owned(), true));
 }
 
 /// Many ask at once under one id: one of them is the first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcd::node::{Freshness, Node, Start, WatchError, WriteError};
 use etcd::state::filter::Filter;
-use etcd_log::{Asked, Command, KeyPath, TestAndSet, Ttl};
+use etcd_log::{Command, KeyPath, TestAndSet, Ttl};
 use etcd_projections::{Came, Change, Event, Outcome, Rejection, TreeNode, What};
 
 use super::linearizability::order::{self, Shown};
@@ -137,7 +137,7 @@ async fn ask(world: &World, node: &Node, key: &str, call: &Call) -> Option<(Answ
     if !world.dice().one_in(2) {
         return propose(node, command).await;
     }
-    let command = Command::As(Asked::new(world.unique().parse().unwrap(), command));
+    let command = node.once(world.unique().parse().unwrap(), command);
     let mut told = propose(node, command.clone()).await;
     for _ in 0..TRIES {
         if !matches!(told, Some((Answer::Unknown, _))) {
@@ -189,6 +189,7 @@ fn answer(outcome: &Outcome) -> (Answer, u64) {
             let answer = match &first.came {
                 Came::Event(event) => done(event),
                 Came::Refused(rejection) => refused(rejection),
+                Came::LetGo => panic!("no answer is large"),
             };
             (answer, first.index.0)
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd::node::{
-    Freshness, HistoryQuery, LivesOn, Moment, Node, PastError, RestoreQuery, WriteError,
+    Freshness, HistoryQuery, LivesOn, Moment, Node, PastError, RestoreQuery, Restored, WriteError,
 };
-use etcd_log::{Batch, Command, Entry, Index, KeyPath};
+use etcd_log::{Batch, Command, Entry, Index, KeyPath, RequestId};
 use etcd_projections::{Event, KeyTree, State, TreeNode};
 
 use super::world::World;
@@ -46,7 +46,14 @@ pub(crate) async fn put_back(world: &World, name: &str, node: &Node) {
     }
     let moment = Moment::Index(at);
     let query = RestoreQuery { key: top.clone(), at: moment, if_index: None, ttl: LivesOn::Rest };
-    let restored = node.restore(query, None, LIMIT).await;
+    let id: Option<RequestId> = world.dice().one_in(2).then(|| world.unique().parse().unwrap());
+    let restored = node.restore(query.clone(), id.clone(), LIMIT).await;
+    if let (Ok(first), Some(id)) = (&restored, id)
+        && let Ok(again) = node.restore(query, Some(id), LIMIT).await
+        && again != (Restored { is_repeated: true, ..first.clone() })
+    {
+        world.violation(format_args!("{name} put back {top}: {first:?}, and then {again:?}"));
+    }
     let expected = match &restored {
         Ok(restored) if restored.changed == 3 => vec![then],
         Err(PastError::Write(WriteError::Unknown)) => vec![then, now],

@@ -347,8 +347,10 @@ impl Command {
             Self::TestAndDelete { key, prev_value } => [key.as_str(), prev_value, ""],
             Self::Sync { .. } | Self::Upgrade { .. } => [""; 3],
             Self::Restore(restore) => return restore.sum(size),
-            // Its id and its hash are as long as what stands around a command.
-            Self::As(asked) => return 128 + asked.command.sum(size),
+            Self::As(asked) => {
+                let id = size(asked.id.as_str());
+                return 128 + id + asked.command.sum(size);
+            }
             Self::Join(machine) => [&*machine.name, &machine.peer_url, &machine.client_url],
             Self::Leave { name } => [&**name, "", ""],
         };
@@ -396,7 +398,7 @@ mod tests {
             r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"delete":"/a/b"},"#,
             r#"{"deleteDir":"/a/c"},{"set":{"key":"/a/d","value":"x","ttl":7}}]}},"#,
             r#"{"upgrade":{"format":2}},"#,
-            r#"{"as":{"id":"x-1","hash":"00000000000000ff","do":{"delete":{"key":"/foo"}}}}],"#,
+            r#"{"as":{"id":"x-1","hash":"00000000000000ff","since":41,"do":{"delete":{"key":"/foo"}}}}],"#,
             r#""check":{"entry":7,"index":5,"event":4,"time":"2013-07-11T20:31:12.156146039Z","#,
             r#""digest":"0000000000000000000000000000000f"}}"#,
         );
@@ -451,7 +453,7 @@ mod tests {
             (r#"{"testAndDelete":{"key":"/a","prevValue":"b"}}"#, 2),
             (r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[]}}"#, 2),
             (r#"{"upgrade":{"format":9}}"#, 2),
-            (r#"{"as":{"id":"x","hash":"1","do":{"delete":{"key":"/a"}}}}"#, 3),
+            (r#"{"as":{"id":"x","hash":"1","since":0,"do":{"delete":{"key":"/a"}}}}"#, 3),
         ] {
             let command: Command = serde_json::from_str(text).unwrap();
             assert_eq!(command.format(), LogFormat(format), "{text}");
@@ -472,13 +474,14 @@ mod tests {
             r#"{"restore":{"key":"/a","at":3,"base":9,"changes":[{"paint":"/a/b"}]}}"#,
             r#"{"upgrade":{"format":0}}"#,
             r#"{"upgrade":{}}"#,
-            r#"{"as":{"id":"x","hash":"1","do":{"paint":{"key":"/a"}}}}"#,
-            r#"{"as":{"id":"x","hash":"1","do":{"delete":{"key":"/a"}},"by":"bob"}}"#,
-            r#"{"as":{"id":"x y","hash":"1","do":{"delete":{"key":"/a"}}}}"#,
-            r#"{"as":{"id":"","hash":"1","do":{"delete":{"key":"/a"}}}}"#,
-            r#"{"as":{"id":"x","do":{"delete":{"key":"/a"}}}}"#,
-            r#"{"as":{"id":"x","hash":"1","do":{"leave":{"name":"node1"}}}}"#,
-            r#"{"as":{"id":"x","hash":"1","do":{"as":{"id":"y","hash":"1","do":{"delete":{"key":"/a"}}}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","since":0,"do":{"paint":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","since":0,"do":{"delete":{"key":"/a"}},"by":"bob"}}"#,
+            r#"{"as":{"id":"x y","hash":"1","since":0,"do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"","hash":"1","since":0,"do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","since":0,"do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","do":{"delete":{"key":"/a"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","since":0,"do":{"leave":{"name":"node1"}}}}"#,
+            r#"{"as":{"id":"x","hash":"1","since":0,"do":{"as":{"id":"y","hash":"1","since":0,"do":{"delete":{"key":"/a"}}}}}}"#,
         ] {
             assert!(serde_json::from_str::<Command>(text).is_err(), "{text}");
         }

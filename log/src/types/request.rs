@@ -2,14 +2,16 @@
 //! once, however often he asks.
 //!
 //! ```text
-//! {"as":{"id":"7f3a-1","hash":"0123456789abcdef","do":{"set":{"key":"/a","value":"b"}}}}
+//! {"as":{"id":"7f3a-1","hash":"0123456789abcdef","since":41,"do":{"set":{"key":"/a","value":"b"}}}}
 //! ```
 //!
 //! Whoever gets no answer does not know whether his command was done; so he asks again, and
 //! the state remembers that it was (Raft, section 8). The hash is of what he said: it tells a
 //! repetition from another command under the same id. It is written down because what he said
 //! is not all there is of the command by then: a leader makes up for a clock that lags, and a
-//! restore has been worked out.
+//! restore has been worked out. The index is of before it was asked for first, as far as whoever
+//! proposes it knows: if an id has been forgotten since then, it may be this one, and the
+//! command may be done.
 //!
 //! Deliberately not here: for how long an id is remembered (`etcd-projections`).
 
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::command::{Command, TestAndSet};
-use super::numbers::RequestHash;
+use super::numbers::{Index, RequestHash};
 
 /// The id of a request: 1 to 64 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -87,6 +89,8 @@ pub struct Asked {
     pub id: RequestId,
     /// What he said, for telling whether he says it again.
     pub hash: RequestHash,
+    /// Behind this command it was tried first, or later.
+    pub since: Index,
     /// What is to be done: a command of a client.
     #[serde(rename = "do")]
     pub command: Box<Command>,
@@ -98,6 +102,7 @@ pub struct Asked {
 struct Read {
     id: RequestId,
     hash: RequestHash,
+    since: Index,
     #[serde(rename = "do")]
     command: Box<Command>,
 }
@@ -106,53 +111,50 @@ impl TryFrom<Read> for Asked {
     type Error = &'static str;
 
     fn try_from(read: Read) -> Result<Self, Self::Error> {
-        let Read { id, hash, command } = read;
-        match *command {
-            Command::As(_)
-            | Command::Sync { .. }
-            | Command::Upgrade { .. }
-            | Command::Join(_)
-            | Command::Leave { .. } => Err("only what a client wants is asked for under an id"),
-            Command::Set { .. }
-            | Command::Create { .. }
-            | Command::TestAndSet(_)
-            | Command::Delete { .. }
-            | Command::TestAndDelete { .. }
-            | Command::DeleteDir { .. }
-            | Command::Restore(_) => Ok(Self { id, hash, command }),
+        let Read { id, hash, since, command } = read;
+        let is_clients = matches!(*command, Command::Restore(_)) || said(&command).is_some();
+        if !is_clients {
+            return Err("only what a client wants is asked for under an id");
         }
+        Ok(Self { id, hash, since, command })
     }
 }
 
 impl Asked {
-    /// Notes under which id a client asked for a command that says all that he said.
+    /// Notes under which id a client asks for a command that says all that he said; it has not
+    /// been tried up to some command.
     ///
     /// # Panics
     ///
     /// If it is a restore, which does not, or no client's.
-    pub fn new(id: RequestId, command: Command) -> Self {
-        let (name, [key, value, prev], ttl) = match &command {
-            Command::Set { key, value, ttl } => ("set", [key.as_str(), value, ""], *ttl),
-            Command::Create { key, value, ttl } => ("create", [key.as_str(), value, ""], *ttl),
-            Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }) => {
-                ("testAndSet", [key.as_str(), value, prev_value], *ttl)
-            }
-            Command::Delete { key } => ("delete", [key.as_str(), "", ""], None),
-            Command::DeleteDir { key } => ("deleteDir", [key.as_str(), "", ""], None),
-            Command::TestAndDelete { key, prev_value } => {
-                ("testAndDelete", [key.as_str(), "", prev_value], None)
-            }
-            Command::Restore(_)
-            | Command::As(_)
-            | Command::Sync { .. }
-            | Command::Upgrade { .. }
-            | Command::Join(_)
-            | Command::Leave { .. } => unreachable!("{command:?} does not say what he said"),
-        };
-        let ttl = ttl.map(|ttl| ttl.to_string()).unwrap_or_default();
-        let hash = RequestHash::of([name, key, value, prev, &ttl]);
-        Self { id, hash, command: Box::new(command) }
+    pub fn new(id: RequestId, since: Index, command: Command) -> Self {
+        let hash = said(&command).expect("a command that says what a client said");
+        Self { id, hash, since, command: Box::new(command) }
     }
+}
+
+/// Hashes what a client said who asks for a command; nothing, if it does not tell.
+fn said(command: &Command) -> Option<RequestHash> {
+    let (name, [key, value, prev], ttl) = match command {
+        Command::Set { key, value, ttl } => ("set", [key.as_str(), value, ""], *ttl),
+        Command::Create { key, value, ttl } => ("create", [key.as_str(), value, ""], *ttl),
+        Command::TestAndSet(TestAndSet { key, prev_value, value, ttl }) => {
+            ("testAndSet", [key.as_str(), value, prev_value], *ttl)
+        }
+        Command::Delete { key } => ("delete", [key.as_str(), "", ""], None),
+        Command::DeleteDir { key } => ("deleteDir", [key.as_str(), "", ""], None),
+        Command::TestAndDelete { key, prev_value } => {
+            ("testAndDelete", [key.as_str(), "", prev_value], None)
+        }
+        Command::Restore(_)
+        | Command::As(_)
+        | Command::Sync { .. }
+        | Command::Upgrade { .. }
+        | Command::Join(_)
+        | Command::Leave { .. } => return None,
+    };
+    let ttl = ttl.map(|ttl| ttl.to_string()).unwrap_or_default();
+    Some(RequestHash::of([name, key, value, prev, &ttl]))
 }
 
 #[cfg(test)]
@@ -200,7 +202,7 @@ mod tests {
             Command::DeleteDir { key: key("/a") },
         ];
         let id: RequestId = "x".parse().unwrap();
-        let hash = |command: &Command| Asked::new(id.clone(), command.clone()).hash;
+        let hash = |command: &Command| Asked::new(id.clone(), Index(0), command.clone()).hash;
         for (at, command) in commands.iter().enumerate() {
             let same = commands.iter().filter(|other| hash(other) == hash(command));
             assert_eq!(same.count(), 1, "{at}: {command:?}");

@@ -234,8 +234,12 @@ fn rejected(rejection: &Rejection) -> Answer {
         Rejection::NothingToDo => Answer::line(StatusCode::CONFLICT, "Nothing To Do"),
         Rejection::Repeated(first) => {
             let index = first.index.0;
-            Answer::line(StatusCode::CONFLICT, format_args!("It Was Asked For Before, By {index}"))
+            Answer::line(
+                StatusCode::CONFLICT,
+                format_args!("It Was Refused Before, By {index}; Why Is No Longer Kept"),
+            )
         }
+        Rejection::RequestForgotten => Problem::Unknown.into_answer(),
         Rejection::RequestIdUsed => {
             Answer::line(StatusCode::CONFLICT, "Request Id Was Used For Another Command")
         }

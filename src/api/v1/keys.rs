@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{Asked, Command, KeyPath, RequestId, TestAndSet};
-use etcd_projections::{Came, Event, Outcome, Rejection, TreeNode, What, is_reserved};
+use etcd_log::{Command, KeyPath, RequestId, TestAndSet};
+use etcd_projections::{Came, Event, FirstAnswer, Outcome, Rejection, TreeNode, What, is_reserved};
 use hyper::Request;
 use hyper::body::Incoming;
 
@@ -139,7 +139,8 @@ async fn read(node: &Node, fields: &Fields) -> Result<(Arc<Published>, Duration)
     Ok((node.read(fields.freshness()?, limit).await?, limit))
 }
 
-/// Reads what a request for writing says, and under which id, and refuses what no client may write.
+/// Reads what a request for writing says, and under which id, and refuses what no client may
+/// write.
 /// A field that is not known is refused too: it may be a condition that would not
 /// have been tested, or the rest of a value with a `&` in it.
 async fn fields_of_write(
@@ -168,19 +169,31 @@ async fn propose(
 ) -> Result<Answer, Problem> {
     let limit = fields.limit()?.unwrap_or(REQUEST_LIMIT);
     let command = match id {
-        Some(id) => Command::As(Asked::new(id, command)),
+        Some(id) => node.once(id, command),
         None => command,
     };
     let Outcome { what, .. } = node.propose(command, limit).await?;
     match what {
         What::Event(event) => Ok(happened(&event)),
-        What::Rejection(Rejection::Repeated(first)) => Ok(match &first.came {
-            Came::Event(event) => happened(event),
-            Came::Refused(rejection) => Problem::from(rejection.clone()).into_answer(),
+        What::Rejection(Rejection::Repeated(first)) => {
+            Box::pin(again(node, first, limit)).await.map(Answer::replayed)
         }
-        .replayed()),
         What::Rejection(rejection) => Err(rejection.into()),
         What::Tick => unreachable!("a command makes an event, or is refused"),
+    }
+}
+
+/// Answers as it was answered when it was asked for first.
+async fn again(node: &Node, first: Arc<FirstAnswer>, limit: Duration) -> Result<Answer, Problem> {
+    match &first.came {
+        Came::Event(event) => Ok(happened(event)),
+        Came::Refused(rejection) => Ok(Problem::from(rejection.clone()).into_answer()),
+        Came::LetGo => {
+            let event = node.event_of(first.index, limit).await;
+            let event = event.map_err(|error| Problem::Past("Request", error))?;
+            let refused = || Problem::from(Rejection::Repeated(first)).into_answer();
+            Ok(event.map_or_else(refused, |event| happened(&event)))
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_log::{KeyPath, LogId};
-use etcd_projections::{Event, Position};
+use etcd_log::{Index, KeyPath, LogId};
+use etcd_projections::{Change, Event, Position};
 
 use super::deadline::Deadline;
 use super::view::Present;
@@ -46,6 +46,30 @@ pub struct PastEvents {
 }
 
 impl Node {
+    /// Returns what a command has made happen: of several events, the first; nothing, if it was
+    /// refused.
+    ///
+    /// # Errors
+    ///
+    /// If that is kept no longer, or not found within `limit`.
+    pub async fn event_of(
+        &self,
+        index: Index,
+        limit: Duration,
+    ) -> Result<Option<Arc<Event>>, PastError> {
+        let (key, at) = (KeyPath::root(), Some(Moment::Index(index)));
+        let query = HistoryQuery { key, recursive: true, from: at, to: at, reverse: false };
+        let mut events = self.history(query, Freshness::Stale, limit).await?;
+        while let Some(found) = events.next().await? {
+            if let Some(first) = found.into_iter().next() {
+                // What has expired behind it has its index, too.
+                let is_its = !matches!(first.change, Change::Expire { .. });
+                return Ok(is_its.then_some(first));
+            }
+        }
+        Ok(None)
+    }
+
     /// Looks for what happened.
     ///
     /// # Errors

@@ -13,6 +13,9 @@
 //! (`proposer::rebase`). Where something has touched what it is about, it is worked out anew.
 //! What nothing has touched since the moment in question is not looked at.
 //!
+//! Under the id of a request it is done once. Whether it was, is looked at before it is worked
+//! out, and again if that fails: what is there now has nothing to do with what came of it.
+//!
 //! Of what was touched, all is made what it was: values, deadlines, and that there was no
 //! such directory. *Limit*: a directory that held nothing does not come back.
 //!
@@ -42,7 +45,10 @@ use crate::node::{Freshness, Node};
 use crate::storage::events::{EventStore, Interest, Stored, StoredWhat};
 
 /// How many bytes a restore takes at most, as it is written: as any command.
-const MOST_BYTES: usize = 8 << 20;
+const MOST_BYTES: usize = (8 << 20) - ROOM;
+
+/// How many bytes there are for the id of a request around it.
+const ROOM: usize = 4 << 10;
 
 /// How many keys a restore changes at most: applying it takes a tenth of a second.
 const MOST_CHANGES: usize = 20_000;
@@ -86,7 +92,7 @@ pub struct Restored {
     pub at: Index,
     /// How many keys changed.
     pub changed: usize,
-    /// The command; none, if nothing had to be changed.
+    /// The command; none, if nothing had to be changed, and it has no id.
     pub index: Option<Index>,
     /// Whether it was done before, under the same id: this came of it then.
     pub is_repeated: bool,
@@ -100,17 +106,38 @@ impl Restored {
     }
 }
 
+/// How a restore is asked for that is done once.
+struct Once {
+    id: RequestId,
+    hash: RequestHash,
+    since: Index,
+}
+
 impl RestoreQuery {
-    /// Returns the command for what was worked out.
-    fn command(&self, restore: Restore, id: Option<&RequestId>) -> Command {
-        let restore = Command::Restore(restore);
-        let Some(id) = id else { return restore };
+    /// Hashes what is said; not what that comes to. It is part of the log's format.
+    fn hash(&self) -> RequestHash {
         let Self { key, at, if_index, ttl } = self;
-        // What was said; not what that came to.
-        let said = format!("{at:?} {if_index:?} {ttl:?}");
-        let (id, hash) = (id.clone(), RequestHash::of(["restore", key.as_str(), &said]));
-        Command::As(Asked { id, hash, command: Box::new(restore) })
+        let at = match at {
+            Moment::Index(index) => format!("index {}", index.0),
+            Moment::Time(time) => format!("time {}", time.0),
+            Moment::Ago(nanos) => format!("ago {nanos}"),
+        };
+        let if_index = if_index.map_or_else(String::new, |index| index.0.to_string());
+        let ttl = match ttl {
+            LivesOn::Rest => "rest",
+            LivesOn::Keep => "keep",
+            LivesOn::Drop => "drop",
+        };
+        RequestHash::of(["restore", key.as_str(), &at, &if_index, ttl])
     }
+}
+
+/// Returns the command for what was worked out.
+fn command_of(restore: Restore, once: Option<&Once>) -> Command {
+    let restore = Command::Restore(restore);
+    let Some(Once { id, hash, since }) = once else { return restore };
+    let (id, hash, since) = (id.clone(), *hash, *since);
+    Command::As(Asked { id, hash, since, command: Box::new(restore) })
 }
 
 /// What a restore comes to, as things are.
@@ -120,14 +147,6 @@ struct WorkedOut {
     changed: usize,
     /// Whether nothing has happened there since it was begun to be worked out.
     is_current: bool,
-}
-
-impl WorkedOut {
-    fn nothing(key: KeyPath) -> Self {
-        let (at, base) = (Index::default(), Index::default());
-        let command = Restore { key, at, base, changes: Vec::new() };
-        Self { command, changed: 0, is_current: true }
-    }
 }
 
 /// A restore that has been worked out: what to do, and what changes by that.
@@ -167,52 +186,69 @@ impl Node {
         limit: Duration,
     ) -> Result<Restored, PastError> {
         let (deadline, mut tried) = (Deadline::after(limit), 0);
+        let since = self.now().state.position().index;
+        let once = id.map(|id| Once { id, hash: query.hash(), since });
         loop {
             tried += 1;
-            let is_known = self.was_asked(id.as_ref(), deadline).await?;
-            let WorkedOut { command, changed, is_current } = if is_known {
-                // It will be answered, and nothing done.
-                WorkedOut::nothing(query.key.clone())
-            } else {
-                self.work_out(&query, deadline).await?
-            };
+            if let Some(before) = self.done_before(once.as_ref(), deadline).await? {
+                return Ok(before);
+            }
+            let WorkedOut { command, changed, is_current } =
+                match self.work_out(&query, deadline).await {
+                    Ok(worked_out) => worked_out,
+                    // It may have been done meanwhile, and be why it cannot be done now.
+                    Err(error) => {
+                        let before = self.done_before(once.as_ref(), deadline).await?;
+                        return before.ok_or(error);
+                    }
+                };
             let at = command.at;
-            if command.changes.is_empty() && id.is_none() {
+            if command.changes.is_empty() && once.is_none() {
                 return Ok(Restored { at, changed: 0, index: None, is_repeated: false });
             }
             if !is_current && tried < TRIES {
                 continue;
             }
-            let command = query.command(command, id.as_ref());
+            let command = command_of(command, once.as_ref());
             let Outcome { position, what, .. } = self.propose(command, deadline.left()).await?;
-            let done = |changed| {
-                let index = Some(position.index);
-                Restored { at, changed, index, is_repeated: false }
-            };
+            let index = Some(position.index);
             match what {
-                What::Event(_) => return Ok(done(changed)),
+                What::Event(_) => {
+                    let changed = self.changed(once.as_ref()).unwrap_or(changed);
+                    return Ok(Restored { at, changed, index, is_repeated: false });
+                }
                 What::Rejection(Rejection::Repeated(first)) => return Ok(Restored::again(&first)),
                 What::Rejection(Rejection::Overtaken { .. }) if tried < TRIES => {}
-                // What was known was let go of meanwhile.
-                What::Rejection(Rejection::NothingToDo) if is_known && tried < TRIES => {}
-                What::Rejection(Rejection::NothingToDo) => return Ok(done(0)),
+                What::Rejection(Rejection::NothingToDo) => {
+                    return Ok(Restored { at, changed: 0, index, is_repeated: false });
+                }
                 What::Rejection(rejection) => return Err(PastError::Refused(rejection)),
                 What::Tick => unreachable!("a command makes an event, or is refused"),
             }
         }
     }
 
-    /// Returns whether a restore was asked for before, under this id: what would have to be
-    /// done for it now has nothing to do with it.
-    async fn was_asked(
+    /// Returns what came of a restore that was asked for before, under the same id.
+    async fn done_before(
         &self,
-        id: Option<&RequestId>,
+        once: Option<&Once>,
         deadline: Deadline,
-    ) -> Result<bool, PastError> {
-        let Some(id) = id else { return Ok(false) };
+    ) -> Result<Option<Restored>, PastError> {
+        let Some(Once { id, hash, .. }) = once else { return Ok(None) };
         let now = self.read(Freshness::Linearizable, deadline.left()).await?;
-        let time = now.state.position().time;
-        Ok(now.state.requests().find(id, time).is_some())
+        match now.state.requests().find(id, now.state.position().time) {
+            None => Ok(None),
+            Some(first) if first.requested.hash == *hash => Ok(Some(Restored::again(first))),
+            Some(_) => Err(PastError::Refused(Rejection::RequestIdUsed)),
+        }
+    }
+
+    /// Returns how many keys a restore has changed, as whoever asks again is told: some may have
+    /// expired before it came.
+    fn changed(&self, once: Option<&Once>) -> Option<usize> {
+        let now = self.now();
+        let first = now.state.requests().find(&once?.id, now.state.position().time)?;
+        Some(Restored::again(first).changed)
     }
 
     /// Works out what has to be changed, as things are now.
@@ -498,5 +534,33 @@ fn file<'a>(tree: &'a KeyTree, key: &KeyPath) -> Option<(&'a Arc<str>, Option<Lo
     match tree.get(key) {
         Some(TreeNode::File { value, deadline }) => Some((value, *deadline)),
         Some(TreeNode::Directory) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is a part of the format: machines of two versions tell the same requests apart.
+    #[test]
+    fn hash_is_of_what_was_said() {
+        let key = KeyPath::clean("/p").unwrap();
+        let query = |at, if_index: Option<u64>, ttl| {
+            RestoreQuery { key: key.clone(), at, if_index: if_index.map(Index), ttl }.hash()
+        };
+        let index = Moment::Index(Index(4));
+        let said = [
+            query(index, None, LivesOn::Rest),
+            query(Moment::Index(Index(5)), None, LivesOn::Rest),
+            query(Moment::Time(LogTime(4)), None, LivesOn::Rest),
+            query(Moment::Ago(4), None, LivesOn::Rest),
+            query(index, Some(4), LivesOn::Rest),
+            query(index, None, LivesOn::Keep),
+            query(index, None, LivesOn::Drop),
+        ];
+        for (at, hash) in said.iter().enumerate() {
+            assert_eq!(said.iter().filter(|other| *other == hash).count(), 1, "{at}");
+        }
+        assert_eq!(said[0].to_string(), "0488102083e34f42");
     }
 }

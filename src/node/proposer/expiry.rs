@@ -91,7 +91,7 @@ pub(super) async fn due(context: &ProposerContext) {
 mod tests {
     use std::sync::Arc;
 
-    use etcd_log::{Batch, Index, KeyPath, Restore};
+    use etcd_log::{Asked, Batch, Index, KeyPath, Restore};
     use etcd_projections::State;
 
     use super::*;
@@ -154,10 +154,14 @@ mod tests {
                 restore(5),
                 Command::Create { key: KeyPath::root(), value: Arc::from("x"), ttl: Ttl::new(5) },
             ];
+            // What was said stays as it was.
+            let asked = Asked::new("x".parse().unwrap(), Index(0), set(1, 5));
+            commands.push(Command::As(asked.clone()));
             make_up_for(Duration::from_nanos(lag), &mut commands);
             let create =
                 Command::Create { key: KeyPath::root(), value: Arc::from("x"), ttl: Ttl::new(ttl) };
-            let made_up = [set(1, ttl), commands[1].clone(), restore(ttl), create];
+            let asked = Command::As(Asked { command: Box::new(set(1, ttl)), ..asked });
+            let made_up = [set(1, ttl), commands[1].clone(), restore(ttl), create, asked];
             assert_eq!(commands, made_up, "after {lag} ns");
         }
     }

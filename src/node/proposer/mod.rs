@@ -13,7 +13,8 @@
 //!
 //! A request that nobody waits for any longer is not proposed. Who wins, the
 //! request's time limit or the proposer, is settled by its claim (`queue`). A command
-//! is tried again only where it is certain that it was not proposed.
+//! is tried again only where it is certain that it was not proposed; or if it is asked for
+//! under an id, for then it is not done twice.
 
 mod context;
 mod expiry;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_log::{Batch, Check, Command, Term};
-use etcd_projections::{Outcome, Position};
+use etcd_projections::{Outcome, Position, Rejection, What};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -66,6 +67,11 @@ const BATCH_LIMIT: Duration = Duration::from_mins(1);
 /// How long a machine that leads no longer waits for what it had proposed: another
 /// leader may have it by then, or never will.
 const OVERRULED_LIMIT: Duration = Duration::from_secs(1);
+
+/// Returns whether a command was refused because it may have been done before.
+fn is_forgotten(outcome: &Outcome) -> bool {
+    matches!(outcome.what, What::Rejection(Rejection::RequestForgotten))
+}
 
 /// Returns whether another machine has sent more at once than any would.
 pub(super) fn is_too_large(commands: &[Command]) -> bool {
@@ -110,6 +116,8 @@ impl Proposer {
         let trying = async {
             loop {
                 match self.try_once(command.clone(), None, &mut place).await {
+                    // Nobody remembers whether a try before it was done.
+                    Ok(outcome) if is_forgotten(&outcome) => return Err(WriteError::Unknown),
                     Err(WriteError::Unknown) if is_done_once => may_be_done = true,
                     Err(WriteError::Unavailable(_)) => {}
                     // What is certain of this try is not so of those before it.
@@ -121,11 +129,11 @@ impl Proposer {
             }
         };
         let tried = tokio::time::timeout(limit, trying).await;
-        tried.unwrap_or_else(
-            |_| {
-                if may_be_done { Err(WriteError::Unknown) } else { self.late(place) }
-            },
-        )
+        match tried {
+            Ok(told) => told,
+            Err(_) if may_be_done => Err(WriteError::Unknown),
+            Err(_) => self.late(place),
+        }
     }
 
     /// Proposes a command, if this machine still leads in this term, and has led in no

@@ -68,7 +68,7 @@ fn touches(command: &Command, key: &KeyPath) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use etcd_log::{Batch, LogTime};
+    use etcd_log::{Asked, Batch, LogTime, RequestHash};
 
     use super::*;
 
@@ -87,7 +87,7 @@ mod tests {
 
     fn bases(state: &State, mut commands: Vec<Command>) -> Vec<u64> {
         rebase(state, &mut commands);
-        let base = |command: &Command| match command {
+        let base = |command: &Command| match command.wanted() {
             Command::Restore(restore) => Some(restore.base.0),
             _ => None,
         };
@@ -108,6 +108,12 @@ mod tests {
         assert_eq!(bases(&state, vec![restore("/q", 6)]), [6], "that has not come yet");
         assert_eq!(bases(&state, vec![set("/q/b"), set("/z"), restore("/p", 4)]), [7]);
         assert_eq!(bases(&state, vec![set("/p/x"), restore("/p", 4)]), [4]);
+        let under = |command| {
+            let (id, hash) = ("x".parse().unwrap(), RequestHash(1));
+            Command::As(Asked { id, hash, since: Index(0), command: Box::new(command) })
+        };
+        assert_eq!(bases(&state, vec![under(set("/p/x")), under(restore("/p", 4))]), [4]);
+        assert_eq!(bases(&state, vec![under(set("/z")), under(restore("/p", 4))]), [6]);
         assert_eq!(bases(&state, vec![restore("/p/x", 4), restore("/p", 4)]), [5, 4]);
         // What comes above may be in the way.
         let mut state = State::new(3);

@@ -52,7 +52,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_log::{Asked, Command, EventNumber, Index, KeyPath, LogId, RaftIndex, Term, Ttl};
+use etcd_log::{Command, EventNumber, Index, KeyPath, LogId, RaftIndex, Term, Ttl};
 use etcd_projections::{Event, TreeNode};
 use test_each_file::test_each_path;
 use tokio::task::AbortHandle;
@@ -192,7 +192,7 @@ impl Runner {
                 for (key, value) in pairs {
                     let mut command = set(key, value, *ttl, *bytes)?;
                     if let Some(id) = id {
-                        command = Command::As(Asked::new(id.parse()?, command));
+                        command = self.node(on(name.as_ref())).once(id.parse()?, command);
                     }
                     let limit = Duration::from_millis(limit.unwrap_or(LIMIT));
                     self.request(on(name.as_ref()), key, command, limit, only_in.map(Term));

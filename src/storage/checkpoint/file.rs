@@ -5,6 +5,7 @@
 //! {"directory":{"key":"/foo"}}                                  every node of the tree
 //! {"file":{"key":"/foo/bar","value":"x"}}
 //! {"event":{…}}                                                 every event of the ring
+//! {"request":{…}}                                               every id of a request
 //! ```
 //!
 //! The hash stands behind the compressed lines, in a frame that zstd skips:

@@ -216,7 +216,11 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
         let (found, expected) = (summary.digest.to_string(), truth.digest.to_string());
         return Err(differs(file, "digest", found, expected));
     }
-    // The ring's length is a machine's own business: only the tree is compared.
+    if !found.state.requests().iter().eq(expected.requests().iter()) {
+        let count = |state: &State| format!("{} of them", state.requests().len());
+        return Err(differs(file, "requests", count(&found.state), count(expected)));
+    }
+    // The ring's length is a machine's own business: it is not compared.
     let mut truth = expected.tree().iter();
     for (key, node) in found.state.tree().iter() {
         let expected = truth.next();
