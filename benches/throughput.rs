@@ -43,15 +43,13 @@ fn main() {
     );
     println!("{:<40} {:>9} KiB", "resident memory when idle", machine.resident_kib());
     load.row("durable PUT, 1 connection", "PUT", 1, &machine.url);
-    load.row("durable PUT, 64 connections", "PUT", 64, &machine.url);
     load.row("durable PUT, 256 connections", "PUT", 256, &machine.url);
-    load.row("durable PUT under ids, 64 connections", "PUT once", 64, &machine.url);
+    load.rows(&[
+        ("durable PUT, 64 connections", "PUT", 64, &machine.url),
+        ("… under the ids of requests", "PUT once", 64, &machine.url),
+    ]);
     load.row("linearizable GET, 64 connections", "GET", 64, &machine.url);
     println!("{:<40} {:>9} KiB", "resident memory after the load", machine.resident_kib());
-    let with_tls = Machine::start_with(&dir.path().join("tls"), &["--auto-tls"]);
-    load.row("durable PUT with TLS, 64 connections", "PUT", 64, &with_tls.url);
-    load.row("linearizable GET with TLS, 64", "GET", 64, &with_tls.url);
-    drop(with_tls);
     let (median, worst) = lateness(&machine);
     println!("{:<40} {median:>9.1} ms, {worst:.1} ms at worst", "expiry behind its deadline");
 }

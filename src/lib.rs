@@ -121,6 +121,8 @@
 //!   in `tests/recorded`, never change: they fold to the same digests for ever.
 //! * A simulation that fails says its seed: `SIM_SEED=17 cargo test --test simulation one_seed`
 //!   repeats it, and tells all that happened.
+//! * What anybody may send is fuzzed for a second each: `FUZZ_SECONDS=600 cargo test --release
+//!   --lib fuzz` takes longer, and `FUZZ_SEED=17` repeats what was told of one that failed.
 //! * A folder imports those below it in the table above, and no files import each other in a
 //!   circle across folders: `tests/tidy.rs` names the line that does. A new folder gets a place
 //!   in its list, and a line in the table.

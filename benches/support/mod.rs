@@ -153,11 +153,23 @@ impl<'a> Load<'a> {
 
     /// Measures, and tells the median.
     pub fn row(&self, name: &str, method: &str, connections: usize, url: &str) {
-        let mut measured: Vec<_> =
-            (0..self.runs).map(|_| self.measure(method, connections, url)).collect();
-        measured.sort_by(|left, right| left.0.total_cmp(&right.0));
-        let (rate, latency) = &measured[measured.len() / 2];
-        println!("{name:<40} {rate:>9.0}/s  {latency}");
+        self.rows(&[(name, method, connections, url)]);
+    }
+
+    /// Measures several things in turns, so that they have the same weather, and tells the
+    /// median of each: a name, a method, how many connections, and where.
+    pub fn rows(&self, rows: &[(&str, &str, usize, &str)]) {
+        let mut measured = vec![Vec::new(); rows.len()];
+        for _ in 0..self.runs {
+            for ((_, method, connections, url), measured) in rows.iter().zip(&mut measured) {
+                measured.push(self.measure(method, *connections, url));
+            }
+        }
+        for ((name, ..), mut measured) in rows.iter().zip(measured) {
+            measured.sort_by(|left, right| left.0.total_cmp(&right.0));
+            let (rate, latency) = &measured[measured.len() / 2];
+            println!("{name:<40} {rate:>9.0}/s  {latency}");
+        }
     }
 
     fn measure(&self, method: &str, connections: usize, url: &str) -> (f64, String) {

@@ -290,6 +290,7 @@ mod tests {
     use tokio::io::{ReadBuf, empty, join, sink};
 
     use super::*;
+    use crate::util::fuzz::fuzz;
     use crate::util::limit;
 
     fn now<T>(future: impl Future<Output = T>) -> T {
@@ -315,6 +316,27 @@ mod tests {
         most: impl FnOnce(&Envelope) -> usize,
     ) -> Result<Option<Frame>, FrameError> {
         read(&mut join(bytes, sink()), None, most).await
+    }
+
+    /// What a stranger sends is a frame whose hash is right, or refused; and nobody is made to
+    /// have more room for him than a stranger gets.
+    #[test]
+    fn fuzzed_frames_are_whole_or_refused() {
+        let good = [written(b""), written(b"hello"), written(&[b'x'; 300])];
+        fuzz(&good, &["etcd"], |bytes| {
+            match now(read_back(bytes, |_| STRANGERS_BYTES)) {
+                Ok(Some(frame)) => {
+                    let mut again = Vec::new();
+                    write_header(&mut again, frame.kind, frame.envelope, &frame.body);
+                    // Two bytes are for what comes later.
+                    assert_eq!(&again[..6], &bytes[..6]);
+                    assert_eq!(&again[8..HASH], &bytes[8..HASH]);
+                    assert!(frame.body.len() <= STRANGERS_BYTES);
+                }
+                Ok(None) => assert!(bytes.is_empty()),
+                Err(_) => {}
+            }
+        });
     }
 
     #[test]

@@ -443,10 +443,10 @@ fn split_length(bytes: &[u8]) -> Result<(usize, &[u8]), String> {
 
 #[cfg(test)]
 mod tests {
-    use etcd_log::{Batch, Payload, Term};
-    use proptest::prelude::*;
+    use etcd_log::{Asked, Batch, Payload, Term};
 
     use super::*;
+    use crate::util::fuzz::fuzz;
 
     fn entry(index: u64) -> Arc<Entry> {
         let id = LogId { term: Term(1), node: NodeId(1), index: RaftIndex(index) };
@@ -489,15 +489,46 @@ mod tests {
         assert!(split_entries(&empty.repeat(WRITE_ENTRIES + 1)).is_err());
     }
 
-    proptest! {
-        /// Whatever the bytes, nothing panics.
-        #[test]
-        fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _entries = decode_entries(&bytes);
-            let _question = decode::<Request>(&bytes);
-            let length = u32::try_from(bytes.len()).expect("a few");
-            let json = [&length.to_le_bytes()[..], &bytes].concat();
-            let _answer = decode::<Response>(&json);
-        }
+    /// What a message says is read, or refused; and what was read is written as it is read.
+    #[test]
+    fn fuzzed_messages_are_read_or_refused() {
+        let (vote, time) = (Vote { term: Term(3), node: NodeId(1), committed: true }, LogTime(1));
+        let id = LogId { term: Term(2), node: NodeId(1), index: RaftIndex(7) };
+        let delete = Command::Delete { key: KeyPath::clean("/k").unwrap() };
+        let once = Command::As(Asked::new("x".parse().unwrap(), Index(4), delete.clone()));
+        let machine = Machine {
+            name: Arc::from("node1"),
+            node: NodeId(1),
+            peer_url: Arc::from("http://h:1"),
+            client_url: Arc::from("http://h:2"),
+        };
+        let (previous, committed) = (Some(id), None);
+        let requests = [
+            Request::Append { vote, previous, committed, time },
+            Request::Vote { vote, last: None },
+            Request::PreVote { last: Some(id), address: Arc::from("h:1") },
+            Request::Propose { commands: vec![delete, once] },
+            Request::Join { machine, log_format: LogFormat::NEWEST },
+            Request::Entries { from: RaftIndex(1), upto: RaftIndex(9) },
+        ];
+        let good: Vec<_> = requests
+            .iter()
+            .map(|request| encode(request, &encode_entries(&[entry(8), entry(9)])))
+            .collect();
+        let words =
+            ["{", "}", "[", "]", "\"", ":", ",", "null", "-1", "1e999", "\\u0000", "\"as\""];
+        fuzz(&good, &words, |bytes| {
+            if let Ok((request, behind)) = decode::<Request>(bytes) {
+                let again = encode(&request, behind);
+                assert_eq!(decode::<Request>(&again), Ok((request, behind)));
+                if let Ok(entries) = decode_entries(behind) {
+                    let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
+                    let again = decode_entries(&encode_entries(&entries)).unwrap();
+                    assert!(again.into_iter().map(Arc::new).eq(entries));
+                }
+            }
+            let _answer = decode::<Response>(bytes);
+            let _refusal = decode::<Refusal>(bytes);
+        });
     }
 }

@@ -77,3 +77,43 @@ fn time(seconds: i64) -> SystemTime {
 pub fn written(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::CertificateRevocationListDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    use super::*;
+    use crate::tls::mint::Authority;
+    use crate::util::fuzz::fuzz;
+
+    /// Whoever has no certificate of ours shows what he likes: it is read, or it is none.
+    #[test]
+    fn fuzzed_certificates_are_read_or_are_none() {
+        let day = Duration::from_hours(24);
+        let authority = Authority::read(&Authority::found().unwrap()).unwrap();
+        let hosts = ["127.0.0.1".to_owned(), "h.example".to_owned()];
+        let minted = [
+            authority.machine("node 1", &hosts, day).unwrap(),
+            authority.client_port("port", &hosts, day).unwrap(),
+            authority.client("alice", day).unwrap(),
+        ];
+        let mut good: Vec<Vec<u8>> = minted
+            .iter()
+            .map(|minted| CertificateDer::from_pem_slice(minted.certificate.as_bytes()).unwrap())
+            .map(|certificate| certificate.to_vec())
+            .collect();
+        assert!(good.iter().all(|certificate| Identity::of(certificate).is_some()));
+        let list = authority.revoke(&[vec![1], vec![2, 3]]).unwrap();
+        let list = CertificateRevocationListDer::from_pem_slice(list.as_bytes()).unwrap();
+        assert_eq!(revoked(&list).map(|serials| serials.len()), Some(2));
+        good.push(list.to_vec());
+        fuzz(&good, &["etcd:", "etcd:%FF", "\u{16}\u{3}"], |bytes| {
+            if let Some(identity) = Identity::of(bytes) {
+                let _text = (written(identity.from), written(identity.until));
+            }
+            let _revoked = revoked(bytes);
+        });
+    }
+}

@@ -4,6 +4,8 @@ pub(crate) mod accept;
 pub(crate) mod blocking;
 pub mod clock;
 pub mod error_chain;
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub(crate) mod in_path;
 #[cfg(test)]
 #[path = "../../tests/support/limit.rs"]

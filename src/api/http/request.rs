@@ -388,6 +388,49 @@ async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::fuzz::fuzz;
+
+    /// Whatever stands in a form, each field says something or is refused; and a key is as clean
+    /// as it becomes.
+    #[test]
+    fn fuzzed_forms_and_keys_are_read_or_refused() {
+        let forms = NAMES.map(|name| format!("{name}=1&{name}=false&value=%41+b"));
+        let words = [
+            "&",
+            "=",
+            "%",
+            "%00",
+            "%ff",
+            "%2F",
+            "+",
+            "-10m",
+            "2026-11-30T00:00:00Z",
+            "e9",
+            ".5",
+            "true",
+            "rest",
+            "set,expire",
+            "/",
+            "..",
+            "\u{202e}",
+        ];
+        fuzz(&forms, &words, |bytes| {
+            let mut fields = Fields::default();
+            fields.add(bytes);
+            let _value = (fields.value(), fields.prev_value(Bad::PrevValue), fields.ttl());
+            let _flags = (fields.creates(), fields.stream(), fields.recursive(), fields.dir());
+            let _cursor = (fields.index(), fields.after(), fields.freshness(), fields.if_index());
+            let _part = (fields.lines(), fields.start(), fields.actions(), fields.lives_on());
+            let _moments = ["at", "from", "to"].map(|field| fields.moment(field, "At"));
+            if let Ok(Some(limit)) = fields.limit() {
+                assert!(limit <= Duration::from_secs_f64(LONGEST_LIMIT));
+            }
+            if let Ok(key) = key(&String::from_utf8_lossy(bytes)) {
+                assert_eq!(KeyPath::clean(key.as_str()).as_ref(), Ok(&key));
+                assert!(key.as_str().len() <= KeyPath::MAX_BYTES);
+            }
+        });
+    }
 
     fn fields(text: &str) -> Fields {
         let mut fields = Fields::default();
