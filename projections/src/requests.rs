@@ -39,7 +39,7 @@ pub struct Requests {
     let_go: usize,
     /// How many bytes the texts of the others have.
     bytes: usize,
-    /// The newest command whose answer was let go; 0 if none was.
+    /// The newest command whose id was let go; 0 if none was.
     forgotten: Index,
 }
 
@@ -77,7 +77,7 @@ impl Requests {
         }
     }
 
-    /// Returns the newest command whose answer was let go; 0 if none was.
+    /// Returns the newest command whose id was let go; 0 if none was.
     pub fn forgotten(&self) -> Index {
         self.forgotten
     }
@@ -172,6 +172,8 @@ impl Requests {
         let Position { index, time, .. } = outcome.position;
         let changed = if let Came::Event(event) = &came { changed(event) } else { 0 };
         let requested = Arc::clone(requested);
+        // They are searched by these numbers.
+        assert!(self.answers.back().is_none_or(|last| last.index < index), "behind {index}");
         self.push(Arc::new(FirstAnswer { requested, index, time, came, changed }));
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
@@ -30,6 +30,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many sessions are kept to be resumed: whoever comes back then is shaken hands with for
+/// half of what it costs anew.
+const SESSIONS: usize = 4096;
 
 /// From how long before its end a certificate is spoken of, once a day.
 const LAPSE_WARNING: Duration = Duration::from_hours(30 * 24);
@@ -290,6 +294,8 @@ impl Current {
             // Whoever resumes shows no certificate again: what is revoked by then would count.
             server.session_storage = Arc::new(NoServerSessionStorage {});
             server.send_tls13_tickets = 0;
+        } else {
+            server.session_storage = ServerSessionMemoryCache::new(SESSIONS);
         }
         let (mut servers, mut connector, mut is_strict) = (None, None, false);
         if let (Purpose::Peers { strict }, Some(authorities)) = (purpose, &authorities) {

@@ -43,6 +43,10 @@ struct Told {
     unknown: AtomicU64,
 }
 
+/// Checkpoints, segments and a ring that are small, so that all of them are used up.
+pub(crate) const SMALL: [&str; 6] =
+    ["--checkpoint-bytes", "200kB", "--segment-bytes", "128KiB", "-m", "50"];
+
 /// What all clients share.
 pub(crate) struct Shared {
     urls: Vec<String>,
@@ -293,13 +297,9 @@ fn event_number(line: &str) -> Option<u64> {
 
 #[test]
 fn history_under_faults_is_linearizable() {
-    let args = ["--checkpoint-bytes", "200kB", "--segment-bytes", "128KiB", "-m", "50"];
-    let mut cluster = Cluster::start_behind_proxies(3, &args);
+    let mut cluster = Cluster::start_behind_proxies(3, &SMALL);
     assert_linearizable_while(&mut cluster, |cluster, shared| {
-        for fault in FAULTS {
-            suffer(cluster, shared, fault);
-        }
-        wait_until_well(cluster);
+        suffer_all(cluster, shared, FAULTS);
     });
 }
 
@@ -393,14 +393,14 @@ fn written(operation: &Operation) -> Option<&str> {
 
 /// Whom a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whom {
+pub(crate) enum Whom {
     Leader,
     Follower,
     All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     Kill,
     Pause,
     Cut(Cut),
@@ -408,7 +408,7 @@ enum Fault {
     BriefCut(Cut),
 }
 
-const FAULTS: [(Fault, Whom); 12] = [
+pub(crate) const FAULTS: [(Fault, Whom); 12] = [
     (Fault::Kill, Whom::Leader),
     (Fault::Pause, Whom::Leader),
     (Fault::Cut(Cut::Closed), Whom::Leader),
@@ -428,6 +428,18 @@ fn wait_until_well(cluster: &Cluster) {
         let health = cluster.running().map(|server| server.try_get("/health?timeout=1"));
         health.flatten().filter(|health| health.status == 200).count() == 3
     });
+}
+
+/// Lets a cluster suffer one fault after the other, until it is well again.
+pub(crate) fn suffer_all(
+    cluster: &mut Cluster,
+    shared: &Shared,
+    faults: impl IntoIterator<Item = (Fault, Whom)>,
+) {
+    for fault in faults {
+        suffer(cluster, shared, fault);
+    }
+    wait_until_well(cluster);
 }
 
 fn suffer(cluster: &mut Cluster, shared: &Shared, (fault, whom): (Fault, Whom)) {

@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use tempfile::TempDir;
 
-use crate::cluster_faults::assert_linearizable_while;
+use crate::cluster_faults::{FAULTS, Fault, SMALL, Whom, assert_linearizable_while, suffer_all};
 use crate::support::certs::{Ca, Says, Signed};
 use crate::support::cluster::Cluster;
 use crate::support::limit;
@@ -320,6 +320,24 @@ async fn whoever_stands_in_a_machines_place_is_told_nothing() {
     assert!(
         others.clone().all(|server| server.post("/v1/keys/a", &[("value", "1")]).status == 200)
     );
+}
+
+/// Machines that are killed, and that fall silent and come again, with TLS between them. What
+/// passes cannot be told apart, so no link is cut.
+#[test]
+fn history_under_faults_over_tls_is_linearizable() {
+    let ca = Ca::new();
+    let (certs, file) = (machines(&ca, 3), ca.file());
+    let own = move |at: usize| {
+        let mut own = args(&certs[at], &file);
+        own.extend(SMALL.map(str::to_owned));
+        own
+    };
+    let mut cluster = Cluster::start_each(3, own, None);
+    assert_linearizable_while(&mut cluster, |cluster, shared| {
+        let of_machines = |(fault, _): &(Fault, Whom)| matches!(fault, Fault::Kill | Fault::Pause);
+        suffer_all(cluster, shared, FAULTS.into_iter().filter(of_machines));
+    });
 }
 
 /// Two rounds: in the first, each machine learns to speak TLS; in the second, it says so.

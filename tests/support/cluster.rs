@@ -45,7 +45,7 @@ impl Cluster {
         Self { own_args, trust, ..Self::new(None, &[]) }.with(machines)
     }
 
-    /// The same, and each machine is started with further arguments the first time.
+    /// All are alike, and each is started with further arguments the first time.
     pub fn start_playing(machines: usize, first: &[&str]) -> Self {
         let mut cluster = Self::start(machines, first);
         cluster.args.clear();
