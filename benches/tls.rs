@@ -75,7 +75,7 @@ fn connect(machine: &Machine, resumes: bool, lasts: Duration) -> (f64, Duration)
         let mut socket = TcpStream::connect(address).unwrap();
         let mut stream = Stream::new(&mut tls, &mut socket);
         let request =
-            b"GET /v1/keys/bench/key-1?stale=true HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            b"GET /v1/keys/bench/key-1?stale=true HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
