@@ -70,6 +70,8 @@ mod expiry;
 
 mod machines;
 
+mod id_index;
+
 mod requests;
 
 mod digest;

@@ -20,9 +20,11 @@
 use std::sync::Arc;
 
 use etcd_log::{Asked, Index, LogTime, RequestId};
-use imbl::{OrdMap, Vector};
+use imbl::Vector;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::event::{Change, Event};
+use crate::id_index::IdIndex;
 use crate::outcome::{
     Came, FirstAnswer, Outcome, Position, Projection, Rejection, Requested, What,
 };
@@ -32,7 +34,7 @@ use crate::outcome::{
 pub struct Requests {
     position: Position,
     /// The command that an id was used for first.
-    first: OrdMap<RequestId, Index>,
+    first: IdIndex,
     /// What came of these, oldest first.
     answers: Vector<Arc<FirstAnswer>>,
     /// How many of the oldest have let go of their texts.
@@ -56,9 +58,10 @@ impl Requests {
     /// Returns what came of the command that this id was used for first, if that is
     /// remembered at a logged time.
     pub fn find(&self, id: &RequestId, time: LogTime) -> Option<&Arc<FirstAnswer>> {
-        let index = self.first.get(id)?;
-        let at = self.answers.binary_search_by_key(index, |answer| answer.index).ok()?;
-        self.answers.get(at).filter(|answer| !has_lapsed(answer, time))
+        let index = self.first.get(hash(id))?;
+        let at = self.answers.binary_search_by_key(&index, |answer| answer.index).ok()?;
+        let is_it = |answer: &&Arc<FirstAnswer>| answer.requested.id == *id;
+        self.answers.get(at).filter(is_it).filter(|answer| !has_lapsed(answer, time))
     }
 
     /// Returns why a command is refused that was asked for before, or under the id of
@@ -70,7 +73,7 @@ impl Requests {
             }
             Some(_) => Some(Rejection::RequestIdUsed),
             None => {
-                let lapsed = self.first.get(&asked.id).copied().unwrap_or_default();
+                let lapsed = self.first.get(hash(&asked.id)).unwrap_or_default();
                 let is_forgotten = asked.since < self.forgotten.max(lapsed);
                 is_forgotten.then_some(Rejection::RequestForgotten)
             }
@@ -110,7 +113,8 @@ impl Requests {
             let (index, time) = (answer.index, answer.time);
             let follows = index > last.0 && time >= last.1;
             let is_later = index > position.index || time > position.time;
-            if !follows || is_later || requests.first.contains_key(&answer.requested.id) {
+            let is_known = requests.first.get(hash(&answer.requested.id)).is_some();
+            if !follows || is_later || is_known {
                 return None;
             }
             last = (index, time);
@@ -122,7 +126,7 @@ impl Requests {
     fn push(&mut self, answer: Arc<FirstAnswer>) {
         self.bytes += answer.came.size();
         let is_let_go = answer.came == Came::LetGo;
-        self.first.insert(answer.requested.id.clone(), answer.index);
+        self.first.insert(hash(&answer.requested.id), answer.index, self.forgotten);
         self.answers.push_back(answer);
         if is_let_go {
             self.let_go = self.answers.len();
@@ -137,12 +141,7 @@ impl Requests {
             }
             self.bytes -= oldest.came.size();
             self.let_go = self.let_go.saturating_sub(1);
-            let (id, index) = (&oldest.requested.id, oldest.index);
-            // It may have been used anew, once it had lapsed.
-            if self.first.get(id) == Some(&index) {
-                self.first.remove(id);
-            }
-            self.forgotten = index;
+            self.forgotten = oldest.index;
             self.answers.pop_front();
         }
         while self.bytes > Self::MOST_BYTES {
@@ -194,6 +193,10 @@ impl Requests {
 /// How many keys an event has changed that a client counts.
 fn changed(event: &Event) -> u32 {
     u32::from(!matches!(event.change, Change::DeleteDir | Change::Expire { .. }))
+}
+
+fn hash(id: &RequestId) -> u128 {
+    xxh3_128(id.as_str().as_bytes())
 }
 
 fn has_lapsed(answer: &FirstAnswer, time: LogTime) -> bool {

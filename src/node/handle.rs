@@ -202,7 +202,7 @@ impl Node {
     ///
     /// If it does not say all that a client has said: see [`Asked::new`].
     pub fn once(&self, id: RequestId, command: Command) -> Command {
-        Command::As(Asked::new(id, self.now().state.position().index, command))
+        Command::As(Asked::new(id, self.inner.published.index(), command))
     }
 
     /// Returns a state that is fresh enough, waiting for it up to `limit`.

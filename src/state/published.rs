@@ -133,6 +133,11 @@ impl StateReader {
         self.current.borrow().state.position().time
     }
 
+    /// Returns the index of the last command.
+    pub fn index(&self) -> Index {
+        self.current.borrow().state.position().index
+    }
+
     /// Returns the last entry applied; none before the first.
     pub fn applied(&self) -> Option<LogId> {
         self.current.borrow().applied

@@ -186,7 +186,7 @@ impl Node {
         limit: Duration,
     ) -> Result<Restored, PastError> {
         let (deadline, mut tried) = (Deadline::after(limit), 0);
-        let since = self.now().state.position().index;
+        let since = self.inner.published.index();
         let once = id.map(|id| Once { id, hash: query.hash(), since });
         loop {
             tried += 1;
