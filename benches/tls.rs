@@ -15,14 +15,15 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, Stream};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 use support::{Load, Machine, runs_and_seconds};
 use tempfile::TempDir;
 
@@ -42,10 +43,11 @@ fn main() {
         ("linearizable GET, 64 connections", "GET", 64, &plain.url),
         ("linearizable GET with TLS, 64", "GET", 64, &tls.url),
     ]);
+    let authority = dir.path().join("tls/tls/ca.crt");
     let (_, seconds) = runs_and_seconds();
     for (name, resumes) in [("connections, each shaken anew", false), ("connections resumed", true)]
     {
-        let (rate, cost) = connect(&tls, resumes, Duration::from_secs(seconds as u64));
+        let (rate, cost) = connect(&tls, &authority, resumes, Duration::from_secs(seconds as u64));
         println!("{name:<40} {rate:>9.0}/s  {:>7.0} us of a core each", cost.as_micros());
     }
     let address = tls.url.trim_start_matches("https://");
@@ -56,12 +58,13 @@ fn main() {
 }
 
 /// Connects again and again. Returns how often a second, and what each took of the machine.
-fn connect(machine: &Machine, resumes: bool, lasts: Duration) -> (f64, Duration) {
+fn connect(machine: &Machine, authority: &Path, resumes: bool, lasts: Duration) -> (f64, Duration) {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Believing))
+        .with_root_certificates(roots)
         .with_no_client_auth();
     if !resumes {
         config.resumption = Resumption::disabled();
@@ -84,43 +87,4 @@ fn connect(machine: &Machine, resumes: bool, lasts: Duration) -> (f64, Duration)
     }
     let rate = f64::from(count) / begun.elapsed().as_secs_f64();
     (rate, machine.cpu().saturating_sub(before) / count)
-}
-
-/// Believes whatever certificate it is shown: only the machine's part counts.
-#[derive(Debug)]
-struct Believing;
-
-impl ServerCertVerifier for Believing {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -123,42 +123,40 @@ identity! {
     ClusterId
 }
 
-/// A hash over the whole history up to some point, to compare machines by.
-/// Written as 32 hexadecimal digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Digest(pub u128);
+macro_rules! hash {
+    ($(#[$doc:meta])* $name:ident, $number:ty, $format:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name(pub $number);
 
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $format, self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = std::num::ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                <$number>::from_str_radix(text, 16).map(Self)
+            }
+        }
+
+        serialize_as_text!($name);
+    };
 }
 
-impl FromStr for Digest {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u128::from_str_radix(text, 16).map(Self)
-    }
+hash! {
+    /// A hash over the whole history up to some point, to compare machines by.
+    /// Written as 32 hexadecimal digits.
+    Digest, u128, "{:032x}"
 }
 
-/// A hash over what a client has said, to tell whether he says it again. Written as 16
-/// hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestHash(pub u64);
-
-impl fmt::Display for RequestHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl FromStr for RequestHash {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u64::from_str_radix(text, 16).map(Self)
-    }
+hash! {
+    /// A hash over what a client has said, to tell whether he says it again. Written as
+    /// 16 hexadecimal digits.
+    RequestHash, u64, "{:016x}"
 }
 
 /// Logged time: nanoseconds since the Unix epoch, as the leader read its clock
@@ -201,8 +199,6 @@ impl FromStr for LogTime {
 }
 
 serialize_as_text!(LogTime);
-serialize_as_text!(Digest);
-serialize_as_text!(RequestHash);
 
 #[cfg(test)]
 mod tests {

@@ -6,9 +6,10 @@
 //! sealed files and checkpoints. The segments are the machine's own.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use etcd_log::{Index, IoError, LogError, LogTime};
-use etcd_projections::{Position, State, WatchRing};
+use etcd_projections::{FirstAnswer, Position, State, WatchRing};
 use serde::Serialize;
 
 use super::ToolError;
@@ -216,9 +217,15 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
         let (found, expected) = (summary.digest.to_string(), truth.digest.to_string());
         return Err(differs(file, "digest", found, expected));
     }
-    if !found.state.requests().iter().eq(expected.requests().iter()) {
-        let count = |state: &State| format!("{} of them", state.requests().len());
-        return Err(differs(file, "requests", count(&found.state), count(expected)));
+    let (mut requests, mut truth) = (found.state.requests().iter(), expected.requests().iter());
+    loop {
+        let (found, expected) = (requests.next(), truth.next());
+        if found != expected {
+            return Err(differs(file, "request", told(found), told(expected)));
+        }
+        if expected.is_none() {
+            break;
+        }
     }
     // The ring's length is a machine's own business: it is not compared.
     let mut truth = expected.tree().iter();
@@ -234,6 +241,10 @@ fn compare(file: &CheckpointFile, found: &Checkpoint, expected: &State) -> Resul
         None => Ok(()),
         Some((key, _)) => Err(differs(file, "node", "missing".to_owned(), format!("one at {key}"))),
     }
+}
+
+fn told(first: Option<&Arc<FirstAnswer>>) -> String {
+    first.map_or("none".to_owned(), |first| format!("{} by {}", first.requested.id, first.index))
 }
 
 fn shown(position: Position) -> String {
