@@ -5,8 +5,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use etcd::storage::checkpoint::Checkpoint;
+use etcd_projections::{SnapshotItem, State};
 use tempfile::TempDir;
 
+use crate::divergence::newest;
 use crate::support::{Server, etcd, eventually, last_fault};
 
 const ARGS: [&str; 8] = ["-c", "0", "-s", "0", "-m", "10", "--checkpoint-bytes", "20000"];
@@ -49,6 +52,30 @@ fn spoil(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= 4;
     fs::write(path, bytes).unwrap();
+}
+
+/// Whoever began with it would do twice what was asked for once.
+#[test]
+fn checkpoint_that_has_forgotten_a_request_is_found_by_verify() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start_with(dir.path(), &ARGS);
+    server.ask("PUT", "/v1/keys/once?value=x", &[("x-request-id", "job-1")]);
+    let value = "v".repeat(500);
+    for number in 0..100 {
+        server.post(&format!("/v1/keys/k/{number}"), &[("value", &value)]);
+    }
+    eventually("a checkpoint", || !checkpoints(dir.path()).is_empty());
+    assert!(server.stop("-TERM").0.success());
+    assert!(verify(dir.path()).0);
+    let (store, Checkpoint { applied, membership, state }) = newest(dir.path()).unwrap();
+    let is_kept = |item: &SnapshotItem| !matches!(item, SnapshotItem::Request(_));
+    let items: Vec<_> = state.snapshot_items().filter(is_kept).collect();
+    let mut header = state.snapshot_header();
+    assert_eq!(std::mem::take(&mut header.requests), 1);
+    let state = State::from_snapshot(&header, items, 1000).unwrap();
+    store.write(&Checkpoint { applied, membership, state }).unwrap();
+    let (good, text) = verify(dir.path());
+    assert!(!good && text.contains("none") && text.contains("job-1 by #3"), "{text}");
 }
 
 #[test]
